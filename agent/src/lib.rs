@@ -1,0 +1,1 @@
+//! The daemon on a gateway: runs models, keeps evidence, applies updates.

@@ -1,0 +1,2 @@
+//! The daemon on a gateway: runs models, keeps evidence, applies updates.
+fn main() {}

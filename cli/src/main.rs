@@ -1,0 +1,2 @@
+//! The desk tool: pack, inspect, run, publish, assign, and the demo.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Mergeable summaries of samples: frozen bins, classes, latency.

@@ -1,0 +1,1 @@
+//! Who may say what a device runs: signed documents over ring.

@@ -1,0 +1,52 @@
+//! What nodes, devices and the fleet say to each other: messages, framing, topic names and version rules.
+//!
+//! The crate is pure: bytes in, values out. It knows neither transports nor clocks.
+//! [`INTERFACE`] lists every topic with its direction, retention and payload.
+//!
+//! Every MQTT payload and every node frame begins with one byte, the wire version. A reader accepts
+//! exactly the versions from [`VERSION_OLDEST`] to [`VERSION`]; anything else is refused with
+//! [`Error::Version`], which names the version that was met. A field is never added to a message
+//! within a version: postcard does not describe itself.
+//!
+//! Vocabulary: a *boot* is one run of the agent's process; a *stream* is a sequence of records of one
+//! kind (results, profiles, events); a record's *sequence number* starts at 1 in each boot and stream.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod codec;
+mod digest;
+mod frame;
+#[cfg(feature = "alloc")]
+mod message;
+#[cfg(feature = "alloc")]
+mod name;
+#[cfg(feature = "alloc")]
+mod topic;
+
+pub use codec::{Error, VERSION, VERSION_OLDEST};
+pub use digest::{Digest, DigestError};
+pub use frame::{
+    FRAME_BYTES_MAX, FRAME_ENCODED_BYTES_MAX, FrameDecoder, FrameError, NodeId, NodeMessage,
+    Quantity, Reading, encode_frame,
+};
+
+#[cfg(feature = "alloc")]
+pub use codec::{Message, PAYLOAD_BYTES_MAX, decode, encode};
+#[cfg(feature = "alloc")]
+pub use message::{
+    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Desired, Event, EventKind, Health,
+    InferenceResult, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Running, Sequence,
+    SlotPhase, SlotReport, Status, Stored, StoredThrough, Stream, WindowRange,
+};
+#[cfg(feature = "alloc")]
+pub use name::{DeviceId, FleetName, NAME_BYTES_MAX, NameError, SlotName};
+#[cfg(feature = "alloc")]
+pub use topic::{
+    Direction, INTERFACE, InterfaceRow, Topic, TopicError, Topics, fleet_filter, topic_root,
+};

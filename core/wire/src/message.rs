@@ -1,0 +1,384 @@
+//! The messages between devices and the fleet.
+
+use alloc::{string::String, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Message, NodeId, Reading, SlotName};
+
+/// Counts the runs of one device's agent, from 1. It never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Boot(pub u32);
+
+/// The place of a record in its stream, from 1 in each boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sequence(pub u64);
+
+/// A kind of record with sequence numbers of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// [`InferenceResult`]
+    Results,
+    /// [`ProfileRecord`]
+    Profiles,
+    /// [`Event`]
+    Events,
+}
+
+impl Stream {
+    /// Every stream.
+    pub const ALL: [Self; 3] = [Self::Results, Self::Profiles, Self::Events];
+
+    /// The stream's name in topics, files and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Results => "results",
+            Self::Profiles => "profiles",
+            Self::Events => "events",
+        }
+    }
+
+    /// The stream of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.as_str() == name)
+    }
+}
+
+/// Birth, and last will: whether a device's agent is connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// False in the last will and in the farewell.
+    pub online: bool,
+    /// The run that speaks.
+    pub boot: Boot,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The oldest wire version that the agent reads.
+    pub wire_oldest: u8,
+    /// The wire version that the agent writes.
+    pub wire_newest: u8,
+    /// What bundles are built for: the machine's architecture, for example `aarch64`.
+    pub hardware_class: String,
+}
+
+/// What a device says it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// The run that speaks.
+    pub boot: Boot,
+    /// The generation of the desired state that the device follows; 0 before the first.
+    pub generation: u64,
+    /// One report per slot that has or should have a bundle.
+    pub slots: Vec<SlotReport>,
+}
+
+/// What a device says about one slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// The slot.
+    pub slot: SlotName,
+    /// Where the slot is on its way to what is desired.
+    pub phase: SlotPhase,
+    /// The bundle that answers now.
+    pub running: Option<Running>,
+    /// The bundle that is desired.
+    pub desired: Option<Digest>,
+    /// Why the desired bundle does not answer, when that is not a matter of time.
+    pub reason: Option<String>,
+}
+
+/// A bundle that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The bundle.
+    pub bundle: Digest,
+    /// Its name, as its manifest has it.
+    pub name: String,
+    /// Its semantic version.
+    pub version: String,
+}
+
+/// Where a slot is on its way to what is desired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotPhase {
+    /// The desired bundle (or none, as desired) is in place.
+    Settled,
+    /// Chunks are missing.
+    Fetching {
+        /// How many chunks are on the device.
+        chunks_present: u32,
+        /// How many chunks the bundle has.
+        chunks_total: u32,
+    },
+    /// All chunks are there; the bundle is checked.
+    Verifying,
+    /// The desired bundle was refused; the one before goes on.
+    Refused,
+}
+
+/// Counters of one run of the agent, since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The run that is counted.
+    pub boot: Boot,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// Inferences that gave an answer.
+    pub inferences: u64,
+    /// Inferences that gave none: the sample did not fit, or the model failed.
+    pub inferences_failed: u64,
+    /// Payloads, frames and rows that could not be read.
+    pub inputs_malformed: u64,
+    /// Changes from one running bundle to another.
+    pub swaps: u64,
+    /// MQTT payload bytes that were sent.
+    pub sent_bytes: u64,
+    /// MQTT payload bytes that were received.
+    pub received_bytes: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// The highest resident memory.
+    pub resident_bytes_peak: u64,
+    /// Bytes that wait in the spool.
+    pub spool_bytes: u64,
+    /// Records that quotas made the spool drop.
+    pub records_dropped: u64,
+}
+
+/// Consecutive records of one stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch<T> {
+    /// The run that made the records, which need not be the one that sends them.
+    pub boot: Boot,
+    /// The sequence number of the first record; the others follow without a gap.
+    pub first: Sequence,
+    /// The records.
+    pub records: Vec<Record<T>>,
+}
+
+/// What stands at one sequence number, or at several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record<T> {
+    /// One record.
+    One(T),
+    /// Records that were merged before any of them was sent.
+    Merged {
+        /// How many sequence numbers it stands for.
+        covers: u64,
+        /// The merged record.
+        value: T,
+    },
+    /// Records that a quota made the spool drop.
+    Dropped {
+        /// How many sequence numbers it stands for, and how many records are lost.
+        covers: u64,
+    },
+}
+
+impl<T> Record<T> {
+    /// How many sequence numbers the record stands for.
+    pub fn covers(&self) -> u64 {
+        match self {
+            Self::One(_) => 1,
+            Self::Merged { covers, .. } | Self::Dropped { covers } => *covers,
+        }
+    }
+}
+
+/// One answer of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InferenceResult {
+    /// Unix time in milliseconds, by the device's clock.
+    pub at_ms: u64,
+    /// The slot that answered.
+    pub slot: SlotName,
+    /// The bundle that answered.
+    pub bundle: Digest,
+    /// The source of the sample, as the agent's configuration names it.
+    pub source: String,
+    /// Counts the samples of that source, from 0.
+    pub sample: u64,
+    /// From the sample's arrival at the model to the answer, in microseconds.
+    pub latency_us: u32,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// What a model said of a sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// A class, with its score: a probability where the bundle asks for softmax, else the raw value.
+    Class {
+        /// The index of the class among the bundle's labels.
+        index: u32,
+        /// The score of that class.
+        score: f32,
+    },
+    /// The first values of the first output, where the bundle names no class.
+    Values(Vec<f32>),
+    /// No answer, and why.
+    Failed(String),
+}
+
+/// A range of windows, both ends included. Windows of a boot count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WindowRange {
+    /// The first window.
+    pub first: u64,
+    /// The last window.
+    pub last: u64,
+}
+
+/// The counters of one window, or of adjacent windows that were merged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileRecord {
+    /// What was counted.
+    pub origin: ProfileOrigin,
+    /// The windows that are covered.
+    pub windows: WindowRange,
+    /// When the first window opened: Unix time in milliseconds, by the device's clock.
+    pub opened_ms: u64,
+    /// When the last window closed.
+    pub closed_ms: u64,
+    /// The encoded profile, as the sketch crate reads it.
+    pub profile: Vec<u8>,
+}
+
+/// What a profile counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ProfileOrigin {
+    /// The samples and answers of a bundle.
+    Model {
+        /// The slot.
+        slot: SlotName,
+        /// The bundle in it.
+        bundle: Digest,
+    },
+    /// The readings of a node, counted on the node.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Its newest reading when the window closed.
+        latest: Reading,
+    },
+}
+
+/// Something that happened on a device and is worth telling.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unix time in milliseconds, by the device's clock.
+    pub at_ms: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// The slot that it concerns.
+    pub slot: Option<SlotName>,
+    /// The bundle that it concerns.
+    pub bundle: Option<Digest>,
+    /// One sentence for people.
+    pub detail: String,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// The agent started.
+    Started,
+    /// A bundle took over a slot.
+    Swapped,
+    /// A bundle was refused.
+    BundleRefused,
+    /// A desired state was refused.
+    DesiredRefused,
+    /// A sender's payloads could not be read.
+    InputMalformed,
+    /// A source ended or failed.
+    SourceFailed,
+    /// A node was heard for the first time in this boot.
+    NodeSeen,
+    /// A quota made the spool drop records.
+    RecordsDropped,
+    /// Part of the agent's own state could not be read and was set aside.
+    StateDamaged,
+}
+
+impl EventKind {
+    /// The kind's name in tables, in the API and on pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Swapped => "swapped",
+            Self::BundleRefused => "bundle-refused",
+            Self::DesiredRefused => "desired-refused",
+            Self::InputMalformed => "input-malformed",
+            Self::SourceFailed => "source-failed",
+            Self::NodeSeen => "node-seen",
+            Self::RecordsDropped => "records-dropped",
+            Self::StateDamaged => "state-damaged",
+        }
+    }
+}
+
+/// What a device should run: a signed document, as the trust crate reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// The document's bytes, exactly as they were signed.
+    pub document: Vec<u8>,
+}
+
+/// How far the streams of a device are in the fleet's store. Only this empties a spool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The boots and streams that were written last; those missing are not taken back.
+    pub streams: Vec<StoredThrough>,
+}
+
+/// How far one stream is in the fleet's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredThrough {
+    /// The boot that made the records.
+    pub boot: Boot,
+    /// The stream.
+    pub stream: Stream,
+    /// All records up to this one are stored; 0 if none is.
+    pub through: Sequence,
+}
+
+/// What a device needs to know before it fetches a bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleOffer {
+    /// The signed statement about the bundle, as the trust crate reads it.
+    pub statement: Vec<u8>,
+    /// The chunk index, as the bundle crate reads it; its digest stands in the statement.
+    pub index: Vec<u8>,
+}
+
+/// A piece of a bundle. Its topic names the digest of the content, not of these bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// How `bytes` are compressed.
+    pub codec: ChunkCodec,
+    /// The content, compressed.
+    pub bytes: Vec<u8>,
+}
+
+/// How a chunk is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkCodec {
+    /// Not at all.
+    Raw,
+    /// One zstd frame (RFC 8878).
+    Zstd,
+}
+
+impl Message for Status {}
+impl Message for Reported {}
+impl Message for Health {}
+impl Message for Batch<InferenceResult> {}
+impl Message for Batch<ProfileRecord> {}
+impl Message for Batch<Event> {}
+impl Message for Desired {}
+impl Message for Stored {}
+impl Message for BundleOffer {}
+impl Message for Chunk {}

@@ -1,0 +1,1 @@
+//! A sensor node: reads, counts and reports, over embedded-hal traits.

@@ -1,0 +1,1 @@
+//! The fleet manager: ingest, registry, desired state, API, dashboard.

@@ -1,0 +1,2 @@
+//! The fleet manager: ingest, registry, desired state, API, dashboard.
+fn main() {}

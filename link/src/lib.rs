@@ -1,0 +1,1 @@
+//! The one MQTT client of agents and the fleet: a disposable event loop with rules.

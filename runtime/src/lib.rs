@@ -1,0 +1,1 @@
+//! Loads, checks and runs the model of a bundle with tract.

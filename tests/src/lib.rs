@@ -1,0 +1,1 @@
+//! What spans crates: architecture, end to end, golden bytes.
