@@ -189,16 +189,25 @@ def steps_apart(model, inputs):
     )
 
 
-def cpu_us_p10(model, sample, rounds=3000):
-    """Process CPU time per inference of one sample, one thread, 10th percentile, µs."""
+def cpu_us_p10(model, samples, rounds=1000):
+    """Process CPU time per call, one thread, 10th percentile, µs."""
     running = session(model, optimise=True)
-    feed = {running.get_inputs()[0].name: sample}
+    feed = {running.get_inputs()[0].name: samples}
     times = []
     for _ in range(rounds):
         start = time.process_time_ns()
         running.run(None, feed)
         times.append(time.process_time_ns() - start)
     return float(np.percentile(times, 10)) / 1000
+
+
+def slowdown(home, batch, rounds=5):
+    """CPU time of `slow` over that of `v2`: median of ratios measured in turns."""
+    paths = {name: home / name / "model.onnx" for name in ("slow", "v2")}
+    input_name = session(paths["v2"]).get_inputs()[0].name
+    samples = np.load(home / "v2" / "golden" / f"{input_name}.npy")[:1].repeat(batch, axis=0)
+    ratios = [cpu_us_p10(paths["slow"], samples) / cpu_us_p10(paths["v2"], samples) for _ in range(rounds)]
+    return float(np.median(ratios))
 
 
 # --- files ---
@@ -249,6 +258,8 @@ def run_recipe(home, make, judge, accuracy_bound):
     if not arguments.parse_args().check:
         make(home)
         print(judge(home)[0])
+        ratios = ", ".join(f"{slowdown(home, batch):.1f} (batch {batch})" for batch in (1, 64))
+        print(f"CPU time of slow over v2, one thread: {ratios}")
         return 0
     with tempfile.TemporaryDirectory() as elsewhere:
         made = Path(elsewhere, home.name)

@@ -50,11 +50,11 @@ def make(folder):
     )
     inputs = to_tensor(images[train])
     v1 = trained(inputs[:FEW_IMAGES], labels[train][:FEW_IMAGES], epochs=15)
-    v2 = trained(inputs, labels[train], epochs=80)
-    all_images = f"seed {SEED}, 40 epochs, {len(inputs)} images"
+    v2 = trained(*with_shifts(inputs, labels[train]), epochs=40)
+    all_images = f"seed {SEED}, 40 epochs, {len(inputs)} images and four shifts of each"
     made = [
         Version("v1", "1.0.0", v1, "a first model from few images.", f"seed {SEED}, 15 epochs, {FEW_IMAGES} images"),
-        Version("v2", "2.0.0", v2, "trained longer and on all images kept for training.", all_images),
+        Version("v2", "2.0.0", v2, "trained longer, on more images and on shifted copies.", all_images),
         Version("broken", "3.0.0-broken", versions.with_weight_scale_times(v2, "conv2", 1000),
                 "v2 with a wrong quantisation scale in its second convolution, for tests.", all_images),
         Version("slow", "3.0.0-slow", versions.with_dead_units(v2, "conv1", "conv2", CHANNELS_SLOW),
@@ -77,6 +77,13 @@ def shuffled_images():
 def to_tensor(images):
     """[batch, channel, height, width] f32 in 0..=1, as the manifest's `scale` and `layout` compute it."""
     return (images.astype(np.float32) * np.float32(1 / 16))[:, None]
+
+
+def with_shifts(inputs, labels):
+    """The images and their copies shifted by one pixel to each of four sides."""
+    padded = np.pad(inputs, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+    return np.concatenate([padded[:, :, y : y + 8, x : x + 8] for y, x in corners]), np.tile(labels, len(corners))
 
 
 def trained(inputs, labels, epochs):
