@@ -34,6 +34,20 @@ class Version:
 # --- graph ---
 
 
+def gemm(source, layer, target):
+    return helper.make_node("Gemm", [source, f"{layer}.weight", f"{layer}.bias"], [target], transB=1)
+
+
+def conv3x3(source, layer, target):
+    """Stride 1, one pixel of zeros around: height and width stay."""
+    weight_and_bias = [f"{layer}.weight", f"{layer}.bias"]
+    return helper.make_node("Conv", [source, *weight_and_bias], [target], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+
+def relu(source, target):
+    return helper.make_node("Relu", [source], [target])
+
+
 def float_graph(name, nodes, weights, input_shape, outputs):
     """A float ONNX model whose first axis is free. `outputs` maps a tensor name to its width."""
     graph = helper.make_graph(
@@ -74,6 +88,7 @@ def quantise(model, calibration):
         quantised = onnx.load(target)
     domains = {node.domain for node in quantised.graph.node}
     assert domains <= {"", "ai.onnx"}, f"only standard operators may remain, found {domains}"
+    del quantised.graph.value_info[:]  # some loaders read "batch" there as a size that no caller may fix
     del quantised.opset_import[:]
     quantised.opset_import.append(helper.make_opsetid("", OPSET))
     quantised.ir_version = IR_VERSION
@@ -116,7 +131,6 @@ def with_dead_units(model, layer, next_layer, units):
         return widened
 
     _replace(wide, f"{next_layer}.weight_quantized", ignore_dead)
-    del wide.graph.value_info[:]
     onnx.checker.check_model(wide, full_check=True)
     return wide
 

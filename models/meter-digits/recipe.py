@@ -8,6 +8,7 @@ the first 900 of those are the reference data.
 """
 
 import sys
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import training  # noqa: E402
 import versions  # noqa: E402
-from versions import Version  # noqa: E402
+from versions import Version, conv3x3, gemm, relu  # noqa: E402
 
 SEED = 1
 REPLAY_IMAGES, REFERENCE_IMAGES, FEW_IMAGES = 450, 900, 300
@@ -63,8 +64,7 @@ def make(folder):
     digest = versions.sha256(folder / "data" / "reference.npy")
     golden = to_tensor(images[replay])[golden_images(labels[replay])]
     for version in made:
-        write = lambda version, outputs: manifest(version, outputs, digest)  # noqa: E731
-        versions.write_version(folder, version, write, golden)
+        versions.write_version(folder, version, partial(manifest, digest=digest), golden)
 
 
 def shuffled_images():
@@ -96,21 +96,15 @@ def trained(inputs, labels, epochs):
     weights = training.fit(
         logits_of, weights, inputs, labels.astype(np.int32), epochs=epochs, batch=32, rate=2e-3, seed=SEED
     )
-    conv = lambda source, layer, target: helper.make_node(  # noqa: E731
-        "Conv", [source, f"{layer}.weight", f"{layer}.bias"], [target], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-    )
-    gemm = lambda source, layer, target: helper.make_node(  # noqa: E731
-        "Gemm", [source, f"{layer}.weight", f"{layer}.bias"], [target], transB=1
-    )
     nodes = [
-        conv("image", "conv1", "sum1"),
-        helper.make_node("Relu", ["sum1"], ["map1"]),
-        conv("map1", "conv2", "sum2"),
-        helper.make_node("Relu", ["sum2"], ["map2"]),
+        conv3x3("image", "conv1", "sum1"),
+        relu("sum1", "map1"),
+        conv3x3("map1", "conv2", "sum2"),
+        relu("sum2", "map2"),
         helper.make_node("MaxPool", ["map2"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),
         gemm("flat", "hidden", "sum3"),
-        helper.make_node("Relu", ["sum3"], ["embedding"]),
+        relu("sum3", "embedding"),
         gemm("embedding", "output", "logits"),
     ]
     widths = {name: width for name, (_, width) in OUTPUTS.items()}

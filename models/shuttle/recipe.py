@@ -9,11 +9,12 @@ No row occurs twice in that copy, so the three parts are disjoint.
 
 import gzip
 import sys
+import tomllib
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
-from onnx import helper
 from river import datasets
 
 HOME = Path(__file__).resolve().parent
@@ -23,7 +24,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import training  # noqa: E402
 import versions  # noqa: E402
-from versions import Version  # noqa: E402
+from versions import Version, gemm, relu  # noqa: E402
 
 SEED = 1
 COLUMNS = [f"f{i}" for i in range(1, 10)]
@@ -64,9 +65,9 @@ def make(folder):
     columns = [(name, int(low), int(high)) for name, low, high in zip(COLUMNS, rows.min(0), rows.max(0), strict=True)]
     digest = versions.sha256(folder / "data" / "reference.csv")
     golden = normalise(rows[replay], mean, std)[golden_rows(labels[replay])]
+    describe = partial(manifest, columns=columns, mean=mean, std=std, digest=digest)
     for version in made:
-        write = lambda version, outputs: manifest(version, outputs, columns, mean, std, digest)  # noqa: E731
-        versions.write_version(folder, version, write, golden)
+        versions.write_version(folder, version, describe, golden)
 
 
 def shuffled_rows():
@@ -95,14 +96,11 @@ def trained(inputs, labels, epochs):
         weights[f"{layer}.weight"] = training.he_normal(rng, out, width)
         weights[f"{layer}.bias"] = np.zeros(out, np.float32)
     weights = training.fit(logits_of, weights, inputs, labels, epochs=epochs, batch=64, rate=1e-3, seed=SEED)
-    gemm = lambda source, layer, target: helper.make_node(  # noqa: E731
-        "Gemm", [source, f"{layer}.weight", f"{layer}.bias"], [target], transB=1
-    )
     nodes = [
         gemm("features", "hidden1", "sum1"),
-        helper.make_node("Relu", ["sum1"], ["hidden1"]),
+        relu("sum1", "hidden1"),
         gemm("hidden1", "hidden2", "sum2"),
-        helper.make_node("Relu", ["sum2"], ["hidden2"]),
+        relu("sum2", "hidden2"),
         gemm("hidden2", "output", "logits"),
     ]
     model = versions.float_graph("shuttle", nodes, weights, ("features", 9), {"logits": 2})
@@ -184,8 +182,6 @@ training = "{version.training}"
 
 
 def judge(folder):
-    import tomllib
-
     table = np.loadtxt(folder / "data" / "replay.csv", delimiter=",", skiprows=1, dtype=np.int64)
     rows, labels = table[:, :-1], table[:, -1]
     lines = [
