@@ -1,1 +1,38 @@
-//! Mergeable summaries of samples: frozen bins, classes, latency.
+//! Mergeable summaries of samples: counts in frozen bins, classes, latency.
+//!
+//! A [`Profile`] holds the counters of one window. Profiles with the same [`SpecId`] form a commutative
+//! monoid under [`Profile::merge`]: in any order and any grouping, the same samples give the same
+//! counters, and the same counters give the same bytes. Duplicates are *not* absorbed; whoever stores
+//! profiles keeps one per origin and window.
+//!
+//! No allocation, no float arithmetic: a value enters as an integer *key* that keeps its order
+//! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
+//! is integer addition.
+//!
+//! Vocabulary: a *spec* says where the edges of the bins are, frozen with the reference data; a
+//! *guard* is the range of the reference, and what lies outside of it is counted apart; a counter that
+//! would exceed `u32::MAX` stays there, and its group is marked *saturated*.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod bins;
+mod classes;
+mod codec;
+mod counts;
+mod error;
+mod key;
+mod latency;
+mod profile;
+
+pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
+pub use classes::{CLASS_COUNT_MAX, ClassCounts};
+pub use error::{Error, ErrorKind};
+pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
+pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
+pub use profile::{
+    FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
+};
