@@ -1,1 +1,34 @@
-//! The deployable unit: an OCI image layout with a manifest and a chunk index.
+//! The deployable unit: an OCI image layout with a manifest, and how it is cut into chunks.
+//!
+//! A [`Bundle`] that could be opened is whole: every blob has the length and the digest that its
+//! descriptor says, nothing is unlisted, and the parts agree with one another. Whether it is
+//! *authentic* is the trust crate's business, whether it *runs* is the runtime's.
+//!
+//! Vocabulary (OCI image specification): a *blob* is a file named by its digest; a *descriptor* names
+//! a blob with its media type and length; the *OCI manifest* lists the descriptors, and its digest is
+//! the bundle's identity; the *config* is the blob that holds the [`Manifest`]; a *layer* is any other.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod golden;
+mod limits;
+mod manifest;
+mod npy;
+mod tensor;
+
+pub use error::{Error, ErrorKind};
+pub use golden::{Golden, golden_path};
+pub use limits::{
+    BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CARD_BYTES_MAX, CHUNK_BYTES_MAX,
+    CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, FEATURES_MAX, GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX,
+    INDEX_BYTES_MAX, LABELS_MAX, Limits, MANIFEST_BYTES_MAX, OCI_MANIFEST_BYTES_MAX,
+    STATEMENT_BYTES_MAX,
+};
+pub use manifest::{
+    BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, ImageAxis, ImageSpec,
+    Manifest, ManifestDraft, ManifestError, Order, PostStep, PreStep, Provenance, Reference,
+    ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec,
+};
+pub use npy::{read_npy, write_npy};
+pub use tensor::{DType, NamedTensor, TensorData};

@@ -1,0 +1,59 @@
+//! How large the parts of a bundle may be.
+
+/// The largest bundle, in bytes over all blobs.
+pub const BUNDLE_BYTES_MAX: u64 = 128 << 20;
+/// The most blobs of a bundle, the OCI manifest among them.
+pub const BLOBS_MAX: usize = 64;
+/// The most chunks of a bundle, so that its chunk index fits into one message beside the statement.
+pub const CHUNKS_MAX: usize = 2_800;
+/// The largest encoded chunk index.
+pub const CHUNK_INDEX_BYTES_MAX: usize = 104 << 10;
+/// The largest chunk before compression.
+pub const CHUNK_BYTES_MAX: usize = 96 << 10;
+/// The largest `index.json` and `oci-layout`.
+pub const INDEX_BYTES_MAX: u64 = 64 << 10;
+/// The largest OCI manifest.
+pub const OCI_MANIFEST_BYTES_MAX: u64 = 64 << 10;
+/// The largest bundle manifest.
+pub const MANIFEST_BYTES_MAX: u64 = 256 << 10;
+/// The largest baseline.
+pub const BASELINE_BYTES_MAX: u64 = 256 << 10;
+/// The largest golden vectors of one tensor.
+pub const GOLDEN_BYTES_MAX: u64 = 8 << 20;
+/// The largest model card.
+pub const CARD_BYTES_MAX: u64 = 1 << 20;
+/// The largest signed statement beside a layout.
+pub const STATEMENT_BYTES_MAX: u64 = 64 << 10;
+/// The most rows of golden vectors.
+pub const GOLDEN_ROWS_MAX: usize = 1_024;
+/// The most features of a baseline.
+pub const FEATURES_MAX: usize = 64;
+/// The most columns of a row sample.
+pub const COLUMNS_MAX: usize = 1_024;
+/// The most elements of one sample, and of one tensor for one sample.
+pub const SAMPLE_ELEMENTS_MAX: u64 = 1 << 24;
+/// The most labels.
+pub const LABELS_MAX: usize = 1_024;
+/// The most input tensors, and the most output tensors.
+pub const TENSORS_MAX: usize = 16;
+/// The most pre- and post-processing steps, each.
+pub const STEPS_MAX: usize = 16;
+/// The longest text in a manifest, in bytes.
+pub const TEXT_BYTES_MAX: usize = 1_024;
+/// The longest name of a tensor, column, label, axis or unit, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+
+/// What a caller accepts; a device may accept less than the format allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest bundle, in bytes over all blobs. Default: [`BUNDLE_BYTES_MAX`].
+    pub bundle_bytes_max: u64,
+    /// The largest model, in bytes. Default: [`BUNDLE_BYTES_MAX`].
+    pub model_bytes_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bundle_bytes_max: BUNDLE_BYTES_MAX, model_bytes_max: BUNDLE_BYTES_MAX }
+    }
+}
