@@ -1,1 +1,48 @@
-//! Who may say what a device runs: signed documents over ring.
+//! Who may say what a device runs: signed documents in the shape of TUF 1.0, over `ring`.
+//!
+//! Bytes and the time go in, decisions come out. The crate never touches the network, a disk or a
+//! clock. A device builds it without the feature `sign`, and so cannot make a signature.
+//!
+//! What it guarantees: a value that [`TrustedRoot`] returns was signed, in the canonical form of the
+//! bytes that were received, by as many distinct keys as the pinned root demands of that role; it has
+//! not expired at the time given; it names this fleet and this device where it names any.
+//!
+//! Vocabulary (TUF 1.0, Uptane): a *role* is a job that keys can hold. *root* says which keys hold
+//! which role, *targets* (the publisher) says what a bundle is, the *director* (online, in the fleet)
+//! says which device runs which bundle, its *desired state*. A *statement* is targets metadata about
+//! exactly one bundle.
+
+#![forbid(unsafe_code)]
+
+mod canonical;
+mod desired;
+mod envelope;
+mod error;
+mod hex;
+mod key;
+mod root;
+#[cfg(any(test, feature = "sign"))]
+mod sign;
+mod targets;
+#[cfg(test)]
+mod tests;
+mod time;
+
+pub use desired::{DESIRED_BYTES_MAX, DesiredSlot, DesiredState, SLOTS_MAX};
+pub use envelope::SIGNATURES_MAX;
+pub use error::{DocumentKind, Error, ErrorKind};
+pub use key::{KEY_ID_BYTES_MAX, KeyId, PublicKey};
+pub use root::{Authority, KEYS_MAX, ROOT_BYTES_MAX, Role, Root, TrustedRoot};
+pub use targets::{
+    Blob, BundleStatement, HARDWARE_CLASSES_MAX, STATEMENT_BYTES_MAX, TARGETS_BYTES_MAX,
+    TARGETS_MAX, Target, Targets,
+};
+pub use time::UnixMillis;
+
+#[cfg(any(test, feature = "sign"))]
+pub use ring::rand::{SecureRandom, SystemRandom};
+#[cfg(any(test, feature = "sign"))]
+pub use sign::{SigningKey, sign_document};
+
+/// The version of the TUF specification that documents name.
+pub const SPEC_VERSION: &str = "1.0.31";

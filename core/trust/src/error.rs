@@ -1,0 +1,184 @@
+//! Why a document or a key is not believed.
+
+use std::fmt;
+
+use selvedge_wire::{DeviceId, FleetName};
+
+use crate::{Role, UnixMillis};
+
+/// Who is to blame for an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Whoever sent the document.
+    Peer,
+    /// Whoever installed the root metadata or the key file.
+    Operator,
+    /// The machine: it gave no random bytes.
+    Device,
+}
+
+/// What a document is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DocumentKind {
+    /// Root metadata: which keys hold which role.
+    Root,
+    /// Targets metadata: what a bundle is.
+    Targets,
+    /// The desired state of one device.
+    Desired,
+}
+
+impl DocumentKind {
+    /// The document's `_type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Targets => "targets",
+            Self::Desired => "desired",
+        }
+    }
+}
+
+impl fmt::Display for DocumentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Root => "root metadata",
+            Self::Targets => "targets metadata",
+            Self::Desired => "desired state",
+        })
+    }
+}
+
+/// Why a document or a key is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The document is longer than its limit.
+    #[error("the {document} has {len_bytes} bytes, more than the limit of {max_bytes}")]
+    TooLong {
+        /// What was read.
+        document: DocumentKind,
+        /// Its length in bytes.
+        len_bytes: usize,
+        /// The limit in bytes.
+        max_bytes: usize,
+    },
+    /// The document is not what its kind must look like.
+    #[error("the {document} is malformed: {reason}")]
+    Malformed {
+        /// What was read.
+        document: DocumentKind,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The document is of another kind.
+    #[error("expected a {expected}, but the document's type is {met:?}")]
+    OtherType {
+        /// What was expected.
+        expected: DocumentKind,
+        /// The document's `_type`.
+        met: String,
+    },
+    /// The document follows a version of the specification that this build does not read.
+    #[error("the {document} follows version {met} of the specification; this build reads 1.x")]
+    SpecVersion {
+        /// What was read.
+        document: DocumentKind,
+        /// The document's `spec_version`.
+        met: String,
+    },
+    /// The document is signed only by keys that hold other roles.
+    #[error(
+        "the {document} is signed by a key of the role {signed_by}, but only {needed} may sign it"
+    )]
+    WrongRole {
+        /// What was read.
+        document: DocumentKind,
+        /// A role that the signing key holds.
+        signed_by: Role,
+        /// The role whose keys may sign it.
+        needed: Role,
+    },
+    /// Too few keys of the role have signed the document as it is.
+    #[error(
+        "the {document} has {valid} valid signatures of the role {role}; {threshold} are needed"
+    )]
+    Threshold {
+        /// What was read.
+        document: DocumentKind,
+        /// The role whose keys may sign it.
+        role: Role,
+        /// How many distinct keys of the role have signed it.
+        valid: usize,
+        /// How many must.
+        threshold: usize,
+    },
+    /// The document's time is over.
+    #[error("the {document} expired at {expires}; it is {now}")]
+    Expired {
+        /// What was read.
+        document: DocumentKind,
+        /// When it expired.
+        expires: UnixMillis,
+        /// The time that was given.
+        now: UnixMillis,
+    },
+    /// The desired state is meant for another device.
+    #[error("the desired state is for the device {named}, not for {device}")]
+    ForeignDevice {
+        /// The device in the document.
+        named: DeviceId,
+        /// This device.
+        device: DeviceId,
+    },
+    /// The desired state is meant for another fleet.
+    #[error("the desired state is for the fleet {named}, not for {fleet}")]
+    ForeignFleet {
+        /// The fleet in the document.
+        named: FleetName,
+        /// This device's fleet.
+        fleet: FleetName,
+    },
+    /// The desired state is older than one that was already seen.
+    #[error("the desired state has generation {generation}, older than {floor}")]
+    OlderGeneration {
+        /// The generation in the document.
+        generation: u64,
+        /// The oldest generation that is still believed.
+        floor: u64,
+    },
+    /// A key file does not hold an Ed25519 key in PKCS#8.
+    #[error("not an Ed25519 private key in PKCS#8 version 2: {reason}")]
+    KeyMalformed {
+        /// What `ring` says about it.
+        reason: String,
+    },
+    /// The source of random bytes failed.
+    #[error("no random bytes for a new key")]
+    Random,
+}
+
+impl Error {
+    /// Who is to blame.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::KeyMalformed { .. } => ErrorKind::Operator,
+            Self::Random => ErrorKind::Device,
+            Self::TooLong { document, .. }
+            | Self::Malformed { document, .. }
+            | Self::SpecVersion { document, .. }
+            | Self::WrongRole { document, .. }
+            | Self::Threshold { document, .. }
+            | Self::Expired { document, .. }
+            | Self::OtherType { expected: document, .. } => match document {
+                DocumentKind::Root => ErrorKind::Operator,
+                DocumentKind::Targets | DocumentKind::Desired => ErrorKind::Peer,
+            },
+            Self::ForeignDevice { .. }
+            | Self::ForeignFleet { .. }
+            | Self::OlderGeneration { .. } => ErrorKind::Peer,
+        }
+    }
+}

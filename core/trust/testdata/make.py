@@ -1,0 +1,56 @@
+"""Makes the documents in this folder with python-tuf, so that its signatures test ours.
+
+Needs tuf==7.0.1 and securesystemslib[crypto]==1.6.0 from PyPI. The keys are fixed test seeds.
+"""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.serialization.json import JSONSerializer
+
+HERE = Path(__file__).parent
+EXPIRES = datetime(2036, 1, 1, tzinfo=timezone.utc)
+
+
+def signer(seed: int) -> CryptoSigner:
+    return CryptoSigner(Ed25519PrivateKey.from_private_bytes(bytes([seed] * 32)))
+
+
+def main() -> None:
+    root_key, root_key_2, targets_key, director_key = (signer(seed) for seed in (1, 2, 3, 4))
+    root = Root(version=1, expires=EXPIRES, consistent_snapshot=True)
+    for key in (root_key, root_key_2):
+        root.add_key(key.public_key, "root")
+    root.roles["root"].threshold = 2
+    root.add_key(targets_key.public_key, "targets")
+    for role in ("timestamp", "snapshot"):
+        root.add_key(director_key.public_key, role)
+    director = {"keyids": [director_key.public_key.keyid], "threshold": 1}
+    root.unrecognized_fields["director"] = director
+
+    bundle = "sha256:" + "ab" * 32
+    custom = {
+        "bundle": bundle,
+        "chunk_index": {"length": 77, "sha256": "cd" * 32},
+        "hardware_classes": ["aarch64", "armv7"],
+        # What the canonical form has to get right: quotes, controls, other planes.
+        "note": 'say "hi" \\ \n\t é \U0001f600',
+    }
+    target = TargetFile(1234, {"sha256": "ab" * 32}, "shuttle/1.0.0", {"custom": custom})
+    targets = Targets(version=3, expires=EXPIRES, targets={"shuttle/1.0.0": target})
+
+    for name, signed, signers in (
+        ("root", root, (root_key, root_key_2)),
+        ("targets", targets, (targets_key,)),
+    ):
+        document = Metadata(signed)
+        for key in signers:
+            document.sign(key, append=True)
+        document.to_file(str(HERE / f"{name}.json"), JSONSerializer(compact=False))
+
+
+if __name__ == "__main__":
+    main()
