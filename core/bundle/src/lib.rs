@@ -10,6 +10,8 @@
 
 #![forbid(unsafe_code)]
 
+mod baseline;
+mod digest;
 mod error;
 mod golden;
 mod limits;
@@ -17,6 +19,8 @@ mod manifest;
 mod npy;
 mod tensor;
 
+pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
+pub use digest::digest_of;
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
 pub use limits::{
