@@ -1,0 +1,308 @@
+//! A disk in memory that loses what was not synced when its power is cut.
+//!
+//! Faults that it makes: a torn or lost tail of unsynced writes, lost creations, renames and removals
+//! (a prefix of those that were made since the folder's last sync survives, as on a journalling file
+//! system), a full disk, and a cut after any operation.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Mutex, MutexGuard},
+};
+
+use super::{Disk, DiskError, parent};
+
+/// A disk in memory.
+pub(crate) struct SimulatedDisk {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    inodes: Vec<Inode>,
+    live: Names,
+    durable: Names,
+    // What changed in which folder since that folder's last sync, in order.
+    unsynced: Vec<NameChange>,
+    capacity_bytes: Option<u64>,
+    operations_left: Option<usize>,
+    operations: usize,
+}
+
+type Names = BTreeMap<String, usize>;
+
+#[derive(Default)]
+struct Inode {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Link(String, usize),
+    Remove(String),
+    Rename(String, String),
+}
+
+impl SimulatedDisk {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::new(State::default()) }
+    }
+
+    /// From now on no more than this many bytes fit; `None` lifts the limit.
+    pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity_bytes = bytes;
+    }
+
+    /// The power fails after this many more operations that change something.
+    pub(crate) fn cut_after(&self, operations: usize) {
+        self.lock().operations_left = Some(operations);
+    }
+
+    /// How many operations changed something so far.
+    pub(crate) fn operations(&self) -> usize {
+        self.lock().operations
+    }
+
+    /// Cuts the power and brings it back. `dice` decides how much of what was not synced survives.
+    pub(crate) fn power_cycle(&self, mut dice: impl FnMut(usize) -> usize) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let survive = dice(state.unsynced.len() + 1);
+        for change in state.unsynced.drain(..).take(survive) {
+            change.apply(&mut state.durable);
+        }
+        for inode in &mut state.inodes {
+            let common = inode.live.iter().zip(&inode.durable).take_while(|(a, b)| a == b).count();
+            let tail = inode.live.len() - common;
+            let kept = common + dice(tail + 1);
+            // A tail that only grew keeps at least what was durable.
+            if kept >= inode.durable.len() || common < inode.durable.len() {
+                inode.durable = inode.live[..kept].to_vec();
+            }
+            let torn = tail > 0 && kept > common && dice(3) == 0;
+            if torn {
+                inode.durable[kept - 1] ^= 0x5a;
+            }
+            inode.live.clone_from(&inode.durable);
+        }
+        state.live.clone_from(&state.durable);
+        state.operations_left = None;
+    }
+
+    /// Every file with its content.
+    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.lock();
+        state.live.iter().map(|(name, &id)| (name.clone(), state.inodes[id].live.clone())).collect()
+    }
+
+    /// Changes a byte of a file, as a failing medium does.
+    pub(crate) fn damage(&self, path: &str, offset: usize) {
+        let mut state = self.lock();
+        let id = state.live[path];
+        state.inodes[id].live[offset] ^= 0xff;
+        state.inodes[id].durable = state.inodes[id].live.clone();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no operation panics while it holds the lock")
+    }
+
+    fn change<T>(
+        &self,
+        verb: &'static str,
+        path: &str,
+        operation: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> Result<T, DiskError> {
+        let mut state = self.lock();
+        let result = state.count_operation().and_then(|()| operation(&mut state));
+        result.map_err(|source| DiskError { verb, path: path.into(), source })
+    }
+}
+
+impl State {
+    fn count_operation(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.operations_left {
+            *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the power is cut"))?;
+        }
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn find(&self, path: &str) -> io::Result<usize> {
+        self.live.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn find_or_link(&mut self, path: &str) -> usize {
+        if let Ok(id) = self.find(path) {
+            return id;
+        }
+        self.inodes.push(Inode::default());
+        let id = self.inodes.len() - 1;
+        self.make(NameChange::Link(path.into(), id));
+        id
+    }
+
+    fn make(&mut self, change: NameChange) {
+        change.apply(&mut self.live);
+        self.unsynced.push(change);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.live.values().map(|&id| self.inodes[id].live.len() as u64).sum()
+    }
+
+    fn check_room(&self, more: usize) -> io::Result<()> {
+        let full = self.capacity_bytes.is_some_and(|max| self.used_bytes() + more as u64 > max);
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl NameChange {
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Self::Link(path, id) => {
+                names.insert(path.clone(), *id);
+            }
+            Self::Remove(path) => {
+                names.remove(path);
+            }
+            Self::Rename(from, to) => {
+                let moved: Vec<_> = names
+                    .iter()
+                    .filter_map(|(path, &id)| Some((path.clone(), moved_name(path, from, to)?, id)))
+                    .collect();
+                for (old, new, id) in moved {
+                    names.remove(&old);
+                    names.insert(new, id);
+                }
+            }
+        }
+    }
+
+    fn is_in(&self, dir: &str) -> bool {
+        match self {
+            Self::Link(path, _) | Self::Remove(path) => parent(path) == dir,
+            Self::Rename(_, to) => parent(to) == dir,
+        }
+    }
+}
+
+fn moved_name(path: &str, from: &str, to: &str) -> Option<String> {
+    let rest = path.strip_prefix(from)?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| format!("{to}{rest}"))
+}
+
+impl Disk for SimulatedDisk {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, DiskError> {
+        let state = self.lock();
+        Ok(state.find(path).ok().map(|id| state.inodes[id].live.clone()))
+    }
+
+    fn read_range(&self, path: &str, offset: u64, len: usize) -> Result<Vec<u8>, DiskError> {
+        let content = self.read(path)?;
+        let range = offset as usize..offset as usize + len;
+        content.and_then(|bytes| bytes.get(range).map(<[u8]>::to_vec)).ok_or_else(|| DiskError {
+            verb: "read",
+            path: path.into(),
+            source: io::ErrorKind::UnexpectedEof.into(),
+        })
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        self.change("write", path, |state| {
+            let id = state.find_or_link(path);
+            state.inodes[id].live.clear();
+            state.check_room(bytes.len())?;
+            state.inodes[id].live.extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn append(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        self.change("append to", path, |state| {
+            let id = state.find_or_link(path);
+            // As a real disk does, this one takes what still fits and then fails.
+            let room =
+                state.capacity_bytes.map_or(u64::MAX, |max| max - max.min(state.used_bytes()));
+            let fits = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            state.inodes[id].live.extend_from_slice(&bytes[..fits]);
+            if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        })
+    }
+
+    fn truncate(&self, path: &str, len_bytes: u64) -> Result<(), DiskError> {
+        self.change("truncate", path, |state| {
+            let id = state.find(path)?;
+            state.inodes[id].live.truncate(len_bytes as usize);
+            Ok(())
+        })
+    }
+
+    fn sync(&self, path: &str) -> Result<(), DiskError> {
+        self.change("sync", path, |state| {
+            let id = state.find(path)?;
+            let inode = &mut state.inodes[id];
+            inode.durable.clone_from(&inode.live);
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
+        self.change("sync", dir, |state| {
+            let unsynced = std::mem::take(&mut state.unsynced);
+            // The journal is ordered: what came before a change in this folder is durable with it.
+            let through = unsynced.iter().rposition(|change| change.is_in(dir));
+            let (through, rest) = unsynced.split_at(through.map_or(0, |at| at + 1));
+            through.iter().for_each(|change| change.apply(&mut state.durable));
+            state.unsynced = rest.to_vec();
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
+        self.change("rename", from, |state| {
+            state.make(NameChange::Rename(from.into(), to.into()));
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &str) -> Result<(), DiskError> {
+        self.change("remove", path, |state| {
+            if state.find(path).is_ok() {
+                state.make(NameChange::Remove(path.into()));
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_dir(&self, dir: &str) -> Result<(), DiskError> {
+        self.change("remove", dir, |state| {
+            let inside = format!("{dir}/");
+            let paths: Vec<_> =
+                state.live.keys().filter(|path| path.starts_with(&inside)).cloned().collect();
+            paths.into_iter().for_each(|path| state.make(NameChange::Remove(path)));
+            Ok(())
+        })
+    }
+
+    fn create_dir(&self, _dir: &str) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<String>, DiskError> {
+        let inside = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let state = self.lock();
+        let names = state.live.keys().filter_map(|path| path.strip_prefix(&inside));
+        let mut names: Vec<_> =
+            names.map(|rest| rest.split('/').next().unwrap_or(rest).to_owned()).collect();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        let state = self.lock();
+        let capacity = state.capacity_bytes.unwrap_or(1 << 40);
+        Ok(capacity.saturating_sub(state.used_bytes()))
+    }
+}

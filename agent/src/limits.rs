@@ -1,0 +1,73 @@
+//! Every limit of the agent that its configuration does not set.
+
+/// The longest record that a spool takes, in bytes: it must fit one message with its batch.
+pub const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// A segment of the spool is closed when it has this many bytes.
+pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024;
+
+/// The smallest quota of a stream, in bytes.
+pub const STREAM_BYTES_MIN: u64 = 4 * 1024;
+
+/// Records that wait in memory because the disk does not take them, per stream, in bytes.
+pub const PENDING_BYTES_MAX: usize = 512 * 1024;
+
+/// The most runs whose records a spool keeps; beyond it the oldest run's are given up.
+pub const BOOTS_MAX: usize = 1024;
+
+/// The most batches of a stream that are sent before the fleet has stored the first of them.
+pub const BATCHES_UNSTORED_MAX: usize = 16;
+
+/// The most samples that wait for a slot's model. A source that is faster waits.
+pub const SAMPLES_WAITING_MAX: usize = 64;
+
+/// The most records and commands that wait for the spool. An actor that is faster waits.
+pub const SPOOL_COMMANDS_MAX: usize = 4096;
+
+/// The most senders that malformed payloads are told apart by; the rest share one line.
+pub const MALFORMED_SENDERS_MAX: usize = 256;
+
+/// A sender's malformed payloads are logged once in this time.
+pub const MALFORMED_QUIET_MS: u64 = 60_000;
+
+/// The most slots of a desired state.
+pub const SLOTS_MAX: usize = 16;
+
+/// How many chunks a slot is subscribed to at a time.
+pub const CHUNKS_REQUESTED_MAX: usize = 8;
+
+/// A chunk that has not come in this time is asked for again.
+pub const CHUNK_OVERDUE_MS: u64 = 30_000;
+
+/// After a full disk, the next try comes after this time.
+pub const DISK_RETRY_MS: u64 = 10_000;
+
+/// Free space that a download leaves to the rest of the machine, in bytes.
+pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The longest message that a local sensor sends, in bytes.
+pub const SAMPLE_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The largest replay file, in bytes.
+pub const REPLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The most nodes that one line carries.
+pub const NODES_MAX: usize = 64;
+
+/// The largest configuration file, in bytes.
+pub const CONFIG_BYTES_MAX: u64 = 256 * 1024;
+
+/// The most sources of one agent.
+pub const SOURCES_MAX: usize = 32;
+
+/// The first wait before a source opens its line or file again.
+pub const SOURCE_RETRY_MS_MIN: u64 = 250;
+
+/// The longest wait before a source opens its line or file again.
+pub const SOURCE_RETRY_MS_MAX: u64 = 30_000;
+
+/// The most values of an answer without a class that a result carries.
+pub const RESULT_VALUES_MAX: usize = 64;
+
+/// The longest reason or detail that is reported, in bytes.
+pub const DETAIL_BYTES_MAX: usize = 1024;
