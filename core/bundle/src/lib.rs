@@ -13,16 +13,24 @@
 mod baseline;
 mod digest;
 mod error;
+#[cfg(test)]
+mod example;
+mod files;
 mod golden;
+mod layout;
 mod limits;
 mod manifest;
 mod npy;
+mod oci;
 mod tensor;
 
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
 pub use digest::digest_of;
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
+pub use layout::{
+    BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE, STATEMENT_FILE, write_statement,
+};
 pub use limits::{
     BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CARD_BYTES_MAX, CHUNK_BYTES_MAX,
     CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, FEATURES_MAX, GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX,
