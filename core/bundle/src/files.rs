@@ -81,23 +81,23 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     file.sync_all().map_err(failed("sync", path))
 }
 
-/// Opens a file of exactly `len_bytes` for writing in any order. Says whether it was there before.
-pub(crate) fn open_sized(path: &Path, len_bytes: u64) -> Result<(File, bool), Error> {
-    let existed = path.exists();
+/// Makes a file of exactly `len_bytes`, keeping what is there. Says whether it was there before.
+pub(crate) fn make_sized(path: &Path, len_bytes: u64) -> Result<bool, Error> {
+    let existed = match file_len(path, &path.display().to_string()) {
+        Ok(_) => true,
+        Err(Error::Missing { .. }) => false,
+        Err(error) => return Err(error),
+    };
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.write(true).create(true).truncate(false);
     let file = options.open(path).map_err(failed("open", path))?;
     file.set_len(len_bytes).map_err(failed("resize", path))?;
-    Ok((file, existed))
+    Ok(existed)
 }
 
 /// Reads `bytes.len()` bytes at an offset.
-pub(crate) fn read_at(
-    file: &File,
-    path: &Path,
-    bytes: &mut [u8],
-    offset: u64,
-) -> Result<(), Error> {
+pub(crate) fn read_at(path: &Path, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
+    let file = File::open(path).map_err(failed("open", path))?;
     file.read_exact_at(bytes, offset).map_err(failed("read", path))
 }
 

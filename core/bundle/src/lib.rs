@@ -10,7 +10,9 @@
 
 #![forbid(unsafe_code)]
 
+mod assembly;
 mod baseline;
+mod chunk;
 mod digest;
 mod error;
 #[cfg(test)]
@@ -24,7 +26,9 @@ mod npy;
 mod oci;
 mod tensor;
 
+pub use assembly::{Assembly, Progress};
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
+pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
 pub use digest::digest_of;
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};

@@ -29,6 +29,8 @@ const ANNOTATION_FILEPATH: &str = "org.cncf.model.filepath";
 /// What `oras pull` names a file by.
 const ANNOTATION_TITLE: &str = "org.opencontainers.image.title";
 const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// A layout holds one bundle; tools that ask for a tag find it under this one.
+const REFERENCE: &str = "latest";
 
 /// `oci-layout`
 #[derive(Serialize, Deserialize)]
@@ -60,8 +62,8 @@ pub(crate) struct IndexEntry {
 }
 
 impl Index {
-    pub(crate) fn of(digest: Digest, size: u64, reference: &str) -> Self {
-        let annotations = BTreeMap::from([(ANNOTATION_REF_NAME.to_owned(), reference.to_owned())]);
+    pub(crate) fn of(digest: Digest, size: u64) -> Self {
+        let annotations = BTreeMap::from([(ANNOTATION_REF_NAME.to_owned(), REFERENCE.to_owned())]);
         let media_type = MEDIA_TYPE_OCI_MANIFEST.to_owned();
         Self {
             schema_version: 2,

@@ -170,16 +170,10 @@ impl Bundle {
             files::write_file(&blob_path(folder, digest), bytes)?;
         }
         files::sync(&blobs)?;
-        self.write_marks(folder)
-    }
-
-    /// Writes everything but the blobs.
-    pub(crate) fn write_marks(&self, folder: &Path) -> Result<(), Error> {
         if let Some(statement) = &self.statement {
             write_statement(folder, statement)?;
         }
-        let reference = self.manifest.version.to_string();
-        write_marks(folder, self.digest, self.oci_manifest.len() as u64, &reference)
+        write_marks(folder, self.digest, self.manifest_len())
     }
 
     /// The bundle's identity: the digest of the OCI manifest.
@@ -278,16 +272,11 @@ pub fn write_statement(folder: &Path, statement: &[u8]) -> Result<(), Error> {
 }
 
 /// Writes `oci-layout` and, last, `index.json`.
-pub(crate) fn write_marks(
-    folder: &Path,
-    digest: Digest,
-    size: u64,
-    reference: &str,
-) -> Result<(), Error> {
+pub(crate) fn write_marks(folder: &Path, digest: Digest, size: u64) -> Result<(), Error> {
     let version = oci::OCI_LAYOUT_VERSION.to_owned();
     let layout = to_json(&OciLayout { image_layout_version: version });
     files::write_file(&folder.join(oci::OCI_LAYOUT_FILE), &layout)?;
-    let index = to_json(&Index::of(digest, size, reference));
+    let index = to_json(&Index::of(digest, size));
     files::write_file(&folder.join(oci::INDEX_FILE), &index)?;
     files::sync(folder)
 }
