@@ -1,0 +1,193 @@
+//! What making a bundle needs and a device does not: looking at an ONNX file, proposing a manifest for it, and
+//! computing golden vectors where nobody else did.
+
+use std::collections::BTreeMap;
+
+use selvedge_bundle::{Extent, Golden, Manifest, NamedTensor, TensorSpec};
+
+use crate::engine::{Plan, PlanBatch, Rewriting};
+use crate::error::Error;
+use crate::graph::{DeclaredTensor, Graph, Quantisation};
+use crate::limits::Limits;
+use crate::model::ports;
+use crate::pre::Preparation;
+use crate::sample::Sample;
+use crate::tensors::{only_row, stacked};
+
+/// Operator sets that tract is tested with.
+pub const OPSETS_TESTED: std::ops::RangeInclusive<i64> = 9..=18;
+
+/// The program that computes self-made golden vectors.
+pub const SELF_MADE_FRAMEWORK: &str = "tract 0.23.9, graph as written";
+
+/// How far a float output of a model without quantisation may be from its self-made golden vector, as a share of the
+/// largest value: room for another order of summation.
+const FLOAT_TOLERANCE: f64 = 1e-3;
+
+/// The same inside a quantised graph whose output has no scale: room for one intermediate value on the other side of
+/// a rounding.
+const QUANTISED_TOLERANCE: f64 = 1e-2;
+
+/// What an ONNX file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnnxSurvey {
+    /// The tensors that a caller gives.
+    pub inputs: Vec<DeclaredTensor>,
+    /// The tensors that the graph gives.
+    pub outputs: Vec<OutputSurvey>,
+    /// The version of the default operator set; 0 if the file names none.
+    pub opset: i64,
+    /// How often each operator occurs, subgraphs included.
+    pub operators: BTreeMap<String, usize>,
+    /// Operators that this runtime does not have, by name.
+    pub unsupported: Vec<String>,
+    /// Chains from DequantizeLinear over a softmax to QuantizeLinear, which tract computes wrongly: their nodes.
+    pub quantised_softmax: Vec<Vec<String>>,
+}
+
+/// An output of an ONNX graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputSurvey {
+    /// Its declaration.
+    pub tensor: DeclaredTensor,
+    /// Its quantisation, if it leaves the graph through DequantizeLinear.
+    pub quantisation: Option<Quantisation>,
+    /// The operator that makes it.
+    pub operator: Option<String>,
+}
+
+impl OnnxSurvey {
+    /// Refuses what could not be loaded.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::QuantisedSoftmax`], by name.
+    pub fn check(&self) -> Result<(), Error> {
+        match (self.unsupported.as_slice(), self.quantised_softmax.first()) {
+            ([], None) => Ok(()),
+            ([], Some(nodes)) => Err(Error::QuantisedSoftmax { nodes: nodes.clone() }),
+            (operators, _) => Err(Error::Unsupported { operators: operators.to_vec() }),
+        }
+    }
+
+    /// Whether the graph has integers inside.
+    pub fn is_quantised(&self) -> bool {
+        self.operators.keys().any(|operator| {
+            operator.contains("Quantize")
+                || operator.contains("QLinear")
+                || operator.ends_with("Integer")
+        })
+    }
+}
+
+/// Looks at an ONNX file without building it.
+///
+/// # Errors
+/// [`Error::Malformed`], [`Error::ExternalWeights`], [`Error::Limit`].
+pub fn survey(onnx: &[u8], limits: &Limits) -> Result<OnnxSurvey, Error> {
+    let graph = Graph::decode(onnx, limits)?;
+    let output = |tensor: DeclaredTensor| OutputSurvey {
+        quantisation: graph.quantisation(&tensor.name),
+        operator: graph.operator_of(&tensor.name).map(str::to_owned),
+        tensor,
+    };
+    Ok(OnnxSurvey {
+        inputs: graph.inputs(),
+        outputs: graph.outputs().into_iter().map(output).collect(),
+        opset: graph.opset(),
+        operators: graph.operators(),
+        unsupported: graph.unsupported(),
+        quantised_softmax: graph.miscomputed_chains(),
+    })
+}
+
+/// The manifest's description of a tensor, or what the file leaves open about it. `axes` names the axes behind the
+/// batch axis.
+///
+/// # Errors
+/// [`Error::Undescribed`], which says what to export differently.
+pub fn tensor_spec(
+    tensor: &DeclaredTensor,
+    quantisation: Option<Quantisation>,
+    axes: &[&str],
+) -> Result<TensorSpec, Error> {
+    let refuse = |detail: String| Error::Undescribed { name: tensor.name.clone(), detail };
+    let dtype = tensor
+        .dtype
+        .ok_or_else(|| refuse("its type is none of f32, i8, u8, i32, i64".to_owned()))?;
+    let shape =
+        tensor.shape.as_deref().ok_or_else(|| refuse("the file declares no shape".to_owned()))?;
+    let Some((first, rest)) = shape.split_first() else {
+        return Err(refuse("it has no batch axis".to_owned()));
+    };
+    if !matches!(first, None | Some(1)) {
+        let detail = format!(
+            "its first axis must be the batch, free or 1, and the shape is {}",
+            tensor.shape_text()
+        );
+        return Err(refuse(detail));
+    }
+    let fixed = |extent: &Option<usize>| {
+        extent.and_then(|extent| u32::try_from(extent).ok()).map(Extent::Fixed)
+    };
+    let rest: Option<Vec<Extent>> = rest.iter().map(fixed).collect();
+    let rest = rest.ok_or_else(|| {
+        refuse(format!("only the first axis may be free, and the shape is {}", tensor.shape_text()))
+    })?;
+    let axis = |index: usize| {
+        axes.get(index).map_or(format!("axis{}", index + 1), |name| (*name).to_owned())
+    };
+    let axes = (0..rest.len()).map(axis);
+    Ok(TensorSpec {
+        name: tensor.name.clone(),
+        axes: std::iter::once("batch".to_owned()).chain(axes).collect(),
+        shape: [vec![first.map_or(Extent::Free, |_| Extent::Fixed(1))], rest].concat(),
+        dtype,
+        unit: None,
+        min: None,
+        max: None,
+        scale: quantisation.map(|quantisation| f64::from(quantisation.scale)),
+        zero_point: quantisation.map(|quantisation| quantisation.zero_point),
+    })
+}
+
+/// Golden vectors from the graph as it is written, before any optimisation, for `samples` of reference data.
+///
+/// # Errors
+/// As [`Model::load`](crate::Model::load).
+pub fn self_made_golden(
+    manifest: &Manifest,
+    onnx: &[u8],
+    samples: &[Sample],
+    limits: &Limits,
+) -> Result<Golden, Error> {
+    let graph = Graph::parse(onnx, limits)?;
+    let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
+    let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
+    let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::One, Rewriting::None, limits)?;
+    let preparation = Preparation::of(manifest);
+    let input = &inputs[0];
+    let mut given = Vec::new();
+    let mut found: Vec<Vec<NamedTensor>> = vec![Vec::new(); outputs.len()];
+    for sample in samples {
+        let prepared = preparation.apply(sample)?;
+        given.push(prepared.clone());
+        let answers = plan.run(vec![stacked(&input.name, &input.shape, vec![prepared])])?;
+        found.iter_mut().zip(answers).for_each(|(found, answer)| found.push(only_row(answer)));
+    }
+    let expected = outputs.iter().zip(found).map(|(port, tensors)| {
+        stacked(&port.name, &port.shape, tensors.into_iter().map(NamedTensor::into_data).collect())
+    });
+    Golden::new(manifest, vec![stacked(&input.name, &input.shape, given)], expected.collect())
+        .map_err(|source| Error::GoldenTensors { source })
+}
+
+/// How far an output may be from its self-made golden vector: one quantisation step where the manifest states it,
+/// else a share of the largest expected value.
+pub fn tolerance(output: &TensorSpec, survey: &OnnxSurvey, largest: f64) -> f64 {
+    let share = if survey.is_quantised() { QUANTISED_TOLERANCE } else { FLOAT_TOLERANCE };
+    match (output.dtype, output.scale) {
+        (selvedge_bundle::DType::F32, Some(step)) => step,
+        (selvedge_bundle::DType::F32, None) => share * largest.max(1.0),
+        _ => 1.0,
+    }
+}

@@ -1,0 +1,279 @@
+//! The only file that runs tract: from a judged graph to an executable plan, and tensors in and out.
+//!
+//! A plan belongs to one length of the batch axis. tract specialises its kernels for a known batch, so single
+//! samples have a plan of their own; a plan for any batch keeps the axis as a symbol.
+//! Nothing here starts a thread: tract's default executor is the calling thread.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use selvedge_bundle::{DType, NamedTensor, TensorData};
+use tract_onnx::prelude::{
+    DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, TDim, TValue,
+    TVec, Tensor, ToDim, TractResult, TypedModel, TypedRunnableModel, TypedSimpleState,
+};
+use tract_onnx::tract_hir::internal::DimLike;
+
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::limits::Limits;
+
+/// Idle execution states that a plan keeps; more calls at a time than this allocate their own.
+const IDLE_STATES_MAX: usize = 4;
+
+/// One tensor of the graph: `[batch, axis…]`, without the batch axis in `shape`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TensorPort {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) batch: BatchAxis,
+    pub(crate) shape: Vec<usize>,
+}
+
+/// The first axis of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchAxis {
+    /// Any number of samples.
+    Free,
+    /// One sample: the model was exported so.
+    One,
+}
+
+/// For how many samples at a time a plan is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlanBatch {
+    One,
+    Any,
+}
+
+/// How far tract may rewrite the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rewriting {
+    /// The graph as it is written: what self-made golden vectors are computed with.
+    None,
+    /// All of tract's optimisation.
+    Full,
+}
+
+/// A model that can run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    plan: Arc<TypedRunnableModel>,
+    outputs: Vec<TensorPort>,
+    idle: Mutex<Vec<TypedSimpleState>>,
+}
+
+impl Plan {
+    /// Builds the plan that computes `outputs` from `inputs`, whose names the graph must have.
+    pub(crate) fn build(
+        graph: &Graph,
+        inputs: &[TensorPort],
+        outputs: &[TensorPort],
+        batch: PlanBatch,
+        rewriting: Rewriting,
+        limits: &Limits,
+    ) -> Result<Plan, Error> {
+        let build = || {
+            let model = typed_model(graph, inputs, outputs, batch)?;
+            check_outputs(&model, outputs, batch)?;
+            check_tensors(&model, batch, limits)?;
+            let model = match rewriting {
+                Rewriting::None => model,
+                Rewriting::Full => {
+                    model.into_optimized().map_err(failed("optimising the graph"))?
+                }
+            };
+            model.into_runnable().map_err(failed("planning the execution"))
+        };
+        let plan = without_panic("building the model", build)?;
+        Ok(Plan { plan, outputs: outputs.to_vec(), idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Runs the model on `inputs`, each `[batch, axis…]`, in the order that the plan was built with; outputs likewise.
+    pub(crate) fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Error> {
+        without_panic("running the model", || self.run_unguarded(inputs))
+    }
+
+    fn run_unguarded(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Error> {
+        let inputs: TVec<TValue> = inputs
+            .iter()
+            .map(|input| tensor_of(input).map(Tensor::into_tvalue))
+            .collect::<TractResult<_>>()
+            .map_err(run_failed)?;
+        let mut state = match self.take_idle() {
+            Some(state) => state,
+            None => self.plan.spawn().map_err(run_failed)?,
+        };
+        let outputs = state.run(inputs).map_err(run_failed)?;
+        // A state that failed half-way is dropped, and so is one whose operators remember their last turn.
+        if state.op_states.iter().all(Option::is_none) {
+            self.put_idle(state);
+        }
+        self.outputs.iter().zip(outputs).map(|(port, value)| named_tensor(port, &value)).collect()
+    }
+
+    fn take_idle(&self) -> Option<TypedSimpleState> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put_idle(&self, state: TypedSimpleState) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_STATES_MAX {
+            idle.push(state);
+        }
+    }
+}
+
+fn typed_model(
+    graph: &Graph,
+    inputs: &[TensorPort],
+    outputs: &[TensorPort],
+    batch: PlanBatch,
+) -> Result<TypedModel, Error> {
+    // Declared shapes of inner tensors name the batch axis in ways that contradict a batch of one.
+    let onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut model =
+        onnx.model_for_proto_model(graph.proto()).map_err(failed("translating the graph"))?;
+    let symbol = model.symbols.new_with_prefix("batch");
+    let declared = graph.inputs();
+    for input in inputs {
+        let index = declared.iter().position(|tensor| tensor.name == input.name);
+        let index = index.expect("the tensors were checked against the graph");
+        let first = match (batch, input.batch) {
+            (PlanBatch::Any, BatchAxis::Free) => symbol.clone().into(),
+            _ => 1.to_dim(),
+        };
+        let shape: TVec<TDim> = std::iter::once(first)
+            .chain(input.shape.iter().map(|length| length.to_dim()))
+            .collect();
+        model
+            .set_input_fact(index, InferenceFact::dt_shape(datum_type(input.dtype), shape))
+            .map_err(failed("setting the input shapes"))?;
+    }
+    let declared = graph.outputs();
+    let selected: Vec<_> = outputs
+        .iter()
+        .map(|output| {
+            let index = declared.iter().position(|tensor| tensor.name == output.name);
+            model.outputs[index.expect("the tensors were checked against the graph")]
+        })
+        .collect();
+    model.select_output_outlets(&selected).map_err(failed("selecting the outputs"))?;
+    model.into_typed().map_err(failed("inferring types and shapes"))
+}
+
+fn check_outputs(
+    model: &TypedModel,
+    outputs: &[TensorPort],
+    batch: PlanBatch,
+) -> Result<(), Error> {
+    for (index, port) in outputs.iter().enumerate() {
+        let fact = model.output_fact(index).map_err(failed("reading the output types"))?;
+        let axes: Vec<String> = fact.shape.iter().map(|length| length.to_string()).collect();
+        let expected = std::iter::once(1).chain(port.shape.iter().copied());
+        let expected: Vec<String> = expected.map(|length| length.to_string()).collect();
+        let same_axes = match batch {
+            PlanBatch::One => axes == expected,
+            PlanBatch::Any => axes.len() == expected.len() && axes[1..] == expected[1..],
+        };
+        if !same_axes || output_dtype(fact.datum_type) != Some(port.dtype) {
+            return Err(Error::Tensor {
+                side: "output",
+                name: port.name.clone(),
+                manifest: format!("{} [{}]", port.dtype, expected.join(", ")),
+                model: format!("{:?} [{}] for one sample", fact.datum_type, axes.join(", "))
+                    .to_lowercase(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_tensors(model: &TypedModel, batch: PlanBatch, limits: &Limits) -> Result<(), Error> {
+    if batch == PlanBatch::Any {
+        return Ok(());
+    }
+    let facts = model.nodes.iter().flat_map(|node| &node.outputs).map(|outlet| &outlet.fact);
+    facts.filter_map(|fact| fact.mem_size().to_usize().ok()).try_for_each(|len_bytes| {
+        Error::check_limit(
+            "the size in bytes of a tensor in the graph",
+            len_bytes,
+            limits.tensor_bytes_max,
+        )
+    })
+}
+
+fn tensor_of(tensor: &NamedTensor) -> TractResult<Tensor> {
+    let shape = tensor.shape();
+    match tensor.data() {
+        TensorData::F32(values) => Tensor::from_shape(shape, values),
+        TensorData::I8(values) => Tensor::from_shape(shape, values),
+        TensorData::U8(values) => Tensor::from_shape(shape, values),
+        TensorData::I32(values) => Tensor::from_shape(shape, values),
+        TensorData::I64(values) => Tensor::from_shape(shape, values),
+    }
+}
+
+fn named_tensor(port: &TensorPort, value: &Tensor) -> Result<NamedTensor, Error> {
+    let data = tensor_data(port.dtype, value).map_err(run_failed)?;
+    NamedTensor::new(port.name.clone(), value.shape().to_vec(), data)
+        .map_err(|source| Error::Run { source: Box::new(source) })
+}
+
+fn tensor_data(dtype: DType, value: &Tensor) -> TractResult<TensorData> {
+    // Shapes computed in the graph have a type of tract's own until they are cast.
+    let value = value.cast_to_dt(datum_type(dtype))?;
+    let plain = value.try_as_plain_ram()?;
+    Ok(match dtype {
+        DType::F32 => TensorData::F32(plain.as_slice()?.to_vec()),
+        DType::I8 => TensorData::I8(plain.as_slice()?.to_vec()),
+        DType::U8 => TensorData::U8(plain.as_slice()?.to_vec()),
+        DType::I32 => TensorData::I32(plain.as_slice()?.to_vec()),
+        DType::I64 => TensorData::I64(plain.as_slice()?.to_vec()),
+    })
+}
+
+fn datum_type(dtype: DType) -> DatumType {
+    match dtype {
+        DType::F32 => DatumType::F32,
+        DType::I8 => DatumType::I8,
+        DType::U8 => DatumType::U8,
+        DType::I32 => DatumType::I32,
+        DType::I64 => DatumType::I64,
+    }
+}
+
+fn output_dtype(datum_type: DatumType) -> Option<DType> {
+    match datum_type {
+        DatumType::F32 => Some(DType::F32),
+        DatumType::I8 => Some(DType::I8),
+        DatumType::U8 => Some(DType::U8),
+        DatumType::I32 => Some(DType::I32),
+        DatumType::I64 | DatumType::TDim => Some(DType::I64),
+        _ => None,
+    }
+}
+
+fn failed(stage: &'static str) -> impl Fn(tract_onnx::prelude::TractError) -> Error {
+    move |source| Error::Build { stage, source: source.into() }
+}
+
+fn run_failed(source: tract_onnx::prelude::TractError) -> Error {
+    Error::Run { source: source.into() }
+}
+
+/// Turns a panic inside the engine into an error, so that one model cannot end the process.
+fn without_panic<T>(
+    stage: &'static str,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(Error::Panic { stage, detail: panic_text(&*panic) }))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
