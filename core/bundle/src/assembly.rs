@@ -21,7 +21,7 @@ use crate::{
     Bundle, ChunkIndex, ChunkRef, Error, Limits,
     chunk::{cut, expand},
     digest_of, files,
-    layout::{BLOBS_FOLDER, blob_path, write_marks, write_statement},
+    layout::{BLOBS_FOLDER, blob_path, marks, write_statement},
     limits::BLOBS_MAX,
 };
 
@@ -158,7 +158,10 @@ impl Assembly {
             write_statement(&self.staging, statement)?;
         }
         let oci_manifest = &self.index.blobs()[0];
-        write_marks(&self.staging, oci_manifest.digest, oci_manifest.len_bytes)?;
+        for (name, bytes) in marks(oci_manifest.digest, oci_manifest.len_bytes) {
+            files::write_file(&self.staging.join(name), &bytes)?;
+        }
+        files::sync(&self.staging)?;
         let bundle = Bundle::open(&self.staging, limits)?;
         files::rename(&self.staging, destination)?;
         Ok(bundle)

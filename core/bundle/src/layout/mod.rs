@@ -16,6 +16,7 @@
 //! never used as a path.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -142,17 +143,39 @@ impl Bundle {
         check_folder(folder)?;
         check_layout_version(folder)?;
         let (digest, size) = read_index(folder)?;
+        check_oci_manifest_len(digest, size)?;
         let part = oci_manifest_part(digest);
-        if size > OCI_MANIFEST_BYTES_MAX {
-            let max_bytes = OCI_MANIFEST_BYTES_MAX;
-            return Err(Error::TooLarge { part, len_bytes: size, max_bytes });
-        }
         let oci_manifest = read_blob(folder, &part, digest, size)?;
         let read = |part: &str, blob: &Descriptor| read_blob(folder, part, blob.digest, blob.size);
         let mut bundle = assemble(digest, oci_manifest, read, limits)?;
         bundle.check_nothing_unlisted(folder)?;
         bundle.statement = read_statement(folder)?;
         Ok(bundle)
+    }
+
+    /// Checks blobs that lie elsewhere than in a layout of this crate's: `read` gives the bytes of a
+    /// blob, which are believed only if they have its digest.
+    ///
+    /// # Errors
+    /// Those of `read`; those of [`Bundle::open`] that concern blobs.
+    pub fn from_blobs(
+        digest: Digest,
+        mut read: impl FnMut(Digest) -> Result<Vec<u8>, Error>,
+        limits: &Limits,
+    ) -> Result<Self, Error> {
+        let oci_manifest = read(digest)?;
+        check_oci_manifest_len(digest, oci_manifest.len() as u64)?;
+        assemble(digest, oci_manifest, |_, blob| read(blob.digest), limits)
+    }
+
+    /// The same bundle with a signed statement beside it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`].
+    pub fn with_statement(mut self, statement: Vec<u8>) -> Result<Self, Error> {
+        check_statement_len(&statement)?;
+        self.statement = Some(statement);
+        Ok(self)
     }
 
     /// Writes the layout into a new or empty folder. `index.json` comes last: what a power cut leaves
@@ -164,16 +187,24 @@ impl Bundle {
         if !files::is_vacant(folder)? {
             return Err(Error::Occupied { path: folder.to_owned() });
         }
-        let blobs = folder.join(BLOBS_FOLDER);
-        files::create_folder(&blobs)?;
-        for (digest, bytes) in self.blobs() {
-            files::write_file(&blob_path(folder, digest), bytes)?;
+        files::create_folder(&folder.join(BLOBS_FOLDER))?;
+        for (path, bytes) in self.files() {
+            if path.as_os_str() == oci::INDEX_FILE {
+                files::sync(&folder.join(BLOBS_FOLDER))?;
+                files::sync(&folder.join("blobs"))?;
+            }
+            files::write_file(&folder.join(path), &bytes)?;
         }
-        files::sync(&blobs)?;
-        if let Some(statement) = &self.statement {
-            write_statement(folder, statement)?;
-        }
-        write_marks(folder, self.digest, self.manifest_len())
+        files::sync(folder)
+    }
+
+    /// The files of the layout, by their path in it, in the order in which they are to be written.
+    pub fn files(&self) -> impl Iterator<Item = (PathBuf, Cow<'_, [u8]>)> {
+        let blob = |(digest, bytes)| (blob_path(Path::new(""), digest), Cow::Borrowed(bytes));
+        let statement = self.statement().map(|bytes| (STATEMENT_FILE.into(), Cow::Borrowed(bytes)));
+        let marks = marks(self.digest, self.manifest_len());
+        let marks = marks.map(|(name, bytes)| (name.into(), Cow::Owned(bytes)));
+        self.blobs().map(blob).chain(statement).chain(marks)
     }
 
     /// The bundle's identity: the digest of the OCI manifest.
@@ -263,22 +294,15 @@ impl Bundle {
 /// # Errors
 /// [`Error::TooLarge`], [`Error::Io`].
 pub fn write_statement(folder: &Path, statement: &[u8]) -> Result<(), Error> {
-    let (part, len_bytes) = (STATEMENT_FILE.to_owned(), statement.len() as u64);
-    if len_bytes > STATEMENT_BYTES_MAX {
-        return Err(Error::TooLarge { part, len_bytes, max_bytes: STATEMENT_BYTES_MAX });
-    }
+    check_statement_len(statement)?;
     files::write_file(&folder.join(STATEMENT_FILE), statement)?;
     files::sync(folder)
 }
 
-/// Writes `oci-layout` and, last, `index.json`.
-pub(crate) fn write_marks(folder: &Path, digest: Digest, size: u64) -> Result<(), Error> {
-    let version = oci::OCI_LAYOUT_VERSION.to_owned();
-    let layout = to_json(&OciLayout { image_layout_version: version });
-    files::write_file(&folder.join(oci::OCI_LAYOUT_FILE), &layout)?;
-    let index = to_json(&Index::of(digest, size));
-    files::write_file(&folder.join(oci::INDEX_FILE), &index)?;
-    files::sync(folder)
+/// `oci-layout` and, last, `index.json`.
+pub(crate) fn marks(digest: Digest, size: u64) -> [(&'static str, Vec<u8>); 2] {
+    let layout = OciLayout { image_layout_version: oci::OCI_LAYOUT_VERSION.to_owned() };
+    [(oci::OCI_LAYOUT_FILE, to_json(&layout)), (oci::INDEX_FILE, to_json(&Index::of(digest, size)))]
 }
 
 /// Where a layout keeps a blob.
@@ -546,6 +570,23 @@ fn check_length(part: &str, expected_bytes: u64, found_bytes: u64) -> Result<(),
         return Ok(());
     }
     Err(Error::Length { part: part.to_owned(), expected_bytes, found_bytes })
+}
+
+fn check_oci_manifest_len(digest: Digest, len_bytes: u64) -> Result<(), Error> {
+    if len_bytes <= OCI_MANIFEST_BYTES_MAX {
+        return Ok(());
+    }
+    let (part, max_bytes) = (oci_manifest_part(digest), OCI_MANIFEST_BYTES_MAX);
+    Err(Error::TooLarge { part, len_bytes, max_bytes })
+}
+
+fn check_statement_len(statement: &[u8]) -> Result<(), Error> {
+    let len_bytes = statement.len() as u64;
+    if len_bytes <= STATEMENT_BYTES_MAX {
+        return Ok(());
+    }
+    let (part, max_bytes) = (STATEMENT_FILE.to_owned(), STATEMENT_BYTES_MAX);
+    Err(Error::TooLarge { part, len_bytes, max_bytes })
 }
 
 fn check_digest(part: &str, expected: Digest, bytes: &[u8]) -> Result<(), Error> {

@@ -161,6 +161,27 @@ fn optional_parts_may_be_absent_and_equal_layers_share_a_blob() {
 }
 
 #[test]
+fn a_bundle_opens_from_blobs_that_lie_elsewhere() {
+    let built = Written::new().bundle;
+    let open = |spoil: Option<Digest>| {
+        let read = |digest: Digest| {
+            let (_, bytes) = built.blobs().find(|(name, _)| *name == digest).expect("a blob of it");
+            let spoilt = if spoil == Some(digest) { &bytes[1..] } else { bytes };
+            Ok(spoilt.to_vec())
+        };
+        Bundle::from_blobs(built.digest(), read, &Limits::default())
+    };
+    let opened = open(None).and_then(|bundle| bundle.with_statement(b"{}".to_vec()));
+    let files: Vec<_> = opened.expect("undamaged").files().map(|(path, _)| path).collect();
+    assert_eq!(files.len(), 10);
+    assert_eq!(files[7..], ["statement.json", "oci-layout", "index.json"].map(PathBuf::from));
+    for (digest, _) in built.blobs() {
+        let error = open(Some(digest)).expect_err("a byte is missing");
+        assert!(error.to_string().contains(&digest.to_string()), "{error}");
+    }
+}
+
+#[test]
 fn a_bundle_is_not_written_over_something() {
     let written = Written::new();
     let error = written.bundle.write(written.folder.path()).expect_err("a layout is there");
@@ -562,4 +583,31 @@ fn a_layout_that_was_not_written_to_its_end_is_refused() {
     assert!(error.to_string().contains("index.json is missing"), "{error}");
     fs::write(written.path("index.json"), "{\"schemaVersion\":2,\"manif").expect("it can be made");
     assert!(written.open().is_err());
+}
+
+/// Other tools carry bundles between registries. A plain `skopeo inspect` is for container images and
+/// refuses every artifact; `--raw` shows one.
+#[test]
+fn skopeo_shows_and_copies_a_bundle() {
+    let skopeo = |arguments: &[&str]| std::process::Command::new("skopeo").args(arguments).output();
+    if skopeo(&["--version"]).is_err() {
+        let required = std::env::var_os("SELVEDGE_REQUIRE_TOOLS").is_some();
+        assert!(!required, "skopeo is not installed");
+        println!("skipped: skopeo not found");
+        return;
+    }
+    let written = Written::new();
+    let source = format!("oci:{}", written.folder.path().display());
+    let raw = skopeo(&["inspect", "--raw", &source]).expect("it ran before");
+    assert_eq!(raw.stdout, written.bundle.oci_manifest(), "{raw:?}");
+    let config = skopeo(&["inspect", "--raw", "--config", &source]).expect("it ran before");
+    assert_eq!(config.stdout, example::manifest().to_json(), "{config:?}");
+
+    let copy = written.elsewhere.path().join("copy");
+    // No policy file is looked for: the copy stays on this disk.
+    let target = format!("oci:{}:latest", copy.display());
+    let copied = skopeo(&["--insecure-policy", "copy", &source, &target]).expect("it ran before");
+    assert!(copied.status.success(), "{copied:?}");
+    let bundle = Bundle::open(&copy, &Limits::default()).expect("skopeo changed nothing inside");
+    assert_eq!(bundle.digest(), written.bundle.digest());
 }
