@@ -277,3 +277,79 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::tensor_proto::DataType;
+
+    use super::*;
+    use crate::onnx_builder::OnnxBuilder;
+
+    fn ports() -> ([TensorPort; 1], [TensorPort; 1]) {
+        let port = |name: &str| TensorPort {
+            name: name.to_owned(),
+            dtype: DType::I8,
+            batch: BatchAxis::Free,
+            shape: vec![4],
+        };
+        ([port("q_in")], [port("q_out")])
+    }
+
+    /// When this fails, tract computes the structure rightly and the refusal in `graph.rs` can go.
+    #[test]
+    fn tract_still_computes_a_quantised_softmax_wrongly_when_it_optimises() {
+        let onnx = OnnxBuilder::new(
+            ("q_in", DataType::Int8, &[-1, 4]),
+            ("q_out", DataType::Int8, &[-1, 4]),
+        )
+        .f32s("scale_in", &[], &[0.1])
+        .f32s("scale_out", &[], &[1.0 / 256.0])
+        .i8_scalar("zero_in", 0)
+        .i8_scalar("zero_out", -128)
+        .node("DequantizeLinear", &["q_in", "scale_in", "zero_in"], "x")
+        .node("Softmax", &["x"], "y")
+        .node("QuantizeLinear", &["y", "scale_out", "zero_out"], "q_out")
+        .bytes();
+        let limits = Limits::default();
+        let graph = Graph::decode(&onnx, &limits).expect("a well-formed graph");
+        let (inputs, outputs) = ports();
+        let answer = |rewriting| {
+            let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::One, rewriting, &limits)
+                .expect("builds");
+            let input = NamedTensor::new("q_in", vec![1, 4], TensorData::I8(vec![0, 0, 0, 0]));
+            plan.run(vec![input.expect("four elements")]).expect("runs").remove(0).into_data()
+        };
+        assert_eq!(answer(Rewriting::None), TensorData::I8(vec![-64; 4]), "a quarter each");
+        assert_ne!(answer(Rewriting::Full), TensorData::I8(vec![-64; 4]));
+    }
+
+    #[test]
+    fn a_plan_for_any_batch_gives_each_sample_its_own_answer() {
+        let onnx = OnnxBuilder::new(
+            ("q_in", DataType::Int8, &[-1, 4]),
+            ("q_out", DataType::Int8, &[-1, 4]),
+        )
+        .node("Relu", &["q_in"], "q_out")
+        .bytes();
+        let limits = Limits::default();
+        let graph = Graph::decode(&onnx, &limits).expect("a well-formed graph");
+        let (inputs, outputs) = ports();
+        let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::Any, Rewriting::Full, &limits)
+            .expect("builds");
+        for batch in [1, 3, 2] {
+            let data = TensorData::I8((0..batch * 4).map(|value| value as i8 - 4).collect());
+            let input = NamedTensor::new("q_in", vec![batch, 4], data).expect("whole samples");
+            let expected =
+                TensorData::I8((0..batch * 4).map(|value| (value as i8 - 4).max(0)).collect());
+            let output = plan.run(vec![input]).expect("runs").remove(0);
+            assert_eq!((output.shape(), output.data()), ([batch, 4].as_slice(), &expected));
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_engine_is_an_error_with_its_message() {
+        let error =
+            without_panic::<()>("testing", || panic!("index {}", 7)).expect_err("it panicked");
+        assert!(error.to_string().contains("while testing: index 7"), "{error}");
+    }
+}

@@ -424,3 +424,151 @@ impl<'a> Wiring<'a> {
         inputs.find(variable).is_none().then_some(first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx_builder::{OnnxBuilder, tensor};
+
+    const FLOAT: DataType = DataType::Float;
+    const INT8: DataType = DataType::Int8;
+
+    /// An int8 graph whose middle is `nodes`, from "x" to "y".
+    fn quantised(middle: impl Fn(OnnxBuilder) -> OnnxBuilder) -> Vec<u8> {
+        let graph = OnnxBuilder::new(("q_in", INT8, &[-1, 4]), ("q_out", INT8, &[-1, 4]))
+            .f32s("scale_in", &[], &[0.1])
+            .f32s("scale_out", &[], &[1.0 / 256.0])
+            .f32s("two", &[], &[2.0])
+            .i8_scalar("zero_in", 0)
+            .i8_scalar("zero_out", -128)
+            .node("DequantizeLinear", &["q_in", "scale_in", "zero_in"], "x");
+        middle(graph).node("QuantizeLinear", &["y", "scale_out", "zero_out"], "q_out").bytes()
+    }
+
+    fn parse(onnx: &[u8]) -> Result<Graph, Error> {
+        Graph::parse(onnx, &Limits::default())
+    }
+
+    #[test]
+    fn a_softmax_between_dequantize_and_quantize_is_refused_by_the_names_of_its_nodes() {
+        let error = parse(&quantised(|graph| graph.node("Softmax", &["x"], "y")))
+            .err()
+            .expect("wrong in tract");
+        let words =
+            "DequantizeLinear \"x_node\" → Softmax \"y_node\" → QuantizeLinear \"q_out_node\"";
+        assert!(error.to_string().contains(words), "{error}");
+    }
+
+    #[test]
+    fn neighbours_that_change_no_shape_do_not_hide_a_quantised_softmax() {
+        let hidden: [(&str, Vec<u8>); 5] = [
+            (
+                "scaled",
+                quantised(|graph| {
+                    graph.node("Mul", &["x", "two"], "s").node("Softmax", &["s"], "y")
+                }),
+            ),
+            (
+                "constant first",
+                quantised(|graph| {
+                    graph.node("Mul", &["two", "x"], "s").node("Softmax", &["s"], "y")
+                }),
+            ),
+            (
+                "identity",
+                quantised(|graph| graph.node("Softmax", &["x"], "s").node("Identity", &["s"], "y")),
+            ),
+            ("logarithm", quantised(|graph| graph.node("LogSoftmax", &["x"], "y"))),
+            (
+                "twice",
+                quantised(|graph| graph.node("Softmax", &["x"], "s").node("Softmax", &["s"], "y")),
+            ),
+        ];
+        let missed: Vec<_> =
+            hidden.iter().filter(|(_, onnx)| parse(onnx).is_ok()).map(|(name, _)| name).collect();
+        assert!(missed.is_empty(), "{missed:?}");
+    }
+
+    #[test]
+    fn a_softmax_that_is_not_quantised_again_is_let_through() {
+        let float = OnnxBuilder::new(("q_in", INT8, &[-1, 4]), ("y", FLOAT, &[-1, 4]))
+            .f32s("scale_in", &[], &[0.1])
+            .i8_scalar("zero_in", 0)
+            .node("DequantizeLinear", &["q_in", "scale_in", "zero_in"], "x")
+            .node("Softmax", &["x"], "y");
+        assert!(parse(&float.bytes()).is_ok());
+        assert!(parse(&quantised(|graph| graph.node("Relu", &["x"], "y"))).is_ok());
+        let apart =
+            quantised(|graph| graph.node("Softmax", &["x"], "s").node("MatMul", &["s", "x"], "y"));
+        assert!(parse(&apart).is_ok());
+    }
+
+    #[test]
+    fn the_published_minimal_case_is_refused_too() {
+        let folder = std::env::var_os("SELVEDGE_MODELS_DIR");
+        let path =
+            folder.map(|folder| std::path::PathBuf::from(folder).join("onnx/dq_softmax_q.onnx"));
+        let Some(onnx) = path.and_then(|path| std::fs::read(path).ok()) else {
+            eprintln!("skipped: SELVEDGE_MODELS_DIR has no onnx/dq_softmax_q.onnx");
+            return;
+        };
+        let error = parse(&onnx).err().expect("wrong in tract");
+        assert!(matches!(error, Error::QuantisedSoftmax { .. }), "{error}");
+    }
+
+    #[test]
+    fn unknown_operators_are_named_even_inside_subgraphs_and_of_other_domains() {
+        let inner =
+            OnnxBuilder::new(("x", FLOAT, &[1]), ("y", FLOAT, &[1])).node("Wobble", &["x"], "y");
+        let onnx = OnnxBuilder::new(("x", FLOAT, &[1]), ("y", FLOAT, &[1]))
+            .node_of("com.example", "Relu", &["x"], "a")
+            .node("If", &["a"], "b")
+            .subgraph(inner)
+            .node("Relu", &["b"], "y")
+            .bytes();
+        let error = parse(&onnx).err().expect("unknown operators");
+        assert!(error.to_string().ends_with(": Wobble, com.example.Relu"), "{error}");
+    }
+
+    #[test]
+    fn files_that_are_no_self_contained_model_are_refused() {
+        let weights = |weight| {
+            OnnxBuilder::new(("x", FLOAT, &[1]), ("y", FLOAT, &[1]))
+                .node("Add", &["x", "w"], "y")
+                .weight(weight)
+                .bytes()
+        };
+        let external = TensorProto {
+            data_location: Some(DataLocation::External as i32),
+            ..tensor("w", FLOAT, &[1])
+        };
+        let cases = [
+            (b"no protobuf".to_vec(), "not a usable ONNX file"),
+            (Vec::new(), "the file holds no graph"),
+            (weights(external), "\"w\" is stored outside of the ONNX file"),
+            (weights(tensor("w", FLOAT, &[1 << 40])), "holds 0 values"),
+            (weights(tensor("w", FLOAT, &[i64::MAX, i64::MAX])), "holds 0 values"),
+            (weights(tensor("w", FLOAT, &[-1])), "holds 0 values"),
+        ];
+        let refusal =
+            |onnx: &[u8]| parse(onnx).err().map(|error| error.to_string()).unwrap_or_default();
+        let wrong: Vec<_> = cases
+            .iter()
+            .map(|(onnx, words)| (refusal(onnx), words))
+            .filter(|(refusal, words)| !refusal.contains(**words))
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn the_quantisation_of_an_output_is_read_from_its_last_node() {
+        let onnx = OnnxBuilder::new(("q", INT8, &[-1, 4]), ("y", FLOAT, &[-1, 4]))
+            .f32s("scale", &[], &[0.25])
+            .i8_scalar("zero", -3)
+            .node("DequantizeLinear", &["q", "scale", "zero"], "y")
+            .bytes();
+        let graph = parse(&onnx).expect("a plain graph");
+        assert_eq!(graph.quantisation("y"), Some(Quantisation { scale: 0.25, zero_point: -3 }));
+        assert_eq!(graph.quantisation("q"), None);
+    }
+}

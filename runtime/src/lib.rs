@@ -15,10 +15,14 @@ mod graph;
 mod limits;
 mod math;
 mod model;
+#[cfg(test)]
+mod onnx_builder;
 mod post;
 mod pre;
 mod sample;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, ErrorKind};
 pub use features::FeatureReader;
