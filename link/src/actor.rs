@@ -10,7 +10,10 @@ use std::{
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -229,6 +232,7 @@ impl Actor {
                 None | Some(End::Down { .. }) => {}
                 Some(End::Abandoned) => return,
                 Some(End::Closed { done }) => {
+                    self.commands.close();
                     // Whoever does not wait for the end does not need to know.
                     let _ = done.send(());
                     return;
@@ -333,25 +337,27 @@ impl Actor {
         format!("{} said nothing for {silence_s} s", self.config.url)
     }
 
-    /// Sends the farewell and ends the connection in order.
+    /// Sends the farewell and ends the connection in order. If it breaks meanwhile, so be it.
     async fn part(&mut self, current: &mut Current, farewell: Option<Publish>) {
+        // Without a word about what was dealt with, it would come again.
+        while let Ok(ack) = self.acks.try_recv() {
+            if ack.connection == self.connection
+                && (!until(current, Session::has_room_for_ack).await
+                    || current.session.acknowledge(ack.packet_id).is_err())
+            {
+                return;
+            }
+        }
         if let Some(publish) = farewell {
             let (receipt, mut promised) = oneshot::channel();
-            if current.session.request(Request::Publish { publish, receipt }).is_err() {
-                return;
-            }
-            while promised.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
-                if current.session.next().await.is_err() {
-                    return;
-                }
-            }
-        }
-        while !current.session.has_room_for_ack() {
-            if current.session.next().await.is_err() {
+            let mut told = || !matches!(promised.try_recv(), Err(TryRecvError::Empty));
+            if current.session.request(Request::Publish { publish, receipt }).is_err()
+                || !until(current, |_| told()).await
+            {
                 return;
             }
         }
-        if current.session.disconnect().is_ok() {
+        if until(current, Session::has_room_for_ack).await && current.session.disconnect().is_ok() {
             while !matches!(current.session.next().await, Ok(Occurrence::DisconnectSent) | Err(_)) {
             }
         }
@@ -466,6 +472,16 @@ impl Actor {
         }
         fault.is_none()
     }
+}
+
+/// Lets the connection go on until `ready`; false if it broke before.
+async fn until(current: &mut Current, mut ready: impl FnMut(&Session) -> bool) -> bool {
+    while !ready(&current.session) {
+        if current.session.next().await.is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 fn give_event(

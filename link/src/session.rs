@@ -2,7 +2,7 @@
 //!
 //! Nothing of `rumqttc` is known outside of this file.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use rumqttc::{
     Outgoing, TlsConfiguration, Transport,
@@ -434,13 +434,29 @@ fn describe(error: &ConnectionError, config: &LinkConfig) -> String {
             StateError::ConnectionAborted => format!("{url} closed the connection"),
             StateError::AwaitPingResp => format!("{url} did not answer a ping"),
             StateError::Io(error) | StateError::Deserialization(PacketError::Io(error)) => {
-                format!("the connection to {url} broke: {error}")
+                broken(error, config)
             }
             error => format!("{url}: {error}"),
         },
         error => format!("{url}: {error}"),
     };
     text.trim_end().replace(['\n', '\r'], " ")
+}
+
+fn broken(error: &io::Error, config: &LinkConfig) -> String {
+    let url = &config.url;
+    let alert = error.get_ref().and_then(|error| match error.downcast_ref()? {
+        rustls::Error::AlertReceived(alert) => Some(alert),
+        _ => None,
+    });
+    // In TLS 1.3 the broker looks at our certificate when the handshake is over for us.
+    match (alert, config.tls.as_ref().map(|files| &files.certificate)) {
+        (Some(alert), Some(Some(certificate))) => {
+            format!("{url} refuses our certificate {}: {alert:?}", certificate.display())
+        }
+        (Some(alert), _) => format!("{url} refuses us without a certificate: {alert:?}"),
+        (None, _) => format!("the connection to {url} broke: {error}"),
+    }
 }
 
 fn refused(code: ConnectReturnCode, config: &LinkConfig) -> String {
