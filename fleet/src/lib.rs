@@ -1,1 +1,43 @@
-//! The fleet manager: ingest, registry, desired state, API, dashboard.
+//! The fleet manager: it takes what devices send, keeps the bundles, says what each device should run,
+//! and shows all of it over a REST API and a page.
+//!
+//! What it guarantees: each record of a device is stored exactly once, however often and in whatever
+//! order it comes, and a device is told to forget a record only after it is on the disk. A bundle is
+//! offered to devices only after everything that devices check was checked here. What the broker should
+//! retain is a function of the database, so a broker that lost everything gets it again.
+//!
+//! What it does not: run a model, decide about waves of a rollout, let anybody in from another machine.
+//!
+//! Vocabulary: the *uplink* is what devices send, the *downlink* what they find at the broker; a
+//! *desired state* is signed by the *director*, whose key is online in this process.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod broker;
+mod command;
+mod config;
+mod dashboard;
+mod director;
+mod downlink;
+mod error;
+mod fleet;
+mod ingest;
+mod limits;
+mod live;
+mod manager;
+mod ranges;
+mod registry;
+mod secret;
+mod stop;
+mod store;
+#[cfg(test)]
+mod testing;
+mod view;
+
+pub use broker::{EmbeddedBroker, MANAGER, ServerTls};
+pub use command::main_with;
+pub use config::{Broker, Config, FleetArgs, Settings};
+pub use error::{Error, ErrorKind, one_line};
+pub use fleet::{ADDRESSES_FILE, Addresses, RunningFleet, run};
+pub use limits::Limits;

@@ -1,2 +1,19 @@
-//! The fleet manager: ingest, registry, desired state, API, dashboard.
-fn main() {}
+//! The fleet manager as a program of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use selvedge_fleet::{FleetArgs, main_with};
+
+/// The fleet manager: broker, registry, API and dashboard.
+#[derive(Parser)]
+#[command(name = "selvedge-fleet", version)]
+struct Command {
+    #[command(flatten)]
+    args: FleetArgs,
+}
+
+fn main() -> ExitCode {
+    main_with(Command::parse().args)
+}

@@ -1,0 +1,179 @@
+//! Devices: registering, reading, deleting, and saying what they should run.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
+
+use super::{Body, ErrorBody, Path};
+use crate::{
+    Error,
+    manager::Manager,
+    view::{DesiredView, DeviceView, FleetView},
+};
+
+/// A device to register.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDevice {
+    /// Its name: 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit.
+    #[schema(value_type = String, example = "line-1")]
+    id: DeviceId,
+    /// What operators call it.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// What a new device needs. The password is shown here and nowhere else.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AddedDevice {
+    /// Its name.
+    #[schema(value_type = String)]
+    id: DeviceId,
+    /// Its fleet.
+    #[schema(value_type = String)]
+    fleet: FleetName,
+    /// Where it connects.
+    broker_url: String,
+    /// Its account at the broker.
+    user: String,
+    /// The account's password; none where the broker knows devices by their certificates.
+    password: Option<String>,
+    /// The authority that vouches for the broker, in PEM, where there is one.
+    ca: Option<String>,
+    /// The root metadata that it trusts from now on.
+    #[schema(value_type = Object)]
+    root: serde_json::Value,
+}
+
+/// What a device should run.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDesired {
+    /// The bundle of each slot. A slot that is not named is emptied.
+    #[schema(value_type = BTreeMap<String, String>, example = json!({"main": "sha256:…"}))]
+    slots: BTreeMap<SlotName, Digest>,
+}
+
+/// A desired state that was signed and kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SetDesired {
+    /// Its generation.
+    generation: u64,
+}
+
+/// Registers a device.
+#[utoipa::path(
+    post, path = "/api/v1/devices", tag = "devices", request_body = NewDevice,
+    responses(
+        (status = 201, description = "The device is registered", body = AddedDevice),
+        (status = "4XX", description = "The request is refused", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn add_device(
+    State(manager): State<Arc<Manager>>,
+    Body(new): Body<NewDevice>,
+) -> Result<(StatusCode, Json<AddedDevice>), Error> {
+    let credentials = manager.add_device(&new.id, &new.labels).await?;
+    let added = AddedDevice {
+        user: new.id.to_string(),
+        id: new.id,
+        fleet: manager.director.fleet().clone(),
+        broker_url: manager.access.broker_url.clone(),
+        password: credentials.password,
+        ca: manager.access.ca.clone(),
+        root: serde_json::from_slice(manager.director.root_document())
+            .expect("the root metadata was read as JSON before"),
+    };
+    Ok((StatusCode::CREATED, Json(added)))
+}
+
+/// All devices, by name.
+#[utoipa::path(
+    get, path = "/api/v1/devices", tag = "devices",
+    responses(
+        (status = 200, description = "The devices", body = Vec<DeviceView>),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn list_devices(
+    State(manager): State<Arc<Manager>>,
+) -> Result<Json<Vec<DeviceView>>, Error> {
+    Ok(Json(FleetView::read(&manager.store).await?.devices))
+}
+
+/// One device.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{id}", tag = "devices",
+    params(("id" = String, Path, description = "The device's name")),
+    responses(
+        (status = 200, description = "The device", body = DeviceView),
+        (status = "4XX", description = "There is no such device", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn read_device(
+    State(manager): State<Arc<Manager>>,
+    Path(id): Path<DeviceId>,
+) -> Result<Json<DeviceView>, Error> {
+    DeviceView::read(&manager.store, &id).await.map(Json)
+}
+
+/// Deletes a device and all that it sent.
+#[utoipa::path(
+    delete, path = "/api/v1/devices/{id}", tag = "devices",
+    params(("id" = String, Path, description = "The device's name")),
+    responses(
+        (status = 204, description = "The device is gone"),
+        (status = "4XX", description = "There is no such device", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn delete_device(
+    State(manager): State<Arc<Manager>>,
+    Path(id): Path<DeviceId>,
+) -> Result<StatusCode, Error> {
+    manager.delete_device(&id).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+/// Says what a device should run from now on.
+#[utoipa::path(
+    put, path = "/api/v1/devices/{id}/desired", tag = "devices", request_body = NewDesired,
+    params(("id" = String, Path, description = "The device's name")),
+    responses(
+        (status = 200, description = "The desired state is signed and kept", body = SetDesired),
+        (status = "4XX", description = "There is no such device or bundle", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn set_desired(
+    State(manager): State<Arc<Manager>>,
+    Path(id): Path<DeviceId>,
+    Body(new): Body<NewDesired>,
+) -> Result<Json<SetDesired>, Error> {
+    let generation = manager.set_desired(&id, &new.slots).await?;
+    Ok(Json(SetDesired { generation }))
+}
+
+/// What a device should run.
+#[utoipa::path(
+    get, path = "/api/v1/devices/{id}/desired", tag = "devices",
+    params(("id" = String, Path, description = "The device's name")),
+    responses(
+        (status = 200, description = "The desired state", body = DesiredView),
+        (status = "4XX", description = "Nobody has said what it should run", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn read_desired(
+    State(manager): State<Arc<Manager>>,
+    Path(id): Path<DeviceId>,
+) -> Result<Json<DesiredView>, Error> {
+    let desired = manager.store.desired(&id).await?;
+    let unsaid = || Error::NotFound(format!("nobody has said what {id} should run"));
+    desired.map(|row| Json(DesiredView::from(row))).ok_or_else(unsaid)
+}

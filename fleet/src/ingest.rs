@@ -1,0 +1,335 @@
+//! From the broker into the store.
+//!
+//! Messages are decoded as they come and stored in groups: one commit takes what has come since the
+//! last. A message is acknowledged, and its device told, after the commit. While the store does not
+//! take anything (a full disk), the group waits and is tried again; the broker holds the rest.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout_at},
+};
+
+use selvedge_link::{Ack, Incoming, LinkEvent};
+use selvedge_wire::{Error as WireError, Message, Stream, Topic, Topics, decode};
+
+use crate::{
+    Limits,
+    downlink::Downlink,
+    error::one_line,
+    live::Live,
+    stop::Stop,
+    store::{Malformed, Received, Store, Upward},
+};
+
+/// A sender's malformed payloads are logged at most this often.
+const LOG_EVERY_MS: u64 = 60_000;
+
+/// How long to wait before a commit is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How the ingest is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IngestState {
+    /// Whether the link to the broker is up.
+    pub connected: bool,
+    /// Why nothing is stored at present, if that is so.
+    pub blocked: Option<String>,
+}
+
+/// What the ingest needs.
+pub struct Ingest {
+    pub store: Store,
+    pub topics: Topics,
+    pub downlink: Downlink,
+    pub live: Live,
+    pub limits: Limits,
+    pub clock: fn() -> u64,
+    pub state: Arc<watch::Sender<IngestState>>,
+}
+
+/// One message on its way into the store.
+struct Job {
+    what: What,
+    ack: Ack,
+}
+
+enum What {
+    Understood(Received),
+    Malformed(Malformed),
+}
+
+impl Ingest {
+    /// Takes what the link brings until `stop` is said; what is under way then is stored first.
+    pub async fn run(self, mut events: mpsc::Receiver<LinkEvent>, mut stop: Stop) {
+        let (jobs, waiting) = mpsc::channel(self.limits.commit_messages_max);
+        let ingest = Arc::new(self);
+        let writer = tokio::spawn(ingest.clone().write(waiting, stop.clone()));
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = stop.said() => None,
+            };
+            match event {
+                None => break,
+                Some(LinkEvent::Up { .. }) => ingest.note_link(None),
+                Some(LinkEvent::Down { reason, retry_in_ms }) => {
+                    ingest.note_link(Some((reason, retry_in_ms)));
+                }
+                Some(LinkEvent::SubscriptionRefused { filter, code }) => {
+                    tracing::error!("the broker refuses the subscription to {filter}: {code}");
+                }
+                Some(LinkEvent::Message(incoming)) => {
+                    if let Some(job) = ingest.read(incoming)
+                        && jobs.send(job).await.is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(jobs);
+        writer.await.expect("the writer does not panic");
+    }
+
+    fn note_link(&self, down: Option<(String, u64)>) {
+        let connected = down.is_none();
+        match down {
+            None => tracing::info!("the link to the broker is up"),
+            Some((reason, retry_in_ms)) => {
+                tracing::warn!(
+                    "the link to the broker is down: {reason}; trying again in {retry_in_ms} ms"
+                );
+            }
+        }
+        self.state.send_modify(|state| state.connected = connected);
+        self.downlink.connected(connected);
+    }
+
+    /// What to store of a message. A retained topic that was cleared says nothing.
+    fn read(&self, incoming: Incoming) -> Option<Job> {
+        let Incoming { topic, payload, retained, ack } = incoming;
+        let at_ms = (self.clock)();
+        if payload.is_empty() && self.is_retained_by_devices(&topic) {
+            ack.accept();
+            return None;
+        }
+        let what = match self.understand(&topic, &payload) {
+            Ok((device, message)) => {
+                What::Understood(Received { device, message, fresh: !retained, at_ms })
+            }
+            Err(fault) => What::Malformed(Malformed {
+                sender: sender_of(&topic),
+                wire_met: match fault {
+                    Fault::Wire(WireError::Version { met }) => Some(met),
+                    _ => None,
+                },
+                reason: fault.to_string(),
+                at_ms,
+            }),
+        };
+        Some(Job { what, ack })
+    }
+
+    fn is_retained_by_devices(&self, topic: &str) -> bool {
+        matches!(self.topics.parse(topic), Ok(Topic::Status(_) | Topic::State(_)))
+    }
+
+    fn understand(
+        &self,
+        topic: &str,
+        payload: &[u8],
+    ) -> Result<(selvedge_wire::DeviceId, Upward), Fault> {
+        fn read<M: Message>(payload: &[u8]) -> Result<M, Fault> {
+            decode(payload).map_err(Fault::Wire)
+        }
+        match self.topics.parse(topic).map_err(|_| Fault::Topic)? {
+            Topic::Status(device) => Ok((device, Upward::Status(read(payload)?))),
+            Topic::State(device) => Ok((device, Upward::Reported(read(payload)?))),
+            Topic::Health(device) => Ok((device, Upward::Health(read(payload)?))),
+            Topic::Stream(device, Stream::Results) => Ok((device, Upward::Results(read(payload)?))),
+            Topic::Stream(device, Stream::Profiles) => {
+                Ok((device, Upward::Profiles(read(payload)?)))
+            }
+            Topic::Stream(device, Stream::Events) => Ok((device, Upward::Events(read(payload)?))),
+            Topic::Desired(_) | Topic::Stored(_) | Topic::Bundle(_) | Topic::Chunk(_) => {
+                Err(Fault::Topic)
+            }
+        }
+    }
+
+    async fn write(self: Arc<Self>, mut waiting: mpsc::Receiver<Job>, stop: Stop) {
+        let mut logged = LogLimit::default();
+        while let Some(first) = waiting.recv().await {
+            let group = self.gather(first, &mut waiting).await;
+            if !self.store_until_done(&group, &mut logged, stop.clone()).await {
+                return;
+            }
+            for job in group {
+                job.ack.accept();
+            }
+        }
+    }
+
+    /// What one commit takes: all that comes in a short while, up to a limit.
+    async fn gather(&self, first: Job, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+        let deadline = Instant::now() + Duration::from_millis(self.limits.commit_after_ms);
+        let mut records = first.records();
+        let mut group = vec![first];
+        while group.len() < self.limits.commit_messages_max
+            && records < self.limits.commit_records_max
+        {
+            match timeout_at(deadline, waiting.recv()).await {
+                Ok(Some(job)) => {
+                    records += job.records();
+                    group.push(job);
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        group
+    }
+
+    /// Tries until the store takes the group, or `stop` is said; returns whether it was taken.
+    async fn store_until_done(&self, group: &[Job], logged: &mut LogLimit, mut stop: Stop) -> bool {
+        let mut wait = RETRY_FIRST;
+        loop {
+            match self.store_once(group, logged).await {
+                Ok(()) => {
+                    self.note_blocked(None);
+                    return true;
+                }
+                Err(error) => {
+                    let reason = one_line(&error);
+                    let wait_ms = wait.as_millis();
+                    tracing::error!("nothing is stored: {reason}; trying again in {wait_ms} ms");
+                    self.note_blocked(Some(reason));
+                }
+            }
+            tokio::select! {
+                () = sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+                () = stop.said() => return false,
+            }
+        }
+    }
+
+    async fn store_once(&self, group: &[Job], logged: &mut LogLimit) -> Result<(), crate::Error> {
+        let mut understood = Vec::new();
+        let mut malformed = Vec::new();
+        for job in group {
+            match &job.what {
+                What::Understood(received) => understood.push(received.clone()),
+                What::Malformed(one) => malformed.push(one),
+            }
+        }
+        let applied = self.store.apply(&understood, &malformed).await?;
+        let now_ms = (self.clock)();
+        for refusal in &applied.refusals {
+            logged.warn(refusal.device.as_str(), &refusal.reason, now_ms, &self.limits);
+        }
+        for one in malformed {
+            logged.warn(&one.sender, &one.reason, now_ms, &self.limits);
+        }
+        for device in applied.streamed {
+            self.downlink.stored(device);
+        }
+        self.live.tell(applied.changed);
+        Ok(())
+    }
+
+    fn note_blocked(&self, blocked: Option<String>) {
+        self.state.send_if_modified(|state| {
+            let changed = state.blocked != blocked;
+            state.blocked = blocked;
+            changed
+        });
+    }
+}
+
+impl Job {
+    fn records(&self) -> usize {
+        match &self.what {
+            What::Understood(received) => received.message.records(),
+            What::Malformed(_) => 1,
+        }
+    }
+}
+
+/// Why a message is not understood.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("nothing is expected on this topic")]
+    Topic,
+    #[error("{0}")]
+    Wire(WireError),
+}
+
+/// The device that a topic names, or the topic itself if it names none.
+fn sender_of(topic: &str) -> String {
+    let mut parts = topic.split('/').skip_while(|part| *part != "up").skip(1);
+    parts.next().unwrap_or(topic).chars().take(selvedge_wire::NAME_BYTES_MAX).collect()
+}
+
+/// Says something of one sender at most once a minute.
+#[derive(Default)]
+struct LogLimit {
+    said_ms: HashMap<String, u64>,
+}
+
+impl LogLimit {
+    fn warn(&mut self, sender: &str, reason: &str, now_ms: u64, limits: &Limits) {
+        if self.may_say(sender, now_ms, limits) {
+            tracing::warn!("a message of {sender} is dropped: {reason}");
+        }
+    }
+
+    fn may_say(&mut self, sender: &str, now_ms: u64, limits: &Limits) -> bool {
+        let recent = |said_ms: &u64| said_ms.saturating_add(LOG_EVERY_MS) > now_ms;
+        if self.said_ms.get(sender).is_some_and(recent) {
+            return false;
+        }
+        if self.said_ms.len() >= limits.senders_counted_max as usize {
+            self.said_ms.retain(|_, said_ms| recent(said_ms));
+        }
+        let room = self.said_ms.len() < limits.senders_counted_max as usize;
+        if room {
+            self.said_ms.insert(sender.into(), now_ms);
+        }
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sender_is_logged_once_a_minute() {
+        let limits = Limits { senders_counted_max: 2, ..Limits::default() };
+        let mut logged = LogLimit::default();
+        let cases = [
+            ("a", 0, true),
+            ("a", LOG_EVERY_MS - 1, false),
+            ("a", LOG_EVERY_MS, true),
+            ("b", LOG_EVERY_MS, true),
+            ("c", LOG_EVERY_MS, false),
+            ("c", 2 * LOG_EVERY_MS, true),
+        ];
+        for (sender, now_ms, expected) in cases {
+            assert_eq!(logged.may_say(sender, now_ms, &limits), expected, "{sender} at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn the_sender_is_the_device_that_the_topic_names() {
+        for (topic, sender) in [
+            ("selvedge/1/demo/up/a/status", "a"),
+            ("selvedge/1/demo/up/a/unknown/more", "a"),
+            ("selvedge/1/demo/up", "selvedge/1/demo/up"),
+        ] {
+            assert_eq!(sender_of(topic), sender);
+        }
+    }
+}

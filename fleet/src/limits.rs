@@ -1,0 +1,82 @@
+//! What the fleet manager allows, in one place.
+
+/// Everything in the manager that could grow has its limit here.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Devices that may be registered.
+    pub devices_max: usize,
+    /// Labels of one device.
+    pub labels_max: usize,
+    /// Bytes of a label's name, and of its value.
+    pub label_bytes_max: usize,
+    /// Slots in one device's desired state, and in one report.
+    pub slots_max: usize,
+    /// Bytes of a text that a device sends (versions, reasons, details); what is longer is cut.
+    pub text_bytes_max: usize,
+    /// Results that are kept per device; the oldest go first.
+    pub results_kept_max: u32,
+    /// Profiles that are kept per device; the oldest go first.
+    pub profiles_kept_max: u32,
+    /// Events that are kept per device; the oldest go first.
+    pub events_kept_max: u32,
+    /// Health messages that are kept per device for the charts; the oldest go first.
+    pub health_kept_max: u32,
+    /// Boots whose sequences are kept per device. What an older boot sends again is discarded.
+    pub boots_kept_max: u32,
+    /// Names of senders whose malformed payloads are counted apart; the rest share one row.
+    pub senders_counted_max: u32,
+    /// Messages that one commit may hold.
+    pub commit_messages_max: usize,
+    /// Records that one commit may hold before it is closed.
+    pub commit_records_max: usize,
+    /// How long the first message of a commit waits for others.
+    pub commit_after_ms: u64,
+    /// Bytes of a JSON request.
+    pub request_bytes_max: usize,
+    /// Bytes of a bundle's upload: the bundle and the tar headers around it.
+    pub upload_bytes_max: usize,
+    /// Files in a bundle's upload.
+    pub upload_files_max: usize,
+    /// Rows in one answer of the API.
+    pub page_rows_max: u32,
+    /// Clients of the embedded broker.
+    pub clients_max: usize,
+    /// Subscriptions of one client of the embedded broker.
+    pub subscriptions_max: usize,
+    /// Messages that the embedded broker keeps for a client that is away.
+    pub queued_messages_max: usize,
+    /// Bytes that the embedded broker keeps for a client that is away.
+    pub queued_bytes_max: usize,
+    /// Listeners of the event stream.
+    pub listeners_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            devices_max: 10_000,
+            labels_max: 32,
+            label_bytes_max: 128,
+            slots_max: 16,
+            text_bytes_max: 1024,
+            results_kept_max: 100_000,
+            profiles_kept_max: 20_000,
+            events_kept_max: 10_000,
+            health_kept_max: 120,
+            boots_kept_max: 1024,
+            senders_counted_max: 1000,
+            commit_messages_max: 256,
+            commit_records_max: 2000,
+            commit_after_ms: 20,
+            request_bytes_max: 64 * 1024,
+            upload_bytes_max: 130 * 1024 * 1024,
+            upload_files_max: 1024,
+            page_rows_max: 1000,
+            clients_max: 10_001,
+            subscriptions_max: 4096,
+            queued_messages_max: 10_000,
+            queued_bytes_max: 32 * 1024 * 1024,
+            listeners_max: 256,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What the parts of the manager share: the database, the keys, the registry, and whom to tell.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use selvedge_wire::{DeviceId, Topic, Topics};
+
+use crate::{
+    Error, Limits,
+    broker::{MANAGER, RunningBroker},
+    director::Director,
+    downlink::Downlink,
+    ingest::IngestState,
+    live::Live,
+    registry::Registry,
+    secret::new_password,
+    store::{BundleRow, Slots, Store},
+};
+
+/// The parts of a running manager.
+pub struct Manager {
+    pub store: Store,
+    pub director: Director,
+    pub registry: Arc<Registry>,
+    pub downlink: Downlink,
+    pub live: Live,
+    pub limits: Limits,
+    pub access: Access,
+    pub ingest: watch::Receiver<IngestState>,
+    pub clock: fn() -> u64,
+}
+
+/// How devices reach the broker.
+pub struct Access {
+    /// Where they connect.
+    pub broker_url: String,
+    /// The authority that vouches for the broker, in PEM, where there is one.
+    pub ca: Option<String>,
+    /// The broker, where it runs in this process: then devices log in with a password.
+    pub embedded: Option<RunningBroker>,
+}
+
+/// What a new device needs to know.
+pub struct Credentials {
+    /// Its password, which is not kept; none where the broker knows devices by their certificates.
+    pub password: Option<String>,
+}
+
+impl Manager {
+    /// The time, in Unix milliseconds.
+    pub fn now_ms(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// Registers a device.
+    pub async fn add_device(
+        &self,
+        id: &DeviceId,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Credentials, Error> {
+        if id.as_str() == MANAGER {
+            return Err(Error::Conflict(format!("{MANAGER} is the manager's own name")));
+        }
+        check_labels(labels, &self.limits)?;
+        let (password, kept) = new_password();
+        self.store.add_device(id, labels, &kept, self.now_ms()).await?;
+        self.downlink.replan();
+        self.live.tell([id.clone()]);
+        Ok(Credentials { password: self.access.embedded.is_some().then_some(password) })
+    }
+
+    /// Deletes a device, all that it sent, and what the broker retains of it.
+    pub async fn delete_device(&self, id: &DeviceId) -> Result<(), Error> {
+        self.store.delete_device(id).await?;
+        let topics = Topics::new(self.director.fleet());
+        let own = [Topic::Status(id.clone()), Topic::State(id.clone())];
+        // Noted as ours, and needed by nobody: so they are cleared.
+        self.store.note_retained(&own.map(|topic| topics.name(&topic))).await?;
+        if let Some(broker) = &self.access.embedded {
+            broker.disconnect(id).await;
+        }
+        self.downlink.replan();
+        self.live.tell([id.clone()]);
+        Ok(())
+    }
+
+    /// Says what `device` should run from now on; returns the generation.
+    pub async fn set_desired(&self, device: &DeviceId, slots: &Slots) -> Result<u64, Error> {
+        if slots.len() > self.limits.slots_max {
+            let max = self.limits.slots_max;
+            return Err(Error::Refused(format!("a device has at most {max} slots")));
+        }
+        let generation = self.director.direct(&self.store, device, slots, self.now_ms()).await?;
+        self.downlink.replan();
+        self.live.tell([device.clone()]);
+        Ok(generation)
+    }
+
+    /// Keeps a bundle that the registry has verified.
+    pub async fn add_bundle(&self, bundle: &BundleRow) -> Result<(), Error> {
+        self.store.add_bundle(bundle).await?;
+        self.downlink.replan();
+        Ok(())
+    }
+
+    /// Signs again what is about to expire.
+    pub async fn renew_desired(&self) -> Result<(), Error> {
+        let renewed = self.director.renew(&self.store, self.now_ms()).await?;
+        if !renewed.is_empty() {
+            self.downlink.replan();
+            self.live.tell(renewed);
+        }
+        Ok(())
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Error> {
+    if labels.len() > limits.labels_max {
+        return Err(Error::Refused(format!("a device has at most {} labels", limits.labels_max)));
+    }
+    let max = limits.label_bytes_max;
+    match labels.iter().find(|(name, value)| name.len() > max || value.len() > max) {
+        Some((name, _)) => {
+            let name: String = name.chars().take(max).collect();
+            Err(Error::Refused(format!("the label {name:?} has more than {max} bytes")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,787 @@
+//! What devices send, stored exactly once.
+//!
+//! One call is one transaction over many messages. Each sequence number of a (device, boot, stream) is
+//! taken once, whatever the order and however often it comes; a record that covers several numbers is
+//! taken as a whole or, where some of them were stored before, not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+
+use selvedge_wire::{
+    Batch, Boot, DeviceId, Event, Health, InferenceResult, Outcome, ProfileOrigin, ProfileRecord,
+    Record, Reported, Sequence, Status, StoredThrough, Stream,
+};
+
+use super::{Store, integer, natural};
+use crate::{
+    Error, Limits,
+    ranges::{SequenceRanges, Span},
+};
+
+/// Sequence numbers above this one are refused: JSON readers hold integers up to here exactly.
+const SEQUENCE_MAX: u64 = (1 << 53) - 1;
+
+/// How many rows of one kind a device adds before its oldest are looked at again.
+const TRIM_STRIDE: u64 = 256;
+
+type Tx = Transaction<'static, Sqlite>;
+
+/// A message that was understood.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Who sent it: the device that the topic names.
+    pub device: DeviceId,
+    /// What it says.
+    pub message: Upward,
+    /// Whether the device has sent it just now; false for what the broker had retained.
+    pub fresh: bool,
+    /// When it came, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// What a device may say.
+#[derive(Clone, Debug)]
+pub enum Upward {
+    /// Birth, farewell or will.
+    Status(Status),
+    /// What it runs.
+    Reported(Reported),
+    /// Its counters.
+    Health(Health),
+    /// Answers.
+    Results(Batch<InferenceResult>),
+    /// Counters of windows.
+    Profiles(Batch<ProfileRecord>),
+    /// What happened.
+    Events(Batch<Event>),
+}
+
+impl Upward {
+    /// How many rows it may become.
+    pub fn records(&self) -> usize {
+        match self {
+            Self::Status(_) | Self::Reported(_) | Self::Health(_) => 1,
+            Self::Results(batch) => batch.records.len(),
+            Self::Profiles(batch) => batch.records.len(),
+            Self::Events(batch) => batch.records.len(),
+        }
+    }
+}
+
+/// A payload that was not understood.
+#[derive(Clone, Debug)]
+pub struct Malformed {
+    /// Who sent it, as the topic says.
+    pub sender: String,
+    /// The wire version of the payload, if that is what was not understood.
+    pub wire_met: Option<u8>,
+    /// What is wrong with it.
+    pub reason: String,
+    /// When it came, in Unix milliseconds.
+    pub at_ms: u64,
+}
+
+/// What came of a transaction.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Devices of which something is different now.
+    pub changed: BTreeSet<DeviceId>,
+    /// Devices whose streams were sent, so that they wait to hear how far they are stored.
+    pub streamed: BTreeSet<DeviceId>,
+    /// Messages that were understood but not taken.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A message that was understood but not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// Why it was not taken.
+    pub reason: String,
+}
+
+impl Store {
+    /// Stores what devices sent and counts what was not understood, all of it or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the database does not take it; then nothing was stored.
+    pub async fn apply(
+        &self,
+        messages: &[Received],
+        malformed: &[&Malformed],
+    ) -> Result<Applied, Error> {
+        self.apply_in_one_transaction(messages, malformed)
+            .await
+            .map_err(Error::store("store what devices sent"))
+    }
+
+    async fn apply_in_one_transaction(
+        &self,
+        messages: &[Received],
+        malformed: &[&Malformed],
+    ) -> Result<Applied, sqlx::Error> {
+        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut applied = Applied::default();
+        let mut floors: BTreeMap<&DeviceId, Option<u32>> = BTreeMap::new();
+        for received in messages {
+            let device = &received.device;
+            if !floors.contains_key(device) {
+                floors.insert(device, boot_floor(&mut tx, device).await?);
+            }
+            let taken = match floors[device] {
+                None => Err("the sender is not registered".into()),
+                Some(floor) => self.apply_one(&mut tx, received, Boot(floor)).await?,
+            };
+            match taken {
+                Ok(()) => {
+                    note_seen(&mut tx, received).await?;
+                    applied.changed.insert(device.clone());
+                    if is_streamed(&received.message) {
+                        applied.streamed.insert(device.clone());
+                    }
+                }
+                Err(reason) => applied.refusals.push(Refusal { device: device.clone(), reason }),
+            }
+        }
+        for one in malformed {
+            self.count_malformed(&mut tx, one).await?;
+            applied.changed.extend(one.sender.parse());
+        }
+        for refusal in &applied.refusals {
+            let malformed = Malformed {
+                sender: refusal.device.to_string(),
+                wire_met: None,
+                reason: refusal.reason.clone(),
+                at_ms: messages.first().map_or(0, |message| message.at_ms),
+            };
+            self.count_malformed(&mut tx, &malformed).await?;
+        }
+        tx.commit().await?;
+        Ok(applied)
+    }
+
+    /// How far the streams of `device` are stored, the last written first.
+    pub async fn stored(
+        &self,
+        device: &DeviceId,
+        streams_max: u32,
+    ) -> Result<Vec<StoredThrough>, Error> {
+        let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+            "SELECT boot, stream, through FROM streams WHERE device = $1 \
+             ORDER BY written_ms DESC, boot DESC LIMIT $2",
+        )
+        .bind(device.as_str())
+        .bind(streams_max)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::store("read how far streams are stored"))?;
+        let through = |(boot, stream, through): (i64, String, i64)| StoredThrough {
+            boot: Boot(u32::try_from(boot).expect("boots are stored from 32 bits")),
+            stream: Stream::from_name(&stream).expect("streams are stored by their names"),
+            through: Sequence(natural(through)),
+        };
+        Ok(rows.into_iter().map(through).collect())
+    }
+
+    async fn apply_one(
+        &self,
+        tx: &mut Tx,
+        received: &Received,
+        floor: Boot,
+    ) -> Result<Result<(), String>, sqlx::Error> {
+        let (device, at_ms) = (&received.device, received.at_ms);
+        match &received.message {
+            Upward::Status(status) => {
+                let newest = store_status(tx, device, status, at_ms, &self.limits).await?;
+                if !newest && status.online && received.fresh {
+                    let Boot(boot) = status.boot;
+                    return Ok(Err(format!(
+                        "it starts boot {boot} after later ones; if it lost its state, delete the \
+                         device and add it again"
+                    )));
+                }
+                Ok(Ok(()))
+            }
+            Upward::Reported(reported) if reported.slots.len() > self.limits.slots_max => {
+                Ok(Err(format!("a report has more than {} slots", self.limits.slots_max)))
+            }
+            Upward::Reported(reported) => {
+                store_reported(tx, device, reported, at_ms, &self.limits).await.map(Ok)
+            }
+            Upward::Health(health) => {
+                store_health(tx, device, health, at_ms, &self.limits).await.map(Ok)
+            }
+            Upward::Results(batch) => {
+                self.apply_batch(tx, device, Stream::Results, batch, floor, at_ms).await
+            }
+            Upward::Profiles(batch) => {
+                self.apply_batch(tx, device, Stream::Profiles, batch, floor, at_ms).await
+            }
+            Upward::Events(batch) => {
+                self.apply_batch(tx, device, Stream::Events, batch, floor, at_ms).await
+            }
+        }
+    }
+
+    async fn apply_batch<T: Row>(
+        &self,
+        tx: &mut Tx,
+        device: &DeviceId,
+        stream: Stream,
+        batch: &Batch<T>,
+        floor: Boot,
+        at_ms: u64,
+    ) -> Result<Result<(), String>, sqlx::Error> {
+        if batch.boot < floor {
+            let Boot(floor) = floor;
+            return Ok(Err(format!(
+                "boots before {floor} are settled; their records are discarded"
+            )));
+        }
+        let plan = match plan_batch(batch, load_ranges(tx, device, batch.boot, stream).await?) {
+            Ok(plan) => plan,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        for &(sequence, covers, value) in &plan.fresh {
+            let place = Place { device, boot: batch.boot, sequence, covers };
+            value.insert(tx, &place, &self.limits).await?;
+        }
+        let new_stream = save_ranges(tx, device, batch.boot, stream, &plan.ranges).await?;
+        count_batch(tx, device, batch.boot, stream, &plan, at_ms).await?;
+        let (records, added) = (plan.records_before, plan.fresh.len() as u64);
+        if records / TRIM_STRIDE != (records + added) / TRIM_STRIDE {
+            trim(tx, T::TRIM, device, T::kept_max(&self.limits)).await?;
+        }
+        if new_stream {
+            settle_old_boots(tx, device, self.limits.boots_kept_max).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    async fn count_malformed(&self, tx: &mut Tx, malformed: &Malformed) -> Result<(), sqlx::Error> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM malformed WHERE sender = $1")
+            .bind(&malformed.sender)
+            .fetch_optional(&mut **tx)
+            .await?;
+        let senders: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM malformed").fetch_one(&mut **tx).await?;
+        let room = natural(senders) < u64::from(self.limits.senders_counted_max);
+        let sender = if known.is_some() || room { malformed.sender.as_str() } else { "(others)" };
+        sqlx::query(
+            "INSERT INTO malformed (sender, count, versions, last_reason, last_ms) \
+             VALUES ($1, 1, $2, $3, $4) ON CONFLICT (sender) DO UPDATE SET \
+             count = malformed.count + 1, versions = malformed.versions + excluded.versions, \
+             last_reason = excluded.last_reason, last_ms = excluded.last_ms",
+        )
+        .bind(sender)
+        .bind(malformed.wire_met.is_some())
+        .bind(cut(&malformed.reason, &self.limits))
+        .bind(integer(malformed.at_ms))
+        .execute(&mut **tx)
+        .await?;
+        if let Some(met) = malformed.wire_met {
+            sqlx::query("UPDATE devices SET wire_met = $2 WHERE id = $1")
+                .bind(&malformed.sender)
+                .bind(met)
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a batch adds to what is stored.
+struct BatchPlan<'a, T> {
+    /// The stream's numbers afterwards.
+    ranges: SequenceRanges,
+    /// Records to store: the first number, how many it covers, the value.
+    fresh: Vec<(u64, u64, &'a T)>,
+    /// Numbers that are new and stand for dropped records.
+    dropped: u64,
+    /// Records whose numbers were stored in part as something else.
+    conflicting: u64,
+    /// Records of this stream that were stored before.
+    records_before: u64,
+}
+
+fn plan_batch<T>(
+    batch: &Batch<T>,
+    (mut ranges, records_before): (SequenceRanges, u64),
+) -> Result<BatchPlan<'_, T>, String> {
+    let mut fresh = Vec::new();
+    let (mut dropped, mut conflicting) = (0, 0);
+    let Sequence(mut next) = batch.first;
+    for record in &batch.records {
+        let covers = record.covers();
+        let last = next.checked_add(covers).and_then(|end| end.checked_sub(1));
+        let span = match last {
+            Some(last) if 1 <= next && next <= last && last <= SEQUENCE_MAX => {
+                Span { first: next, last }
+            }
+            _ => return Err(format!("{covers} sequence numbers from {next} are not possible")),
+        };
+        let new = ranges.insert(span).map_err(|_| {
+            format!("the stream has more than {} holes", SequenceRanges::RANGES_MAX)
+        })?;
+        match record {
+            Record::Dropped { .. } => dropped += new,
+            Record::One(value) | Record::Merged { value, .. } if new == covers => {
+                fresh.push((next, covers, value));
+            }
+            Record::One(_) | Record::Merged { .. } if new == 0 => {}
+            Record::One(_) | Record::Merged { .. } => conflicting += 1,
+        }
+        next = span.last + 1;
+    }
+    Ok(BatchPlan { ranges, fresh, dropped, conflicting, records_before })
+}
+
+/// Where a row belongs.
+struct Place<'a> {
+    device: &'a DeviceId,
+    boot: Boot,
+    sequence: u64,
+    covers: u64,
+}
+
+/// A record that becomes a row.
+trait Row {
+    /// Deletes the rows of device `$1` beyond the newest `$2`.
+    const TRIM: &'static str;
+
+    fn kept_max(limits: &Limits) -> u32;
+
+    async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
+        place: &Place<'_>,
+        limits: &Limits,
+    ) -> Result<(), sqlx::Error>;
+}
+
+impl Row for InferenceResult {
+    const TRIM: &'static str = "DELETE FROM results WHERE device = $1 AND id <= \
+         (SELECT id FROM results WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
+
+    fn kept_max(limits: &Limits) -> u32 {
+        limits.results_kept_max
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
+        place: &Place<'_>,
+        limits: &Limits,
+    ) -> Result<(), sqlx::Error> {
+        let (class, score, values, failure) = match &self.outcome {
+            Outcome::Class { index, score } => (Some(*index), Some(*score), None, None),
+            Outcome::Values(values) => (None, None, Some(json_numbers(values)), None),
+            Outcome::Failed(reason) => (None, None, None, Some(cut(reason, limits))),
+        };
+        sqlx::query(
+            "INSERT INTO results (device, boot, sequence, at_ms, slot, bundle, source, sample, \
+             latency_us, class_index, score, output_values, failure) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        )
+        .bind(place.device.as_str())
+        .bind(place.boot.0)
+        .bind(integer(place.sequence))
+        .bind(integer(self.at_ms))
+        .bind(self.slot.as_str())
+        .bind(&self.bundle.0[..])
+        .bind(cut(&self.source, limits))
+        .bind(integer(self.sample))
+        .bind(self.latency_us)
+        .bind(class)
+        .bind(score)
+        .bind(values)
+        .bind(failure)
+        .execute(tx)
+        .await
+        .map(drop)
+    }
+}
+
+impl Row for ProfileRecord {
+    const TRIM: &'static str = "DELETE FROM profiles WHERE device = $1 AND id <= \
+         (SELECT id FROM profiles WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
+
+    fn kept_max(limits: &Limits) -> u32 {
+        limits.profiles_kept_max
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
+        place: &Place<'_>,
+        _: &Limits,
+    ) -> Result<(), sqlx::Error> {
+        let (slot, bundle, node) = match &self.origin {
+            ProfileOrigin::Model { slot, bundle } => (Some(slot.as_str()), Some(bundle), None),
+            // SQLite's integers are signed: the node's 64 bits are kept, not their value.
+            ProfileOrigin::Node { node, .. } => (None, None, Some(node.0.cast_signed())),
+        };
+        sqlx::query(
+            "INSERT INTO profiles (device, boot, sequence, covers, slot, bundle, node, \
+             window_first, window_last, opened_ms, closed_ms, profile) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(place.device.as_str())
+        .bind(place.boot.0)
+        .bind(integer(place.sequence))
+        .bind(integer(place.covers))
+        .bind(slot)
+        .bind(bundle.map(|bundle| &bundle.0[..]))
+        .bind(node)
+        .bind(integer(self.windows.first))
+        .bind(integer(self.windows.last))
+        .bind(integer(self.opened_ms))
+        .bind(integer(self.closed_ms))
+        .bind(&self.profile)
+        .execute(&mut *tx)
+        .await?;
+        match &self.origin {
+            ProfileOrigin::Model { .. } => Ok(()),
+            ProfileOrigin::Node { node, latest } => sqlx::query(
+                "INSERT INTO nodes (device, node, quantity, value, readings, uptime_ms, profiles, \
+                 closed_ms) VALUES ($1, $2, $3, $4, $5, $6, 1, $7) \
+                 ON CONFLICT (device, node) DO UPDATE SET profiles = nodes.profiles + 1, \
+                 quantity = excluded.quantity, value = excluded.value, \
+                 readings = excluded.readings, uptime_ms = excluded.uptime_ms, \
+                 closed_ms = excluded.closed_ms WHERE nodes.closed_ms <= excluded.closed_ms",
+            )
+            .bind(place.device.as_str())
+            .bind(node.0.cast_signed())
+            .bind(latest.quantity.as_str())
+            .bind(latest.value)
+            .bind(i64::from(latest.count) + 1)
+            .bind(latest.uptime_ms)
+            .bind(integer(self.closed_ms))
+            .execute(tx)
+            .await
+            .map(drop),
+        }
+    }
+}
+
+impl Row for Event {
+    const TRIM: &'static str = "DELETE FROM events WHERE device = $1 AND id <= \
+         (SELECT id FROM events WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
+
+    fn kept_max(limits: &Limits) -> u32 {
+        limits.events_kept_max
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut SqliteConnection,
+        place: &Place<'_>,
+        limits: &Limits,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO events (device, boot, sequence, at_ms, kind, slot, bundle, detail) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(place.device.as_str())
+        .bind(place.boot.0)
+        .bind(integer(place.sequence))
+        .bind(integer(self.at_ms))
+        .bind(self.kind.as_str())
+        .bind(self.slot.as_ref().map(|slot| slot.as_str()))
+        .bind(self.bundle.as_ref().map(|bundle| &bundle.0[..]))
+        .bind(cut(&self.detail, limits))
+        .execute(tx)
+        .await
+        .map(drop)
+    }
+}
+
+async fn boot_floor(tx: &mut Tx, device: &DeviceId) -> Result<Option<u32>, sqlx::Error> {
+    sqlx::query_scalar("SELECT boot_floor FROM devices WHERE id = $1")
+        .bind(device.as_str())
+        .fetch_optional(&mut **tx)
+        .await
+}
+
+async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> {
+    let will = matches!(&received.message, Upward::Status(status) if !status.online);
+    if !received.fresh || will {
+        return Ok(());
+    }
+    sqlx::query("UPDATE devices SET last_seen_ms = $2, wire_met = NULL WHERE id = $1")
+        .bind(received.device.as_str())
+        .bind(integer(received.at_ms))
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+}
+
+fn is_streamed(message: &Upward) -> bool {
+    matches!(message, Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_))
+}
+
+/// Returns whether no later boot has spoken. A status of an earlier one is a will that comes late: the
+/// device has been back since.
+async fn store_status(
+    tx: &mut Tx,
+    device: &DeviceId,
+    status: &Status,
+    at_ms: u64,
+    limits: &Limits,
+) -> Result<bool, sqlx::Error> {
+    let stored = sqlx::query(
+        "INSERT INTO statuses (device, boot, online, agent_version, wire_oldest, wire_newest, \
+         hardware_class, received_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+         ON CONFLICT (device) DO UPDATE SET boot = excluded.boot, online = excluded.online, \
+         agent_version = excluded.agent_version, wire_oldest = excluded.wire_oldest, \
+         wire_newest = excluded.wire_newest, hardware_class = excluded.hardware_class, \
+         received_ms = excluded.received_ms WHERE statuses.boot <= excluded.boot",
+    )
+    .bind(device.as_str())
+    .bind(status.boot.0)
+    .bind(status.online)
+    .bind(cut(&status.agent_version, limits))
+    .bind(status.wire_oldest)
+    .bind(status.wire_newest)
+    .bind(cut(&status.hardware_class, limits))
+    .bind(integer(at_ms))
+    .execute(&mut **tx)
+    .await?;
+    Ok(stored.rows_affected() == 1)
+}
+
+async fn store_reported(
+    tx: &mut Tx,
+    device: &DeviceId,
+    reported: &Reported,
+    at_ms: u64,
+    limits: &Limits,
+) -> Result<(), sqlx::Error> {
+    let mut slots = reported.slots.clone();
+    for slot in &mut slots {
+        slot.reason = slot.reason.as_deref().map(|reason| cut(reason, limits).into());
+        if let Some(running) = &mut slot.running {
+            running.name = cut(&running.name, limits).into();
+            running.version = cut(&running.version, limits).into();
+        }
+    }
+    sqlx::query(
+        "INSERT INTO reported (device, boot, generation, slots, received_ms) \
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (device) DO UPDATE SET boot = excluded.boot, \
+         generation = excluded.generation, slots = excluded.slots, \
+         received_ms = excluded.received_ms WHERE reported.boot <= excluded.boot",
+    )
+    .bind(device.as_str())
+    .bind(reported.boot.0)
+    .bind(integer(reported.generation))
+    .bind(serde_json::to_string(&slots).expect("reports are JSON"))
+    .bind(integer(at_ms))
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+async fn store_health(
+    tx: &mut Tx,
+    device: &DeviceId,
+    health: &Health,
+    at_ms: u64,
+    limits: &Limits,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO health (device, boot, uptime_s, inferences, inferences_failed, \
+         inputs_malformed, swaps, sent_bytes, received_bytes, resident_bytes, \
+         resident_bytes_peak, spool_bytes, records_dropped, received_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         ON CONFLICT (device, boot) DO UPDATE SET uptime_s = excluded.uptime_s, \
+         inferences = excluded.inferences, inferences_failed = excluded.inferences_failed, \
+         inputs_malformed = excluded.inputs_malformed, swaps = excluded.swaps, \
+         sent_bytes = excluded.sent_bytes, received_bytes = excluded.received_bytes, \
+         resident_bytes = excluded.resident_bytes, \
+         resident_bytes_peak = excluded.resident_bytes_peak, \
+         spool_bytes = excluded.spool_bytes, records_dropped = excluded.records_dropped, \
+         received_ms = excluded.received_ms WHERE health.uptime_s <= excluded.uptime_s",
+    )
+    .bind(device.as_str())
+    .bind(health.boot.0)
+    .bind(integer(health.uptime_s))
+    .bind(integer(health.inferences))
+    .bind(integer(health.inferences_failed))
+    .bind(integer(health.inputs_malformed))
+    .bind(integer(health.swaps))
+    .bind(integer(health.sent_bytes))
+    .bind(integer(health.received_bytes))
+    .bind(integer(health.resident_bytes))
+    .bind(integer(health.resident_bytes_peak))
+    .bind(integer(health.spool_bytes))
+    .bind(integer(health.records_dropped))
+    .bind(integer(at_ms))
+    .execute(&mut **tx)
+    .await?;
+    let point: i64 = sqlx::query_scalar(
+        "INSERT INTO health_history (device, boot, inferences, received_ms) \
+         VALUES ($1, $2, $3, $4) RETURNING id",
+    )
+    .bind(device.as_str())
+    .bind(health.boot.0)
+    .bind(integer(health.inferences))
+    .bind(integer(at_ms))
+    .fetch_one(&mut **tx)
+    .await?;
+    if natural(point) % u64::from(limits.health_kept_max.max(1)) == 0 {
+        trim_all_health_history(tx, limits.health_kept_max).await?;
+    }
+    Ok(())
+}
+
+async fn trim_all_health_history(tx: &mut Tx, kept_max: u32) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM health_history WHERE id IN (SELECT id FROM (SELECT id, ROW_NUMBER() OVER \
+         (PARTITION BY device ORDER BY id DESC) AS place FROM health_history) AS placed \
+         WHERE place > $1)",
+    )
+    .bind(kept_max)
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+async fn load_ranges(
+    tx: &mut Tx,
+    device: &DeviceId,
+    boot: Boot,
+    stream: Stream,
+) -> Result<(SequenceRanges, u64), sqlx::Error> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "SELECT first, last FROM received_ranges WHERE device = $1 AND boot = $2 AND stream = $3",
+    )
+    .bind(device.as_str())
+    .bind(boot.0)
+    .bind(stream.as_str())
+    .fetch_all(&mut **tx)
+    .await?;
+    let records: Option<i64> = sqlx::query_scalar(
+        "SELECT records FROM streams WHERE device = $1 AND boot = $2 AND stream = $3",
+    )
+    .bind(device.as_str())
+    .bind(boot.0)
+    .bind(stream.as_str())
+    .fetch_optional(&mut **tx)
+    .await?;
+    let spans =
+        rows.into_iter().map(|(first, last)| Span { first: natural(first), last: natural(last) });
+    let ranges = SequenceRanges::from_spans(spans).expect("sets are stored within their limit");
+    Ok((ranges, records.map_or(0, natural)))
+}
+
+/// Returns whether the stream is new.
+async fn save_ranges(
+    tx: &mut Tx,
+    device: &DeviceId,
+    boot: Boot,
+    stream: Stream,
+    ranges: &SequenceRanges,
+) -> Result<bool, sqlx::Error> {
+    let deleted =
+        sqlx::query("DELETE FROM received_ranges WHERE device = $1 AND boot = $2 AND stream = $3")
+            .bind(device.as_str())
+            .bind(boot.0)
+            .bind(stream.as_str())
+            .execute(&mut **tx)
+            .await?;
+    for span in ranges.spans() {
+        sqlx::query(
+            "INSERT INTO received_ranges (device, boot, stream, first, last) \
+             VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(device.as_str())
+        .bind(boot.0)
+        .bind(stream.as_str())
+        .bind(integer(span.first))
+        .bind(integer(span.last))
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(deleted.rows_affected() == 0)
+}
+
+async fn count_batch<T>(
+    tx: &mut Tx,
+    device: &DeviceId,
+    boot: Boot,
+    stream: Stream,
+    plan: &BatchPlan<'_, T>,
+    at_ms: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO streams \
+         (device, boot, stream, through, missing, records, dropped, conflicting, written_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (device, boot, stream) DO UPDATE SET through = excluded.through, \
+         missing = excluded.missing, records = streams.records + excluded.records, \
+         dropped = streams.dropped + excluded.dropped, \
+         conflicting = streams.conflicting + excluded.conflicting, \
+         written_ms = excluded.written_ms",
+    )
+    .bind(device.as_str())
+    .bind(boot.0)
+    .bind(stream.as_str())
+    .bind(integer(plan.ranges.through()))
+    .bind(integer(plan.ranges.missing()))
+    .bind(integer(plan.fresh.len() as u64))
+    .bind(integer(plan.dropped))
+    .bind(integer(plan.conflicting))
+    .bind(integer(at_ms))
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+async fn trim(
+    tx: &mut Tx,
+    statement: &'static str,
+    device: &DeviceId,
+    kept_max: u32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(statement).bind(device.as_str()).bind(kept_max).execute(&mut **tx).await.map(drop)
+}
+
+/// Gives up the sequence numbers of the oldest boots, once a device has had more than are kept.
+async fn settle_old_boots(
+    tx: &mut Tx,
+    device: &DeviceId,
+    boots_kept_max: u32,
+) -> Result<(), sqlx::Error> {
+    let oldest_kept: Option<i64> = sqlx::query_scalar(
+        "SELECT DISTINCT boot FROM streams WHERE device = $1 ORDER BY boot DESC LIMIT 1 OFFSET $2",
+    )
+    .bind(device.as_str())
+    .bind(boots_kept_max.saturating_sub(1))
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(floor) = oldest_kept else { return Ok(()) };
+    for statement in [
+        "UPDATE devices SET boot_floor = $2 WHERE id = $1 AND boot_floor < $2",
+        "DELETE FROM received_ranges WHERE device = $1 AND boot < $2",
+        "DELETE FROM streams WHERE device = $1 AND boot < $2",
+        "DELETE FROM health WHERE device = $1 AND boot < $2",
+    ] {
+        sqlx::query(statement).bind(device.as_str()).bind(floor).execute(&mut **tx).await?;
+    }
+    Ok(())
+}
+
+/// The text, or its beginning if it is longer than texts of devices may be.
+fn cut<'a>(text: &'a str, limits: &Limits) -> &'a str {
+    let mut end = text.len().min(limits.text_bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn json_numbers(values: &[f32]) -> String {
+    serde_json::to_string(values).expect("numbers are JSON; those that are not finite become null")
+}

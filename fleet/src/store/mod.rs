@@ -1,0 +1,108 @@
+//! The database: devices, what they should run, what they sent.
+//!
+//! SQLite in WAL mode. One connection writes, in transactions that take the write lock at their
+//! beginning; a pool reads. A commit is synced to the disk before it is reported: only then is a
+//! message acknowledged and a device told to forget it.
+
+mod bundles;
+mod desired;
+mod devices;
+mod ingest;
+mod retained;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    SqlSafeStr, Sqlite, Transaction,
+    migrate::{Migration, MigrationType, Migrator},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    },
+};
+
+use selvedge_wire::Digest;
+
+use crate::{Error, Limits};
+
+pub use bundles::BundleRow;
+pub use desired::{DesiredRow, Slots};
+pub use devices::DeviceRow;
+pub use ingest::{Malformed, Received, Upward};
+pub use telemetry::{
+    Cursor, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow, ProfileRow,
+    ResultRow, StreamRow,
+};
+
+const READERS: u32 = 4;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The open database.
+#[derive(Clone)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    limits: Limits,
+}
+
+impl Store {
+    /// Opens the database at `path`, making or migrating it as needed.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the file cannot be used or was written by a newer version.
+    pub async fn open(path: &Path, limits: Limits) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(Error::store("open the file"))?;
+        Migrator::with_migrations(migrations())
+            .run(&writer)
+            .await
+            .map_err(|error| Error::store("migrate the tables")(error.into()))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await
+            .map_err(Error::store("open the file for reading"))?;
+        Ok(Self { writer, readers, limits })
+    }
+
+    /// Closes all connections; what was committed is in the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Error> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(Error::store("begin to write"))
+    }
+}
+
+/// Every step from an empty file to the tables of today. A step that was released is never edited.
+fn migrations() -> Vec<Migration> {
+    let first = include_str!("../../migrations/0001_first.sql");
+    vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)]
+}
+
+/// SQLite's integers are signed; what is too large for them is clamped.
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn natural(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn digest(bytes: &[u8]) -> Digest {
+    Digest(bytes.try_into().expect("digests are stored as their 32 bytes"))
+}

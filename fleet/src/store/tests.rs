@@ -1,0 +1,335 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use selvedge_wire::{
+    Batch, Boot, DeviceId, Digest, Event, EventKind, Health, InferenceResult, Outcome, Record,
+    Reported, Sequence, Status, Stream,
+};
+
+use super::{Cursor, Malformed, Received, Store, Upward};
+use crate::{Error, ErrorKind, Limits, secret::new_password};
+
+const NOW_MS: u64 = 1_800_000_000_000;
+
+async fn store_with(limits: Limits, devices: &[&str]) -> (TempDir, Store) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = Store::open(&folder.path().join("fleet.db"), limits).await.expect("it opens");
+    for device in devices {
+        let (_, password) = new_password();
+        store
+            .add_device(&name(device), &BTreeMap::new(), &password, NOW_MS)
+            .await
+            .expect("the device is new");
+    }
+    (folder, store)
+}
+
+fn name(text: &str) -> DeviceId {
+    text.parse().expect("the name is well formed")
+}
+
+fn received(device: &str, message: Upward) -> Received {
+    Received { device: name(device), message, fresh: true, at_ms: NOW_MS }
+}
+
+fn result(sample: u64) -> InferenceResult {
+    InferenceResult {
+        at_ms: NOW_MS,
+        slot: "main".parse().expect("the name is well formed"),
+        bundle: Digest([7; 32]),
+        source: "replay".into(),
+        sample,
+        latency_us: 90,
+        outcome: Outcome::Class { index: 1, score: 0.75 },
+    }
+}
+
+fn results(boot: u32, first: u64, count: u64) -> Batch<InferenceResult> {
+    let records = (first..first + count).map(|sample| Record::One(result(sample))).collect();
+    Batch { boot: Boot(boot), first: Sequence(first), records }
+}
+
+async fn stored_samples(store: &Store, device: &str) -> Vec<u64> {
+    let all = Cursor { after: 0, limit: 100_000 };
+    let mut samples: Vec<u64> = store
+        .results(&name(device), None, all)
+        .await
+        .expect("results can be read")
+        .iter()
+        .map(|row| {
+            assert_eq!(row.sequence, row.sample, "each sample stands at its own number");
+            row.sample
+        })
+        .collect();
+    samples.sort_unstable();
+    samples
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime can be made")
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn each_sequence_number_is_stored_once_however_batches_overlap(
+        batches in proptest::collection::vec((1u64..40, 1u64..12), 1..20)
+    ) {
+        block_on(async {
+            let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+            let mut model = std::collections::BTreeSet::new();
+            for chunk in batches.chunks(3) {
+                let messages: Vec<Received> = chunk
+                    .iter()
+                    .map(|&(first, count)| received("a", Upward::Results(results(1, first, count))))
+                    .collect();
+                store.apply(&messages, &[]).await.expect("the database takes it");
+                chunk.iter().for_each(|&(first, count)| model.extend(first..first + count));
+            }
+            let model: Vec<u64> = model.into_iter().collect();
+            assert_eq!(stored_samples(&store, "a").await, model);
+            let through = (1..).zip(&model).take_while(|(i, number)| i == *number).count() as u64;
+            let stored = store.stored(&name("a"), 8).await.expect("streams can be read");
+            assert_eq!(stored[0].through, Sequence(through));
+            let totals = store.totals().await.expect("streams can be summed");
+            assert_eq!(totals.results, model.len() as i64);
+            assert_eq!(totals.sequence_gaps as u64, model[model.len() - 1] - model.len() as u64);
+            store.close().await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn records_dropped_on_the_device_are_counted_once_and_close_the_gap() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let dropped = Batch {
+        boot: Boot(1),
+        first: Sequence(3),
+        records: vec![Record::Dropped { covers: 8 }, Record::One(result(11))],
+    };
+    let messages = [
+        received("a", Upward::Results(results(1, 1, 5))),
+        received("a", Upward::Results(dropped.clone())),
+        received("a", Upward::Results(dropped)),
+    ];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    assert_eq!(stored_samples(&store, "a").await, [1, 2, 3, 4, 5, 11]);
+    let totals = store.totals().await.expect("streams can be summed");
+    assert_eq!((totals.records_dropped, totals.sequence_gaps), (5, 0), "6 to 10 were dropped");
+}
+
+#[tokio::test]
+async fn a_merged_record_that_was_stored_in_part_is_not_counted_twice() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let event = Event {
+        at_ms: NOW_MS,
+        kind: EventKind::Started,
+        slot: None,
+        bundle: None,
+        detail: "started".into(),
+    };
+    let batch = |first, record| {
+        let batch = Batch { boot: Boot(1), first: Sequence(first), records: vec![record] };
+        received("a", Upward::Events(batch))
+    };
+    let messages = [
+        batch(2, Record::One(event.clone())),
+        batch(1, Record::Merged { covers: 3, value: event }),
+    ];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let totals = store.totals().await.expect("streams can be summed");
+    assert_eq!((totals.events, totals.records_conflicting), (1, 1));
+    let stored = store.stored(&name("a"), 8).await.expect("streams can be read");
+    assert_eq!((stored[0].stream, stored[0].through), (Stream::Events, Sequence(3)));
+}
+
+#[tokio::test]
+async fn impossible_numbers_and_strangers_are_refused_and_the_rest_is_stored() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let impossible = |first, covers| {
+        let records = vec![Record::Dropped { covers }];
+        Upward::Results(Batch { boot: Boot(1), first: Sequence(first), records })
+    };
+    let messages = [
+        received("a", impossible(0, 1)),
+        received("a", impossible(1, 0)),
+        received("a", impossible(u64::MAX, 2)),
+        received("a", impossible(1 << 53, 1)),
+        received("stranger", Upward::Results(results(1, 1, 3))),
+        received("a", Upward::Results(results(1, 1, 3))),
+    ];
+    let applied = store.apply(&messages, &[]).await.expect("the database takes it");
+    assert_eq!(applied.refusals.len(), 5, "{:?}", applied.refusals);
+    assert_eq!(stored_samples(&store, "a").await, [1, 2, 3]);
+    assert!(stored_samples(&store, "stranger").await.is_empty());
+    let malformed = store.malformed().await.expect("counts can be read");
+    let counts: Vec<_> = malformed.iter().map(|row| (row.sender.as_str(), row.count)).collect();
+    assert_eq!(counts, [("a", 4), ("stranger", 1)]);
+}
+
+#[tokio::test]
+async fn old_rows_go_but_their_numbers_stay_known() {
+    let limits = Limits { results_kept_max: 100, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    for first in (1..=1000).step_by(50) {
+        let message = received("a", Upward::Results(results(1, first, 50)));
+        store.apply(&[message], &[]).await.expect("the database takes it");
+    }
+    let kept = stored_samples(&store, "a").await;
+    assert!(kept.len() < 100 + 300, "{} rows are kept", kept.len());
+    assert_eq!(kept.last(), Some(&1000));
+    let again = received("a", Upward::Results(results(1, 1, 100)));
+    store.apply(&[again], &[]).await.expect("the database takes it");
+    assert_eq!(stored_samples(&store, "a").await, kept, "what was deleted does not come back");
+}
+
+#[tokio::test]
+async fn only_so_many_boots_are_remembered() {
+    let limits = Limits { boots_kept_max: 3, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    for boot in 1..=5 {
+        let message = received("a", Upward::Results(results(boot, 1, 2)));
+        let applied = store.apply(&[message], &[]).await.expect("the database takes it");
+        assert!(applied.refusals.is_empty(), "{:?}", applied.refusals);
+    }
+    let boots: Vec<i64> = store
+        .streams(&name("a"))
+        .await
+        .expect("streams can be read")
+        .iter()
+        .map(|row| row.boot)
+        .collect();
+    assert_eq!(boots, [5, 4, 3]);
+    let late = received("a", Upward::Results(results(2, 1, 2)));
+    let applied = store.apply(&[late], &[]).await.expect("the database takes it");
+    assert_eq!(applied.refusals.len(), 1);
+}
+
+fn status(boot: u32, online: bool) -> Upward {
+    Upward::Status(Status {
+        online,
+        boot: Boot(boot),
+        agent_version: "0.1.0".into(),
+        wire_oldest: 1,
+        wire_newest: 1,
+        hardware_class: "x86_64".into(),
+    })
+}
+
+#[tokio::test]
+async fn a_will_that_comes_after_the_next_birth_is_not_believed() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let messages = [received("a", status(2, true)), received("a", status(1, false))];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let device = store.device(&name("a")).await.expect("the device is there");
+    assert!(device.status.is_some_and(|status| status.online && status.boot == 2));
+}
+
+#[tokio::test]
+async fn a_device_that_lost_its_state_is_told_apart() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let messages = [received("a", status(7, true)), received("a", status(1, true))];
+    let applied = store.apply(&messages, &[]).await.expect("the database takes it");
+    assert!(applied.refusals[0].reason.contains("boot 1"), "{:?}", applied.refusals);
+}
+
+#[tokio::test]
+async fn counters_are_summed_over_boots() {
+    let (_folder, store) = store_with(Limits::default(), &["a", "b"]).await;
+    let health = |boot, uptime_s, inferences| {
+        Upward::Health(Health {
+            boot: Boot(boot),
+            uptime_s,
+            inferences,
+            inferences_failed: 0,
+            inputs_malformed: 0,
+            swaps: 1,
+            sent_bytes: 10,
+            received_bytes: 20,
+            resident_bytes: 1000 / u64::from(boot),
+            resident_bytes_peak: 2000,
+            spool_bytes: 0,
+            records_dropped: 0,
+        })
+    };
+    let messages = [
+        received("a", health(1, 5, 50)),
+        received("a", health(1, 10, 100)),
+        received("a", health(1, 7, 70)),
+        received("a", health(2, 5, 40)),
+        received("b", health(1, 5, 1)),
+    ];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let rows = store.health(Some(&name("a"))).await.expect("health can be read");
+    assert_eq!(rows.len(), 1);
+    let row = &rows[0];
+    assert_eq!((row.inferences, row.swaps, row.resident_bytes, row.uptime_s), (140, 2, 500, 5));
+    assert_eq!(store.health(None).await.expect("health can be read").len(), 2);
+}
+
+#[tokio::test]
+async fn a_wire_version_that_is_not_understood_is_shown_until_one_is() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let malformed = Malformed {
+        sender: "a".into(),
+        wire_met: Some(9),
+        reason: "wire version 9 is not understood".into(),
+        at_ms: NOW_MS,
+    };
+    store.apply(&[], &[&malformed]).await.expect("the database takes it");
+    let device = store.device(&name("a")).await.expect("the device is there");
+    assert_eq!(device.wire_met, Some(9));
+    store.apply(&[received("a", status(1, true))], &[]).await.expect("the database takes it");
+    let device = store.device(&name("a")).await.expect("the device is there");
+    assert_eq!(device.wire_met, None);
+    let rows = store.malformed().await.expect("counts can be read");
+    assert_eq!((rows[0].count, rows[0].versions), (1, 1));
+}
+
+#[tokio::test]
+async fn generations_go_on_when_a_device_comes_back() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let slots = BTreeMap::new();
+    let sign = |generation: u64| Ok((generation.to_be_bytes().to_vec(), NOW_MS));
+    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(1));
+    let refused = |_| Err(Error::Refused("no".into()));
+    assert!(store.set_desired(&name("a"), &slots, NOW_MS, refused).await.is_err());
+    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(2));
+    store.delete_device(&name("a")).await.expect("the device is there");
+    let gone = store.set_desired(&name("a"), &slots, NOW_MS, sign).await;
+    assert_eq!(gone.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    let (_, password) = new_password();
+    store
+        .add_device(&name("a"), &BTreeMap::new(), &password, NOW_MS)
+        .await
+        .expect("the name is free again");
+    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(3));
+    let missing = [("main".parse().expect("the name is well formed"), Digest([1; 32]))].into();
+    let unknown = store.set_desired(&name("a"), &missing, NOW_MS, sign).await;
+    assert_eq!(unknown.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+}
+
+#[tokio::test]
+async fn too_many_slots_in_a_report_are_refused() {
+    let limits = Limits { slots_max: 0, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    let slot = selvedge_wire::SlotReport {
+        slot: "main".parse().expect("the name is well formed"),
+        phase: selvedge_wire::SlotPhase::Settled,
+        running: None,
+        desired: None,
+        reason: None,
+    };
+    let reported = Reported { boot: Boot(1), generation: 0, slots: vec![slot] };
+    let applied = store
+        .apply(&[received("a", Upward::Reported(reported))], &[])
+        .await
+        .expect("the database takes it");
+    assert_eq!(applied.refusals.len(), 1);
+}

@@ -1,0 +1,519 @@
+//! What people and programs see of devices and bundles: the answers of the API, and what pages show.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use selvedge_sketch::{ClassCounts, GatewayProfile, LatencyHistogram};
+use selvedge_wire::{DeviceId, Digest, SlotName, SlotPhase, SlotReport, VERSION, VERSION_OLDEST};
+
+use crate::{
+    Error,
+    store::{
+        BundleRow, DesiredRow, DeviceRow, HealthPoint, HealthRow, MalformedRow, Store, StreamRow,
+    },
+};
+
+/// Latency and classes are those of this many of a device's newest profiles.
+const PROFILES_MERGED: u32 = 30;
+
+/// A bundle of the registry.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct BundleView {
+    /// Its identity.
+    #[schema(value_type = String, example = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    pub digest: Digest,
+    /// Its name.
+    pub name: String,
+    /// Its semantic version.
+    pub version: String,
+    /// The bytes of all its blobs.
+    pub len_bytes: u64,
+    /// When it was registered, in Unix milliseconds.
+    pub registered_ms: u64,
+    /// Its manifest.
+    #[schema(value_type = Object)]
+    pub manifest: serde_json::Value,
+}
+
+/// A device.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeviceView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub id: DeviceId,
+    /// What operators call it.
+    pub labels: BTreeMap<String, String>,
+    /// When it was registered, in Unix milliseconds.
+    pub registered_ms: u64,
+    /// Whether its agent is connected.
+    pub online: bool,
+    /// When it was last heard, in Unix milliseconds.
+    pub last_seen_ms: Option<u64>,
+    /// The run of its agent, counted from 1.
+    pub boot: Option<u32>,
+    /// Its agent's version.
+    pub agent_version: Option<String>,
+    /// What bundles are built for.
+    pub hardware_class: Option<String>,
+    /// What it should run.
+    pub desired: Option<DesiredView>,
+    /// What it says it runs.
+    pub reported: Option<ReportedView>,
+    /// Its counters over all boots.
+    pub health: Option<HealthView>,
+    /// Inferences per second between its last two reports of health; 0 when it is offline.
+    pub throughput_per_s: f64,
+    /// The rates of its last reports of health, oldest first.
+    pub throughput_history: Vec<f64>,
+    /// The median latency in its newest profiles: an upper bound, in microseconds.
+    pub latency_us_p50: Option<u32>,
+    /// The 99th percentile of the same.
+    pub latency_us_p99: Option<u32>,
+    /// How often each class was the answer, in the newest profiles of the newest bundle.
+    pub classes: Vec<ClassView>,
+    /// Sequence numbers below the largest of their stream that are not stored.
+    pub sequence_gaps: u64,
+    /// Records that were stored.
+    pub records_stored: u64,
+    /// Records that quotas on the device dropped.
+    pub records_dropped: u64,
+    /// Payloads of the device that were not understood.
+    pub malformed: u64,
+    /// What is wrong with the device, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// What a device should run.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DesiredView {
+    /// Counts the desired states of the device.
+    pub generation: u64,
+    /// The bundle of each slot.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub slots: BTreeMap<SlotName, Digest>,
+    /// When it was set, in Unix milliseconds.
+    pub set_ms: u64,
+    /// Until when devices believe it, in Unix milliseconds.
+    pub expires_ms: u64,
+}
+
+/// What a device says it runs.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ReportedView {
+    /// The generation that it follows.
+    pub generation: u64,
+    /// When it said so, in Unix milliseconds.
+    pub received_ms: u64,
+    /// Its slots.
+    pub slots: Vec<SlotView>,
+}
+
+/// What a device says of one slot.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SlotView {
+    /// The slot.
+    #[schema(value_type = String)]
+    pub slot: SlotName,
+    /// Where it is: `settled`, `fetching`, `verifying` or `refused`.
+    pub phase: PhaseView,
+    /// While fetching: the chunks that are on the device.
+    pub chunks_present: Option<u32>,
+    /// While fetching: the chunks of the bundle.
+    pub chunks_total: Option<u32>,
+    /// The bundle that answers.
+    pub running: Option<RunningView>,
+    /// The bundle that should.
+    #[schema(value_type = Option<String>)]
+    pub desired: Option<Digest>,
+    /// Why it does not.
+    pub reason: Option<String>,
+}
+
+/// Where a slot is on its way to what is desired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PhaseView {
+    /// What is desired is in place.
+    Settled,
+    /// Chunks are missing.
+    Fetching,
+    /// The bundle is checked.
+    Verifying,
+    /// The bundle was refused; the one before goes on.
+    Refused,
+}
+
+/// A bundle that answers.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RunningView {
+    /// The bundle.
+    #[schema(value_type = String)]
+    pub bundle: Digest,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A device's counters over all its boots; memory, spool and uptime are those of the newest.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct HealthView {
+    /// Seconds since the start of the newest boot.
+    pub uptime_s: u64,
+    /// Inferences with an answer.
+    pub inferences: u64,
+    /// Inferences without one.
+    pub inferences_failed: u64,
+    /// Inputs that could not be read.
+    pub inputs_malformed: u64,
+    /// Changes from one bundle to another.
+    pub swaps: u64,
+    /// MQTT payload bytes that the device sent.
+    pub sent_bytes: u64,
+    /// MQTT payload bytes that the device received.
+    pub received_bytes: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// The highest resident memory of any boot.
+    pub resident_bytes_peak: u64,
+    /// Bytes that wait in the spool.
+    pub spool_bytes: u64,
+    /// Records that quotas made the spool drop.
+    pub records_dropped: u64,
+    /// When the counters came, in Unix milliseconds.
+    pub received_ms: u64,
+}
+
+/// How often one class was the answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ClassView {
+    /// Its index, except for the sum of those beyond the last that is counted.
+    pub index: Option<u32>,
+    /// Its label, or its index where the bundle gives it none.
+    pub label: String,
+    /// How often it was the answer.
+    pub count: u32,
+}
+
+/// The newest profiles of one device, added up.
+#[derive(Clone, Default)]
+pub(crate) struct Merged {
+    pub latency: LatencyHistogram,
+    /// The bundle of the newest profile, and the classes that it gave.
+    pub classes: Option<(Digest, ClassCounts)>,
+}
+
+/// Everything that is needed to show all devices.
+pub(crate) struct FleetView {
+    pub devices: Vec<DeviceView>,
+    pub bundles: Vec<BundleView>,
+    /// The latency in the newest profiles of all devices.
+    pub latency: LatencyHistogram,
+}
+
+impl FleetView {
+    /// Reads all devices.
+    pub async fn read(store: &Store) -> Result<Self, Error> {
+        let bundles: Vec<BundleView> =
+            store.bundles().await?.into_iter().map(BundleView::from).collect();
+        let mut latency = LatencyHistogram::new();
+        let mut health = by(store.health(None).await?, |row| row.device.clone());
+        let mut desired = by(store.all_desired().await?, |row| row.device.to_string());
+        let mut malformed = by(store.malformed().await?, |row| row.sender.clone());
+        let mut devices = Vec::new();
+        for row in store.devices().await? {
+            let id = row.id.as_str().to_owned();
+            let parts = Parts {
+                desired: desired.remove(&id),
+                health: health.remove(&id),
+                malformed: malformed.remove(&id),
+                ..Parts::read(store, &row.id).await?
+            };
+            latency.merge(&parts.merged.latency);
+            devices.push(device_view(row, parts, &bundles));
+        }
+        Ok(Self { devices, bundles, latency })
+    }
+}
+
+impl DeviceView {
+    /// Reads one device.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such device.
+    pub(crate) async fn read(store: &Store, id: &DeviceId) -> Result<Self, Error> {
+        let row = store.device(id).await?;
+        let bundles: Vec<BundleView> =
+            store.bundles().await?.into_iter().map(BundleView::from).collect();
+        let malformed = store.malformed().await?;
+        let parts = Parts {
+            desired: store.desired(id).await?,
+            health: store.health(Some(id)).await?.pop(),
+            malformed: malformed.into_iter().find(|row| row.sender == id.as_str()),
+            ..Parts::read(store, id).await?
+        };
+        Ok(device_view(row, parts, &bundles))
+    }
+}
+
+impl DeviceView {
+    /// Whether every slot has what is desired, and something is.
+    pub(crate) fn is_settled(&self) -> bool {
+        let (Some(desired), Some(reported)) = (&self.desired, &self.reported) else { return false };
+        let settled = reported.slots.iter().all(|slot| slot.phase == PhaseView::Settled);
+        settled && desired.generation == reported.generation
+    }
+
+    /// Whether a slot refuses what is desired.
+    pub(crate) fn is_refusing(&self) -> bool {
+        let mut slots = self.reported.iter().flat_map(|reported| &reported.slots);
+        slots.any(|slot| slot.phase == PhaseView::Refused)
+    }
+}
+
+/// What is kept of a device, in pieces.
+#[derive(Default)]
+struct Parts {
+    desired: Option<DesiredRow>,
+    health: Option<HealthRow>,
+    malformed: Option<MalformedRow>,
+    points: Vec<HealthPoint>,
+    streams: Vec<StreamRow>,
+    merged: Merged,
+}
+
+impl Parts {
+    /// The pieces that are read device by device.
+    async fn read(store: &Store, id: &DeviceId) -> Result<Self, Error> {
+        Ok(Self {
+            points: store.health_points(id).await?,
+            streams: store.streams(id).await?,
+            merged: merge_newest(store, id).await?,
+            ..Self::default()
+        })
+    }
+}
+
+fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceView {
+    let Parts { desired, health, malformed, points, streams, merged } = parts;
+    let online = row.status.as_ref().is_some_and(|status| status.online);
+    let history = rates(&points);
+    let throughput_per_s = if online { history.last().copied().unwrap_or(0.0) } else { 0.0 };
+    let sum = |field: fn(&StreamRow) -> i64| streams.iter().map(field).map(natural).sum();
+    let mut view = DeviceView {
+        online,
+        boot: row.status.as_ref().map(|status| status.boot),
+        agent_version: row.status.as_ref().map(|status| status.agent_version.clone()),
+        hardware_class: row.status.map(|status| status.hardware_class),
+        desired: desired.map(DesiredView::from),
+        reported: row.reported.map(|reported| ReportedView {
+            generation: reported.generation,
+            received_ms: reported.received_ms,
+            slots: reported.slots.into_iter().map(SlotView::from).collect(),
+        }),
+        health: health.map(HealthView::from),
+        throughput_per_s,
+        throughput_history: history,
+        latency_us_p50: merged.latency.quantile(500),
+        latency_us_p99: merged.latency.quantile(990),
+        classes: merged.classes.map_or_else(Vec::new, |(bundle, counts)| {
+            class_views(&counts, bundles.iter().find(|known| known.digest == bundle))
+        }),
+        sequence_gaps: sum(|stream| stream.missing),
+        records_stored: sum(|stream| stream.records),
+        records_dropped: sum(|stream| stream.dropped),
+        malformed: malformed.as_ref().map_or(0, |row| natural(row.count)),
+        problems: Vec::new(),
+        id: row.id,
+        labels: row.labels,
+        registered_ms: row.registered_ms,
+        last_seen_ms: row.last_seen_ms,
+    };
+    view.problems = problems(&view, row.wire_met);
+    view
+}
+
+fn problems(device: &DeviceView, wire_met: Option<u8>) -> Vec<String> {
+    let version = wire_met.map(|met| {
+        format!("speaks wire version {met}; this fleet reads {VERSION_OLDEST} to {VERSION}")
+    });
+    let slots = device.reported.iter().flat_map(|reported| &reported.slots);
+    let reasons = slots.filter_map(|slot| {
+        let reason = slot.reason.as_ref()?;
+        Some(format!("{}: {reason}", slot.slot))
+    });
+    version.into_iter().chain(reasons).collect()
+}
+
+async fn merge_newest(store: &Store, id: &DeviceId) -> Result<Merged, Error> {
+    let mut merged = Merged::default();
+    for row in store.newest_model_profiles(id, PROFILES_MERGED).await? {
+        let (Some((_, bundle)), Ok(profile)) = (row.model, GatewayProfile::decode(&row.profile))
+        else {
+            continue;
+        };
+        merged.latency.merge(profile.latency());
+        let (newest, classes) = merged.classes.get_or_insert_with(|| (bundle, ClassCounts::new()));
+        if *newest == bundle {
+            classes.merge(profile.classes());
+        }
+    }
+    Ok(merged)
+}
+
+/// Inferences per second between neighbouring points of one boot.
+fn rates(points: &[HealthPoint]) -> Vec<f64> {
+    points
+        .windows(2)
+        .filter(|pair| pair[0].boot == pair[1].boot && pair[0].received_ms < pair[1].received_ms)
+        .map(|pair| {
+            let inferences = (pair[1].inferences - pair[0].inferences).max(0) as f64;
+            inferences * 1000.0 / (pair[1].received_ms - pair[0].received_ms) as f64
+        })
+        .collect()
+}
+
+fn class_views(counts: &ClassCounts, bundle: Option<&BundleView>) -> Vec<ClassView> {
+    let labels = bundle.and_then(|bundle| bundle.manifest["labels"].as_array());
+    let label = |index: usize| labels.and_then(|labels| labels.get(index)?.as_str());
+    let shown = labels.map_or(0, Vec::len);
+    let counted = counts.classes().iter().enumerate().filter_map(|(index, &count)| {
+        let worth = count > 0 || index < shown;
+        worth.then(|| ClassView {
+            index: Some(index as u32),
+            label: label(index).map_or_else(|| index.to_string(), str::to_owned),
+            count,
+        })
+    });
+    let other = (counts.other() > 0).then(|| ClassView {
+        index: None,
+        label: "other".into(),
+        count: counts.other(),
+    });
+    counted.chain(other).collect()
+}
+
+impl From<BundleRow> for BundleView {
+    fn from(row: BundleRow) -> Self {
+        Self {
+            digest: row.digest,
+            name: row.name,
+            version: row.version,
+            len_bytes: row.len_bytes,
+            registered_ms: row.registered_ms,
+            manifest: serde_json::from_str(&row.manifest)
+                .expect("manifests are stored as they were verified"),
+        }
+    }
+}
+
+impl From<DesiredRow> for DesiredView {
+    fn from(row: DesiredRow) -> Self {
+        Self {
+            generation: row.generation,
+            slots: row.slots,
+            set_ms: row.set_ms,
+            expires_ms: row.expires_ms,
+        }
+    }
+}
+
+impl From<SlotReport> for SlotView {
+    fn from(report: SlotReport) -> Self {
+        let (phase, chunks) = match report.phase {
+            SlotPhase::Settled => (PhaseView::Settled, None),
+            SlotPhase::Fetching { chunks_present, chunks_total } => {
+                (PhaseView::Fetching, Some((chunks_present, chunks_total)))
+            }
+            SlotPhase::Verifying => (PhaseView::Verifying, None),
+            SlotPhase::Refused => (PhaseView::Refused, None),
+        };
+        Self {
+            slot: report.slot,
+            phase,
+            chunks_present: chunks.map(|(present, _)| present),
+            chunks_total: chunks.map(|(_, total)| total),
+            running: report.running.map(|running| RunningView {
+                bundle: running.bundle,
+                name: running.name,
+                version: running.version,
+            }),
+            desired: report.desired,
+            reason: report.reason,
+        }
+    }
+}
+
+impl From<HealthRow> for HealthView {
+    fn from(row: HealthRow) -> Self {
+        Self {
+            uptime_s: natural(row.uptime_s),
+            inferences: natural(row.inferences),
+            inferences_failed: natural(row.inferences_failed),
+            inputs_malformed: natural(row.inputs_malformed),
+            swaps: natural(row.swaps),
+            sent_bytes: natural(row.sent_bytes),
+            received_bytes: natural(row.received_bytes),
+            resident_bytes: natural(row.resident_bytes),
+            resident_bytes_peak: natural(row.resident_bytes_peak),
+            spool_bytes: natural(row.spool_bytes),
+            records_dropped: natural(row.records_dropped),
+            received_ms: natural(row.received_ms),
+        }
+    }
+}
+
+fn by<T>(rows: Vec<T>, key: impl Fn(&T) -> String) -> BTreeMap<String, T> {
+    rows.into_iter().map(|row| (key(&row), row)).collect()
+}
+
+fn natural(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(boot: i64, received_ms: i64, inferences: i64) -> HealthPoint {
+        HealthPoint { boot, inferences, received_ms }
+    }
+
+    #[test]
+    fn rates_are_taken_within_a_boot() {
+        let points = [
+            point(1, 0, 0),
+            point(1, 2000, 100),
+            point(1, 2000, 100),
+            point(2, 3000, 10),
+            point(2, 4000, 40),
+            point(2, 5000, 20),
+        ];
+        assert_eq!(rates(&points), [50.0, 30.0, 0.0]);
+        assert_eq!(rates(&[]), [] as [f64; 0]);
+    }
+
+    #[test]
+    fn classes_have_labels_where_the_bundle_gives_them() {
+        let mut counts = ClassCounts::new();
+        for class in [1, 1, 2, 99] {
+            counts.observe(class);
+        }
+        let bundle = BundleView {
+            digest: Digest([0; 32]),
+            name: "b".into(),
+            version: "1.0.0".into(),
+            len_bytes: 0,
+            registered_ms: 0,
+            manifest: serde_json::json!({ "labels": ["no", "yes"] }),
+        };
+        let seen: Vec<_> = class_views(&counts, Some(&bundle))
+            .into_iter()
+            .map(|class| (class.label, class.count))
+            .collect();
+        let expected = [("no", 0), ("yes", 2), ("2", 1), ("other", 1)];
+        assert_eq!(seen, expected.map(|(label, count)| (label.to_owned(), count)));
+    }
+}
