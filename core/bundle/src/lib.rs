@@ -1,7 +1,7 @@
 //! The deployable unit: an OCI image layout with a manifest, and how it is cut into chunks.
 //!
 //! A [`Bundle`] that could be opened is whole: every blob has the length and the digest that its
-//! descriptor says, nothing is unlisted, and the parts agree with one another. Whether it is
+//! descriptor says, nothing is unlisted, and the golden vectors fit the manifest. Whether it is
 //! *authentic* is the trust crate's business, whether it *runs* is the runtime's.
 //!
 //! Vocabulary (OCI image specification): a *blob* is a file named by its digest; a *descriptor* names
