@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use selvedge_bundle::{Extent, Golden, Manifest, NamedTensor, TensorSpec};
+use selvedge_bundle::{DType, Extent, Golden, Manifest, NamedTensor, TensorSpec};
 
-use crate::engine::{Plan, PlanBatch, Rewriting};
+use crate::engine::{BatchAxis, Plan, PlanBatch, Rewriting, TensorPort};
 use crate::error::Error;
 use crate::graph::{DeclaredTensor, Graph, Quantisation};
 use crate::limits::Limits;
@@ -77,6 +77,63 @@ impl OnnxSurvey {
                 || operator.ends_with("Integer")
         })
     }
+}
+
+/// An ONNX file that runs on raw tensors, one sample at a time, without a manifest.
+#[derive(Debug)]
+pub struct BareModel {
+    inputs: Vec<TensorPort>,
+    plan: Plan,
+}
+
+impl BareModel {
+    /// Builds the optimised model; axes of free length become 1.
+    ///
+    /// # Errors
+    /// As [`Model::load`](crate::Model::load), as far as it goes without a manifest.
+    pub fn build(onnx: &[u8], limits: &Limits) -> Result<BareModel, Error> {
+        let graph = Graph::parse(onnx, limits)?;
+        let inputs: Vec<TensorPort> =
+            graph.inputs().iter().map(bare_port).collect::<Result<_, _>>()?;
+        let plan = Plan::of_all_outputs(&graph, &inputs, limits)?;
+        Ok(BareModel { inputs, plan })
+    }
+
+    /// The inputs: name, type, and shape `[1, axis…]`.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, DType, Vec<usize>)> {
+        self.inputs.iter().map(described)
+    }
+
+    /// The outputs, likewise.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, DType, Vec<usize>)> {
+        self.plan.outputs().iter().map(described)
+    }
+
+    /// Runs the model on its inputs, in their order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Engine`](crate::ErrorKind).
+    pub fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, Error> {
+        self.plan.run(inputs)
+    }
+}
+
+fn bare_port(tensor: &DeclaredTensor) -> Result<TensorPort, Error> {
+    let refuse =
+        |detail: &str| Error::Undescribed { name: tensor.name.clone(), detail: detail.to_owned() };
+    let dtype = tensor.dtype.ok_or_else(|| refuse("its type is none of f32, i8, u8, i32, i64"))?;
+    let shape = tensor.shape.as_deref().ok_or_else(|| refuse("the file declares no shape"))?;
+    match shape.split_first() {
+        Some((None | Some(1), rest)) => {
+            let shape = rest.iter().map(|extent| extent.unwrap_or(1)).collect();
+            Ok(TensorPort { name: tensor.name.clone(), dtype, batch: BatchAxis::One, shape })
+        }
+        _ => Err(refuse("its first axis is not a batch, free or 1")),
+    }
+}
+
+fn described(port: &TensorPort) -> (&str, DType, Vec<usize>) {
+    (&port.name, port.dtype, [vec![1], port.shape.clone()].concat())
 }
 
 /// Looks at an ONNX file without building it.
@@ -186,8 +243,8 @@ pub fn self_made_golden(
 pub fn tolerance(output: &TensorSpec, survey: &OnnxSurvey, largest: f64) -> f64 {
     let share = if survey.is_quantised() { QUANTISED_TOLERANCE } else { FLOAT_TOLERANCE };
     match (output.dtype, output.scale) {
-        (selvedge_bundle::DType::F32, Some(step)) => step,
-        (selvedge_bundle::DType::F32, None) => share * largest.max(1.0),
+        (DType::F32, Some(step)) => step,
+        (DType::F32, None) => share * largest.max(1.0),
         _ => 1.0,
     }
 }

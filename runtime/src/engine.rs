@@ -74,20 +74,53 @@ impl Plan {
         rewriting: Rewriting,
         limits: &Limits,
     ) -> Result<Plan, Error> {
-        let build = || {
-            let model = typed_model(graph, inputs, outputs, batch)?;
-            check_outputs(&model, outputs, batch)?;
-            check_tensors(&model, batch, limits)?;
-            let model = match rewriting {
-                Rewriting::None => model,
-                Rewriting::Full => {
-                    model.into_optimized().map_err(failed("optimising the graph"))?
-                }
-            };
-            model.into_runnable().map_err(failed("planning the execution"))
+        without_panic("building the model", || {
+            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+            let model = typed_model(graph, inputs, &names, batch)?;
+            outputs
+                .iter()
+                .enumerate()
+                .try_for_each(|(index, port)| check_output(&model, index, port, batch))?;
+            Plan::finish(model, outputs.to_vec(), batch, rewriting, limits)
+        })
+    }
+
+    /// Builds the plan that computes whatever outputs the graph has, for one sample.
+    pub(crate) fn of_all_outputs(
+        graph: &Graph,
+        inputs: &[TensorPort],
+        limits: &Limits,
+    ) -> Result<Plan, Error> {
+        without_panic("building the model", || {
+            let declared = graph.outputs();
+            let names: Vec<&str> = declared.iter().map(|output| output.name.as_str()).collect();
+            let model = typed_model(graph, inputs, &names, PlanBatch::One)?;
+            let ports =
+                names.iter().enumerate().map(|(index, name)| inferred_output(&model, index, name));
+            let ports = ports.collect::<Result<_, _>>()?;
+            Plan::finish(model, ports, PlanBatch::One, Rewriting::Full, limits)
+        })
+    }
+
+    fn finish(
+        model: TypedModel,
+        outputs: Vec<TensorPort>,
+        batch: PlanBatch,
+        rewriting: Rewriting,
+        limits: &Limits,
+    ) -> Result<Plan, Error> {
+        check_tensors(&model, batch, limits)?;
+        let model = match rewriting {
+            Rewriting::None => model,
+            Rewriting::Full => model.into_optimized().map_err(failed("optimising the graph"))?,
         };
-        let plan = without_panic("building the model", build)?;
-        Ok(Plan { plan, outputs: outputs.to_vec(), idle: Mutex::new(Vec::new()) })
+        let plan = model.into_runnable().map_err(failed("planning the execution"))?;
+        Ok(Plan { plan, outputs, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// The outputs, in the order in which [`Plan::run`] gives them.
+    pub(crate) fn outputs(&self) -> &[TensorPort] {
+        &self.outputs
     }
 
     /// Runs the model on `inputs`, each `[batch, axis…]`, in the order that the plan was built with; outputs likewise.
@@ -128,7 +161,7 @@ impl Plan {
 fn typed_model(
     graph: &Graph,
     inputs: &[TensorPort],
-    outputs: &[TensorPort],
+    outputs: &[&str],
     batch: PlanBatch,
 ) -> Result<TypedModel, Error> {
     // Declared shapes of inner tensors name the batch axis in ways that contradict a batch of one.
@@ -152,42 +185,59 @@ fn typed_model(
             .map_err(failed("setting the input shapes"))?;
     }
     let declared = graph.outputs();
-    let selected: Vec<_> = outputs
-        .iter()
-        .map(|output| {
-            let index = declared.iter().position(|tensor| tensor.name == output.name);
-            model.outputs[index.expect("the tensors were checked against the graph")]
-        })
-        .collect();
+    let outlet = |name: &&str| {
+        let index = declared.iter().position(|tensor| tensor.name == *name);
+        model.outputs[index.expect("the tensors were checked against the graph")]
+    };
+    let selected: Vec<_> = outputs.iter().map(outlet).collect();
     model.select_output_outlets(&selected).map_err(failed("selecting the outputs"))?;
     model.into_typed().map_err(failed("inferring types and shapes"))
 }
 
-fn check_outputs(
+fn check_output(
     model: &TypedModel,
-    outputs: &[TensorPort],
+    index: usize,
+    port: &TensorPort,
     batch: PlanBatch,
 ) -> Result<(), Error> {
-    for (index, port) in outputs.iter().enumerate() {
-        let fact = model.output_fact(index).map_err(failed("reading the output types"))?;
-        let axes: Vec<String> = fact.shape.iter().map(|length| length.to_string()).collect();
-        let expected = std::iter::once(1).chain(port.shape.iter().copied());
-        let expected: Vec<String> = expected.map(|length| length.to_string()).collect();
-        let same_axes = match batch {
-            PlanBatch::One => axes == expected,
-            PlanBatch::Any => axes.len() == expected.len() && axes[1..] == expected[1..],
-        };
-        if !same_axes || output_dtype(fact.datum_type) != Some(port.dtype) {
-            return Err(Error::Tensor {
-                side: "output",
-                name: port.name.clone(),
-                manifest: format!("{} [{}]", port.dtype, expected.join(", ")),
-                model: format!("{:?} [{}] for one sample", fact.datum_type, axes.join(", "))
-                    .to_lowercase(),
-            });
-        }
+    let fact = model.output_fact(index).map_err(failed("reading the output types"))?;
+    let axes: Vec<String> = fact.shape.iter().map(|length| length.to_string()).collect();
+    let expected = std::iter::once(1).chain(port.shape.iter().copied());
+    let expected: Vec<String> = expected.map(|length| length.to_string()).collect();
+    let same_axes = match batch {
+        PlanBatch::One => axes == expected,
+        PlanBatch::Any => axes.len() == expected.len() && axes[1..] == expected[1..],
+    };
+    if same_axes && dtype_of(fact.datum_type) == Some(port.dtype) {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Tensor {
+        side: "output",
+        name: port.name.clone(),
+        manifest: format!("{} [{}]", port.dtype, expected.join(", ")),
+        model: format!("{:?} [{}] for one sample", fact.datum_type, axes.join(", ")).to_lowercase(),
+    })
+}
+
+/// The output as tract infers it for one sample.
+fn inferred_output(model: &TypedModel, index: usize, name: &str) -> Result<TensorPort, Error> {
+    let fact = model.output_fact(index).map_err(failed("reading the output types"))?;
+    let refuse = || Error::Undescribed {
+        name: name.to_owned(),
+        detail: format!("for one sample it is {:?} {:?}", fact.datum_type, fact.shape)
+            .to_lowercase(),
+    };
+    let shape = fact.shape.as_concrete().ok_or_else(refuse)?;
+    let dtype = dtype_of(fact.datum_type).ok_or_else(refuse)?;
+    match shape.split_first() {
+        Some((1, shape)) => Ok(TensorPort {
+            name: name.to_owned(),
+            dtype,
+            batch: BatchAxis::One,
+            shape: shape.to_vec(),
+        }),
+        _ => Err(refuse()),
+    }
 }
 
 fn check_tensors(model: &TypedModel, batch: PlanBatch, limits: &Limits) -> Result<(), Error> {
@@ -244,7 +294,7 @@ fn datum_type(dtype: DType) -> DatumType {
     }
 }
 
-fn output_dtype(datum_type: DatumType) -> Option<DType> {
+fn dtype_of(datum_type: DatumType) -> Option<DType> {
     match datum_type {
         DatumType::F32 => Some(DType::F32),
         DatumType::I8 => Some(DType::I8),
