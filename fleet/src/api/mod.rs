@@ -198,7 +198,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 11, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 12, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

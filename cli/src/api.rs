@@ -1,0 +1,210 @@
+//! The fleet manager's API, as the commands use it.
+
+use std::{io::Read, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use ureq::{Agent, Body, SendBody, http::Response};
+
+use selvedge_wire::{DeviceId, Digest, FleetName};
+
+/// Where a manager on this machine listens unless it is told otherwise.
+pub const FLEET_URL: &str = "http://127.0.0.1:8080";
+
+/// How long an answer may take; checking a large bundle takes a while.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// Which manager
+#[derive(Clone, Debug, clap::Args)]
+pub struct FleetUrl {
+    /// Where the fleet manager listens
+    #[arg(long, value_name = "URL", default_value = FLEET_URL)]
+    pub fleet_url: String,
+}
+
+/// A connection to the manager.
+pub struct Api {
+    url: String,
+    agent: Agent,
+}
+
+/// What the manager says to a new device.
+#[derive(Debug, Deserialize)]
+pub struct AddedDevice {
+    /// Its fleet.
+    pub fleet: FleetName,
+    /// Where it connects.
+    pub broker_url: String,
+    /// Its account there.
+    pub user: String,
+    /// The account's password, if it has one.
+    pub password: Option<String>,
+    /// The authority that vouches for the broker, in PEM.
+    pub ca: Option<String>,
+    /// The root metadata.
+    pub root: Value,
+}
+
+/// A device, as far as the commands look at it.
+#[derive(Debug, Deserialize)]
+pub struct Device {
+    /// What it should run.
+    pub desired: Option<Desired>,
+    /// What it says it runs.
+    pub reported: Option<Reported>,
+}
+
+/// What a device should run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Desired {
+    /// The bundle of each slot.
+    pub slots: std::collections::BTreeMap<String, Digest>,
+}
+
+/// What a device says it runs.
+#[derive(Debug, Deserialize)]
+pub struct Reported {
+    /// The generation that it follows.
+    pub generation: u64,
+    /// Its slots.
+    pub slots: Vec<Slot>,
+}
+
+/// One slot of a device.
+#[derive(Debug, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub slot: String,
+    /// Where it is on its way.
+    pub phase: String,
+    /// Chunks on the device, while it fetches.
+    pub chunks_present: Option<u32>,
+    /// Chunks of the bundle, while it fetches.
+    pub chunks_total: Option<u32>,
+    /// The bundle that answers.
+    pub running: Option<Running>,
+    /// Why the desired bundle does not answer.
+    pub reason: Option<String>,
+}
+
+/// A bundle that answers.
+#[derive(Debug, Deserialize)]
+pub struct Running {
+    /// The bundle.
+    pub bundle: Digest,
+}
+
+/// One answer of a model.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Where the sample came from.
+    pub source: String,
+    /// Counts the samples of that source.
+    pub sample: u64,
+    /// How long it took.
+    pub latency_us: u32,
+    /// The class.
+    pub class: Option<u32>,
+    /// The label of the class.
+    pub label: Option<String>,
+    /// The score of the class.
+    pub score: Option<f64>,
+    /// The values, where there is no class.
+    pub values: Option<Vec<Option<f32>>>,
+    /// Why there is no answer.
+    pub failure: Option<String>,
+}
+
+impl Api {
+    /// The manager at `url`.
+    pub fn new(url: &FleetUrl) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_LIMIT))
+            .build();
+        let url = url.fleet_url.trim_end_matches('/').to_owned();
+        Self { url, agent: config.into() }
+    }
+
+    /// Registers a device.
+    pub fn add_device(&self, id: &DeviceId) -> Result<AddedDevice> {
+        let request = self.agent.post(self.path("devices"));
+        self.read(request.send_json(serde_json::json!({ "id": id })))
+    }
+
+    /// Deletes a device.
+    pub fn delete_device(&self, id: &DeviceId) -> Result<()> {
+        let request = self.agent.delete(self.path(&format!("devices/{id}")));
+        self.accepted(request.call()).map(drop)
+    }
+
+    /// One device.
+    pub fn device(&self, id: &DeviceId) -> Result<Device> {
+        self.read(self.agent.get(self.path(&format!("devices/{id}"))).call())
+    }
+
+    /// Says what a device should run; returns the generation.
+    pub fn set_desired(&self, id: &DeviceId, desired: &Desired) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Set {
+            generation: u64,
+        }
+        let request = self.agent.put(self.path(&format!("devices/{id}/desired")));
+        self.read(request.send_json(desired)).map(|Set { generation }| generation)
+    }
+
+    /// The first answer of `bundle` on a device, if there is one.
+    pub fn first_answer(&self, id: &DeviceId, bundle: &Digest) -> Result<Option<Answer>> {
+        let path = format!("devices/{id}/results?bundle={bundle}&limit=1");
+        let answers: Vec<Answer> = self.read(self.agent.get(self.path(&path)).call())?;
+        Ok(answers.into_iter().next())
+    }
+
+    /// Uploads the tar of a bundle's layout; returns the digest.
+    pub fn add_bundle(&self, archive: &mut dyn Read) -> Result<Digest> {
+        #[derive(Deserialize)]
+        struct Added {
+            digest: Digest,
+        }
+        let request = self.agent.post(self.path("bundles")).content_type("application/x-tar");
+        let mut archive = archive;
+        let sent = request.send(SendBody::from_reader(&mut archive));
+        self.read(sent).map(|Added { digest }| digest)
+    }
+
+    fn path(&self, below: &str) -> String {
+        format!("{}/api/v1/{below}", self.url)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        answer: Result<Response<Body>, ureq::Error>,
+    ) -> Result<T> {
+        let mut answer = self.accepted(answer)?;
+        let wrong = || format!("the answer of {} is not that of a fleet manager", self.url);
+        answer.body_mut().read_json().with_context(wrong)
+    }
+
+    /// The answer, if it is not that of a failure.
+    fn accepted(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: String,
+        }
+        let mut answer = answer.map_err(|error| {
+            anyhow!(
+                "no fleet manager answers at {}: {error}; start one with `selvedge fleet`, or say \
+                 where it is with --fleet-url",
+                self.url
+            )
+        })?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        match answer.body_mut().read_json::<Refusal>() {
+            Ok(Refusal { error }) => bail!("the fleet manager refuses: {error}"),
+            Err(_) => bail!("{} answers {}", self.url, answer.status()),
+        }
+    }
+}
