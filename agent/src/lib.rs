@@ -1,14 +1,51 @@
 //! The daemon on a gateway: runs models, keeps evidence, applies updates.
+//!
+//! What it guarantees:
+//! - Only a bundle that is signed, whole, allowed here and right on its golden vectors answers; while a
+//!   new one comes in, the one before goes on, and no sample is lost in between.
+//! - It may be killed at any time. What it counted is kept until the fleet has stored it.
+//! - Without network, fleet or room on the disk, inference goes on.
+//!
+//! It never touches model maths, and knows no rollout policy: it does what a signed document says.
+//!
+//! Reading order: `daemon` (the actors), `updates` and `spool` (pure state machines over a [`Disk`] and
+//! the time), `inference`, `sources`, `outbox`.
 
 #![forbid(unsafe_code)]
 
+mod args;
+mod boot;
 mod clock;
+mod config;
+mod daemon;
 mod disk;
+mod error;
+mod inference;
 mod limits;
+mod malformed;
+mod outbox;
+mod record;
+mod reporter;
+mod self_test;
+mod sources;
 mod spool;
+mod updates;
 
+pub use args::{AgentArgs, main_with};
 pub use clock::{Clock, SharedClock, SystemClock};
+pub use config::{
+    BrokerConfig, BundleLimits, Config, ConfigError, NodeLine, SourceConfig, SourceKind,
+    SpoolConfig,
+};
+pub use daemon::run;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
+pub use error::{Error, ErrorKind};
+pub use inference::{
+    Answerer, FeatureBins, InferenceCounters, LoadedModel, RecordSink, SampleRequest, SampleShape,
+    SlotHandle, WorkerEnded, WorkerSettings,
+};
+pub use self_test::{Check, self_test};
 pub use spool::{
     Acknowledged, MergeRecords, Position, RecordTooLong, Recovery, Spool, SpoolQuotas, SpooledBatch,
 };
+pub use updates::{Effect, Identity, LoadModel, Now, Refusal, SlotRecord, Updates};

@@ -23,6 +23,7 @@
 //! | merge two segments into the first, then remove the second | both | the covered segment is removed |
 //! | an append that failed, its records written again to a new segment | both | the first ends where the second begins |
 
+mod actor;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use selvedge_wire::{Boot, Record, Sequence, StoredThrough, Stream};
 
 use crate::{
-    disk::{DiskError, FRESH_SUFFIX, SharedDisk, replace},
+    disk::{Disk, DiskError, FRESH_SUFFIX, SharedDisk, replace},
     limits::{BOOTS_MAX, PENDING_BYTES_MAX, RECORD_BYTES_MAX, SEGMENT_BYTES_MAX, STREAM_BYTES_MIN},
 };
 
@@ -40,6 +41,13 @@ use segment::{
     Entry, HEADER, entry_len_bytes, file_name, parse_file_name, read_segment, write_entry,
     write_segment,
 };
+
+pub(crate) use actor::{BatchOrder, SpoolHandle};
+
+/// The boot of a segment's file.
+pub(crate) fn boot_of_segment(file_name: &str) -> Option<Boot> {
+    parse_file_name(file_name).map(|(boot, _)| boot)
+}
 
 /// Merges the later of two encoded records into the earlier, or says that they do not merge.
 pub type MergeRecords = fn(earlier: &[u8], later: &[u8]) -> Option<Vec<u8>>;
@@ -225,6 +233,8 @@ struct StreamLog {
     segments: VecDeque<Segment>,
     // Whether the last segment is of this boot and takes more records.
     active: bool,
+    // A change failed, so that what is known of the segments may not be what the disk has.
+    unsettled: bool,
     // The first number of this boot that is not durable yet.
     next: u64,
     pending: VecDeque<Entry>,
@@ -277,83 +287,121 @@ impl StreamLog {
         merge: Option<MergeRecords>,
         recovery: &mut Recovery,
     ) -> Result<Self, DiskError> {
-        let mut log = Self {
-            dir: format!("spool/{}", stream.as_str()),
+        let dir = format!("spool/{}", stream.as_str());
+        disk.create_dir(&dir)?;
+        let mut scan = Scan::of(disk, &dir)?;
+        scan.give_up_oldest_boots(boot)?;
+        recovery.bytes_lost += scan.bytes_lost;
+        Ok(Self {
+            dropped: scan.dropped,
+            segments: scan.segments,
+            dir,
             quota_bytes: quota_bytes.max(STREAM_BYTES_MIN),
             merge,
-            segments: VecDeque::new(),
             active: false,
+            unsettled: false,
             next: 1,
             pending: VecDeque::new(),
             pending_bytes: 0,
             stored: BTreeMap::new(),
-            dropped: 0,
-        };
-        disk.create_dir(&log.dir)?;
-        for name in disk.list(&log.dir)? {
+        })
+    }
+
+    /// After a change that failed, the disk may have the old state or the new: it is read again.
+    fn settle(&mut self, disk: &SharedDisk, boot: Boot) -> Result<(), DiskError> {
+        if !self.unsettled {
+            return Ok(());
+        }
+        let mut scan = Scan::of(disk, &self.dir)?;
+        // An append that failed may have left records behind, which are still pending.
+        if scan.segments.back().is_some_and(|last| last.boot == boot && last.end > self.next) {
+            scan.cut_last(self.next)?;
+        }
+        for segment in scan.segments.iter_mut().filter(|segment| segment.boot == boot) {
+            let overlaps = |known: &&Segment| {
+                known.boot == boot && known.first < segment.end && segment.first < known.end
+            };
+            segment.handed = self.segments.iter().filter(overlaps).any(|known| known.handed);
+        }
+        self.segments = scan.segments;
+        self.dropped += scan.dropped;
+        self.active = false;
+        self.unsettled = false;
+        let stored: Vec<_> = self.stored.iter().map(|(boot, through)| (*boot, *through)).collect();
+        stored.into_iter().try_for_each(|(of, through)| self.forget_stored(disk, boot, of, through))
+    }
+}
+
+/// Reads what a folder of segments holds, and repairs it.
+struct Scan<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a str,
+    segments: VecDeque<Segment>,
+    bytes_lost: u64,
+    dropped: u64,
+}
+
+impl<'a> Scan<'a> {
+    fn of(disk: &'a SharedDisk, dir: &'a str) -> Result<Self, DiskError> {
+        let disk = disk.as_ref();
+        // What was renamed or removed before must not change its mind after this was read.
+        disk.sync_dir(dir)?;
+        let mut scan = Self { disk, dir, segments: VecDeque::new(), bytes_lost: 0, dropped: 0 };
+        for name in disk.list(dir)? {
             match parse_file_name(&name) {
-                Some((boot, first)) => log.recover_segment(disk, boot, first, recovery)?,
-                None if name.ends_with(FRESH_SUFFIX) => {
-                    disk.remove(&format!("{}/{name}", log.dir))?
-                }
+                Some((boot, first)) => scan.recover_segment(boot, first)?,
+                None if name.ends_with(FRESH_SUFFIX) => disk.remove(&format!("{dir}/{name}"))?,
                 None => {}
             }
         }
-        log.fill_gaps(disk)?;
-        log.give_up_oldest_boots(disk, boot)?;
-        disk.sync_dir(&log.dir)?;
-        Ok(log)
+        scan.fill_gaps()?;
+        disk.sync_dir(dir)?;
+        Ok(scan)
     }
 
     /// Names come in order, so only the segment before can overlap this one.
-    fn recover_segment(
-        &mut self,
-        disk: &SharedDisk,
-        boot: Boot,
-        first: u64,
-        recovery: &mut Recovery,
-    ) -> Result<(), DiskError> {
-        let path = self.path(boot, first);
-        let bytes = disk.read(&path)?.unwrap_or_default();
+    fn recover_segment(&mut self, boot: Boot, first: u64) -> Result<(), DiskError> {
+        let path = path(self.dir, boot, first);
+        let bytes = self.disk.read(&path)?.unwrap_or_default();
         let readable = read_segment(&bytes);
         let segment = Segment::new(boot, first, &readable.entries, readable.len_bytes as u64, true);
         let before = self.segments.back().filter(|before| before.boot == boot);
         if before.is_some_and(|before| segment.end <= before.end) {
-            return disk.remove(&path);
+            return self.disk.remove(&path);
         }
         if readable.len_bytes < bytes.len() {
-            recovery.bytes_lost += (bytes.len() - readable.len_bytes) as u64;
-            disk.truncate(&path, readable.len_bytes as u64)?;
-            disk.sync(&path)?;
+            self.bytes_lost += (bytes.len() - readable.len_bytes) as u64;
+            self.disk.truncate(&path, readable.len_bytes as u64)?;
+            self.disk.sync(&path)?;
         }
         if before.is_some_and(|before| before.end > first) {
-            self.cut_last(disk, first)?;
+            self.cut_last(first)?;
         }
         self.segments.push_back(segment);
         Ok(())
     }
 
-    /// Ends the last segment before the number `end`, which a later segment has again.
-    fn cut_last(&mut self, disk: &SharedDisk, end: u64) -> Result<(), DiskError> {
+    /// Ends the last segment before the number `end`, which comes again later.
+    fn cut_last(&mut self, end: u64) -> Result<(), DiskError> {
         let last = self.segments.pop_back().expect("the caller has just looked at it");
-        let path = self.path(last.boot, last.first);
-        let mut kept = self.read(disk, &last)?;
-        let mut at = last.first + kept.iter().map(Record::covers).sum::<u64>();
+        let path = path(self.dir, last.boot, last.first);
+        let mut kept = read_entries(self.disk, self.dir, &last)?;
+        let mut at = last.end;
         while at > end {
             at -= kept.pop().map_or(at, |entry| entry.covers());
         }
         if kept.is_empty() {
-            return disk.remove(&path);
+            return self.disk.remove(&path);
         }
         let bytes = write_segment(&kept);
-        replace(disk.as_ref(), &path, &bytes)?;
+        replace(self.disk, &path, &bytes)?;
         let cut = Segment::new(last.boot, last.first, &kept, bytes.len() as u64, true);
         self.segments.push_back(cut);
         Ok(())
     }
 
     /// Numbers that are missing between two segments of a boot were lost to damage: it is recorded.
-    fn fill_gaps(&mut self, disk: &SharedDisk) -> Result<(), DiskError> {
+    fn fill_gaps(&mut self) -> Result<(), DiskError> {
         let mut index = 1;
         while index < self.segments.len() {
             let (before, after) = (&self.segments[index - 1], &self.segments[index]);
@@ -362,7 +410,7 @@ impl StreamLog {
                 let covers = after.first - first;
                 let entries = [Record::Dropped { covers }];
                 let bytes = write_segment(&entries);
-                replace(disk.as_ref(), &self.path(boot, first), &bytes)?;
+                replace(self.disk, &path(self.dir, boot, first), &bytes)?;
                 let gap = Segment::new(boot, first, &entries, bytes.len() as u64, true);
                 self.dropped += covers;
                 match &mut self.segments[index - 1] {
@@ -376,10 +424,12 @@ impl StreamLog {
         let (empty, kept): (Vec<_>, _) =
             self.segments.drain(..).partition(|segment| segment.end == segment.first);
         self.segments = kept.into();
-        empty.iter().try_for_each(|segment| disk.remove(&self.path(segment.boot, segment.first)))
+        empty
+            .iter()
+            .try_for_each(|segment| self.disk.remove(&path(self.dir, segment.boot, segment.first)))
     }
 
-    fn give_up_oldest_boots(&mut self, disk: &SharedDisk, now: Boot) -> Result<(), DiskError> {
+    fn give_up_oldest_boots(&mut self, now: Boot) -> Result<(), DiskError> {
         let mut boots: Vec<Boot> = self.segments.iter().map(|segment| segment.boot).collect();
         boots.dedup();
         let excess = boots.len().saturating_sub(BOOTS_MAX);
@@ -387,7 +437,7 @@ impl StreamLog {
         while self.segments.front().is_some_and(|segment| segment.boot < oldest_kept) {
             let segment = self.segments.pop_front().expect("the front was just looked at");
             self.dropped += segment.alive;
-            disk.remove(&self.path(segment.boot, segment.first))?;
+            self.disk.remove(&path(self.dir, segment.boot, segment.first))?;
         }
         Ok(())
     }
@@ -423,6 +473,7 @@ impl StreamLog {
 
     fn commit(&mut self, disk: &SharedDisk, boot: Boot) -> Result<(), DiskError> {
         while !self.pending.is_empty() {
+            self.settle(disk, boot)?;
             self.commit_segment(disk, boot)?;
         }
         Ok(())
@@ -453,7 +504,8 @@ impl StreamLog {
         let written = written.and_then(|()| disk.sync(&path));
         let written = written.and_then(|()| if begins { disk.sync_dir(&self.dir) } else { Ok(()) });
         if let Err(error) = written {
-            self.abandon_active(disk);
+            // The end of the file is unknown: what is pending goes to a new one.
+            self.unsettled = true;
             return Err(error);
         }
         self.appended(count, bytes.len() as u64);
@@ -474,20 +526,6 @@ impl StreamLog {
         }
     }
 
-    /// After a failed append or sync the end of the file is unknown: what is pending goes to a new one.
-    fn abandon_active(&mut self, disk: &SharedDisk) {
-        self.active = false;
-        let segment = self.segments.back().expect("an active segment is the last one");
-        let path = self.path(segment.boot, segment.first);
-        // What these may leave behind, recovery removes: its numbers come again in the next segment.
-        if segment.len_bytes == 0 {
-            self.segments.pop_back();
-            let _ = disk.remove(&path);
-        } else {
-            let _ = disk.truncate(&path, segment.len_bytes);
-        }
-    }
-
     fn segment_bytes_max(&self) -> u64 {
         SEGMENT_BYTES_MAX.min(self.quota_bytes / SEGMENTS_PER_QUOTA)
     }
@@ -498,7 +536,9 @@ impl StreamLog {
     fn make_room(&mut self, disk: &SharedDisk, boot: Boot) -> Result<(), DiskError> {
         let incoming = self.pending_bytes.min(self.segment_bytes_max() as usize) as u64;
         while self.len_bytes() + incoming > self.quota_bytes {
+            self.unsettled = true;
             let shrunk = self.merge_cheapest(disk, boot)? || self.drop_oldest(disk)?;
+            self.unsettled = false;
             if !shrunk {
                 break;
             }
@@ -536,9 +576,9 @@ impl StreamLog {
         let first = self.segments[index].clone();
         let second = self.segments.get(index + 1);
         let second = second.filter(|next| first.precedes(next) && !next.handed).cloned();
-        let mut entries = self.read(disk, &first)?;
+        let mut entries = read_entries(disk.as_ref(), &self.dir, &first)?;
         if let Some(second) = &second {
-            entries.extend(self.read(disk, second)?);
+            entries.extend(read_entries(disk.as_ref(), &self.dir, second)?);
         }
         let merged = merge_entries(entries, merge);
         let bytes = write_segment(&merged);
@@ -599,6 +639,7 @@ impl StreamLog {
         bytes_max: usize,
         records_max: usize,
     ) -> Result<Option<SpooledBatch>, DiskError> {
+        self.settle(disk, boot)?;
         let Some((mut index, first)) = self.find_after(after) else { return Ok(None) };
         let batch_boot = self.segments[index].boot;
         let mut batch = SpooledBatch { boot: batch_boot, first: Sequence(first), records: vec![] };
@@ -608,7 +649,7 @@ impl StreamLog {
                 break;
             }
             let mut at = segment.first;
-            for entry in self.read(disk, &segment)? {
+            for entry in read_entries(disk.as_ref(), &self.dir, &segment)? {
                 let end = at + entry.covers();
                 let entry = starting_at(entry, at, next);
                 at = end;
@@ -691,23 +732,29 @@ impl StreamLog {
         if emptied && boot != now {
             self.stored.remove(&boot);
         }
-        stored.iter().try_for_each(|segment| disk.remove(&self.path(boot, segment.first)))
-    }
-
-    fn read(&self, disk: &SharedDisk, segment: &Segment) -> Result<Vec<Entry>, DiskError> {
-        let path = self.path(segment.boot, segment.first);
-        let bytes = disk.read(&path)?.unwrap_or_default();
-        let known = bytes.get(..segment.len_bytes as usize).unwrap_or(&bytes);
-        Ok(lost_as_dropped(read_segment(known).entries, segment))
+        let removed =
+            stored.iter().try_for_each(|segment| disk.remove(&self.path(boot, segment.first)));
+        self.unsettled |= removed.is_err();
+        removed
     }
 
     fn path(&self, boot: Boot, first: u64) -> String {
-        format!("{}/{}", self.dir, file_name(boot, first))
+        path(&self.dir, boot, first)
     }
 
     fn len_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.len_bytes).sum()
     }
+}
+
+fn path(dir: &str, boot: Boot, first: u64) -> String {
+    format!("{dir}/{}", file_name(boot, first))
+}
+
+fn read_entries(disk: &dyn Disk, dir: &str, segment: &Segment) -> Result<Vec<Entry>, DiskError> {
+    let bytes = disk.read(&path(dir, segment.boot, segment.first))?.unwrap_or_default();
+    let known = bytes.get(..segment.len_bytes as usize).unwrap_or(&bytes);
+    Ok(lost_as_dropped(read_segment(known).entries, segment))
 }
 
 /// A segment that went bad after it was written still accounts for all of its numbers.

@@ -1,0 +1,115 @@
+//! The number of this run. It never goes back, whatever the power does.
+
+use selvedge_wire::{Boot, Stream};
+
+use crate::{
+    disk::{Disk, DiskError, replace},
+    spool::boot_of_segment,
+};
+
+const BOOT_FILE: &str = "boot";
+
+/// A file whose room is given up when a full disk would keep the agent from starting.
+const RESERVE_FILE: &str = "reserve";
+const RESERVE_BYTES: usize = 64 * 1024;
+
+/// Begins a run: gives its number once that is durable.
+///
+/// # Errors
+/// [`DiskError`] if the number could not be recorded.
+pub(crate) fn next_boot(disk: &dyn Disk) -> Result<Boot, DiskError> {
+    let recorded = disk.read(BOOT_FILE)?.and_then(|bytes| parse(&bytes));
+    let last = match recorded {
+        Some(last) => last,
+        // The record is gone or damaged; what is in the spool still tells.
+        None => newest_in_spool(disk)?,
+    };
+    let boot = Boot(last.saturating_add(1));
+    record(disk, boot)?;
+    Ok(boot)
+}
+
+fn parse(bytes: &[u8]) -> Option<u32> {
+    std::str::from_utf8(bytes).ok()?.trim().parse().ok()
+}
+
+fn newest_in_spool(disk: &dyn Disk) -> Result<u32, DiskError> {
+    let mut newest = 0;
+    for stream in Stream::ALL {
+        let names = disk.list(&format!("spool/{}", stream.as_str()))?;
+        let boots = names.iter().filter_map(|name| boot_of_segment(name));
+        newest = boots.map(|boot| boot.0).fold(newest, u32::max);
+    }
+    Ok(newest)
+}
+
+fn record(disk: &dyn Disk, boot: Boot) -> Result<(), DiskError> {
+    let text = format!("{}\n", boot.0);
+    match replace(disk, BOOT_FILE, text.as_bytes()) {
+        Err(error) if error.is_full() => {
+            disk.remove(RESERVE_FILE)?;
+            replace(disk, BOOT_FILE, text.as_bytes())
+        }
+        recorded => {
+            recorded?;
+            keep_reserve(disk);
+            Ok(())
+        }
+    }
+}
+
+fn keep_reserve(disk: &dyn Disk) {
+    let present = disk.list("").is_ok_and(|names| names.iter().any(|name| name == RESERVE_FILE));
+    // Without room for it there is nothing to reserve.
+    if !present && disk.write(RESERVE_FILE, &[0; RESERVE_BYTES]).is_err() {
+        let _ = disk.remove(RESERVE_FILE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::simulated::SimulatedDisk;
+
+    fn boot(disk: &SimulatedDisk) -> u32 {
+        next_boot(disk).expect("the disk works").0
+    }
+
+    #[test]
+    fn each_run_has_a_higher_number() {
+        let disk = SimulatedDisk::new();
+        assert_eq!([boot(&disk), boot(&disk), boot(&disk)], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_number_that_was_given_is_never_given_again_wherever_the_power_fails() {
+        for cut in 0..8 {
+            let disk = SimulatedDisk::new();
+            let mut given = vec![boot(&disk)];
+            for survives in 0..4 {
+                disk.cut_after(cut);
+                given.extend(next_boot(&disk).ok().map(|boot| boot.0));
+                disk.power_cycle(|sides| survives % sides);
+            }
+            given.push(boot(&disk));
+            assert!(given.is_sorted_by(|a, b| a < b), "cut after {cut}: {given:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_record_is_made_up_from_the_spool() {
+        let disk = SimulatedDisk::new();
+        disk.write("boot", b"\0\0").expect("the disk works");
+        disk.write("spool/events/0000000041-00000000000000000001.log", b"").expect("it works");
+        assert_eq!(boot(&disk), 42);
+    }
+
+    #[test]
+    fn a_full_disk_does_not_keep_the_agent_from_starting() {
+        let disk = SimulatedDisk::new();
+        boot(&disk);
+        let used: usize = disk.files().values().map(Vec::len).sum();
+        disk.set_capacity(Some(used as u64));
+        assert_eq!(boot(&disk), 2);
+    }
+}

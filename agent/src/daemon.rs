@@ -1,0 +1,553 @@
+//! The daemon: starts the actors, carries messages between them, and ends them in order.
+//!
+//! ```text
+//! sources ─samples─▶ slots ─results, profiles─▶ spool ─▶ outbox ─▶ link ─▶ broker
+//!                      ▲ swap                     ▲ events             │
+//!                   updates ◀──── desired states, offers, chunks ──────┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File, TryLockError},
+    io,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use selvedge_link::{Incoming, Limits, Link, LinkConfig, LinkEvent, Publish};
+use selvedge_trust::TrustedRoot;
+use selvedge_wire::{
+    Boot, EventKind, Health, Reported, SlotName, Status, Stored, Stream, Topic, Topics, VERSION,
+    VERSION_OLDEST, decode, encode,
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use crate::{
+    boot::next_boot,
+    clock::{SharedClock, SystemClock},
+    config::{BrokerConfig, Config, SourceKind},
+    disk::{DiskError, SharedDisk, StateDir},
+    error::Error,
+    inference::{InferenceCounters, LoadedModel, SlotHandle, WorkerSettings},
+    outbox::{Outbox, OutboxEnded, OutboxInput},
+    record::merge_profile_records,
+    reporter::Reporter,
+    sources::{Feed, Replay, SensorTopic, run_node, run_replay, serve_local_broker},
+    spool::{Spool, SpoolHandle},
+    updates::{Effect, Identity, Now, UpdateInput, Updates, UpdatesHandle},
+};
+
+/// How often slots and updates look at the clock.
+const TICK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many messages may wait for the outbox.
+const OUTBOX_INPUTS_MAX: usize = 64;
+
+const LOCK_FILE: &str = "lock";
+
+/// Runs the agent until `shutdown` resolves, then ends it in order: samples that wait are answered,
+/// what was counted is kept, and the fleet is told that the device goes.
+///
+/// # Errors
+/// [`Error`] if the agent cannot start, or cannot go on. A broker that is away, a full disk and a bundle
+/// that does not run are no errors.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let agent = Agent::start(&config).await?;
+        match agent.run(shutdown.as_mut()).await? {
+            Ended::Shutdown => return Ok(()),
+            Ended::NumbersCollide => {
+                tracing::warn!(
+                    "the fleet has records that this device never numbered: its state was lost; \
+                     starting again under a later boot"
+                );
+            }
+        }
+    }
+}
+
+/// Why a run has ended.
+enum Ended {
+    Shutdown,
+    NumbersCollide,
+}
+
+/// A running agent.
+struct Agent {
+    config: Config,
+    boot: Boot,
+    clock: SharedClock,
+    topics: Topics,
+    spool: SpoolHandle,
+    reporter: Reporter,
+    counters: Arc<InferenceCounters>,
+    slots: BTreeMap<SlotName, Slot>,
+    updates: UpdatesHandle,
+    link: Link,
+    events: mpsc::Receiver<LinkEvent>,
+    sensor_topics: Vec<SensorTopic>,
+    outbox: mpsc::Sender<OutboxInput>,
+    outbox_task: tokio::task::JoinHandle<OutboxEnded>,
+    tasks: JoinSet<()>,
+    connected: bool,
+    reported: Option<Reported>,
+    // Held for as long as the agent uses its state directory.
+    _lock: File,
+}
+
+/// A slot, and the way for models into it.
+struct Slot {
+    handle: SlotHandle,
+    swaps: mpsc::UnboundedSender<Option<Box<LoadedModel>>>,
+}
+
+impl Agent {
+    async fn start(config: &Config) -> Result<Self, Error> {
+        let clock: SharedClock = Arc::new(SystemClock::new());
+        let state = StateDir::open(&config.state_dir).map_err(Error::Disk)?;
+        let lock = lock(&state, &config.state_dir)?;
+        let disk: SharedDisk = Arc::new(state);
+        let root = trusted_root(&config.root)?;
+        let boot = next_boot(disk.as_ref()).map_err(Error::Disk)?;
+        let quotas = config.spool.quotas;
+        let (spool, recovery) =
+            Spool::open(disk.clone(), boot, quotas, merge_profile_records).map_err(Error::Disk)?;
+        let spool = SpoolHandle::spawn(spool, clock.clone())?;
+        let reporter = Reporter::new(clock.clone(), spool.clone());
+        let (device, fleet) = (config.device.clone(), config.fleet.clone());
+        let hardware_class = env::consts::ARCH.to_owned();
+        let identity = Identity { device, fleet, hardware_class, root, boot };
+        let (updates, effects) = start_updates(identity, disk, config, clock.clone()).await?;
+        let updates = UpdatesHandle::spawn(updates, effects, clock.clone())?;
+        let (link, events) = fleet_link(config, boot)?;
+        let topics = Topics::new(&config.fleet);
+        let (outbox, inbox) = mpsc::channel(OUTBOX_INPUTS_MAX);
+        let sender = Outbox::new(
+            link.clone(),
+            topics.clone(),
+            config.device.clone(),
+            spool.clone(),
+            clock.clone(),
+            config.spool,
+        );
+        let mut agent = Self {
+            config: config.clone(),
+            boot,
+            clock,
+            topics,
+            spool,
+            reporter,
+            counters: Arc::default(),
+            slots: BTreeMap::new(),
+            updates,
+            link,
+            events,
+            sensor_topics: Vec::new(),
+            outbox,
+            outbox_task: tokio::spawn(sender.run(inbox)),
+            tasks: JoinSet::new(),
+            connected: false,
+            reported: None,
+            _lock: lock,
+        };
+        agent.tell_started(recovery.bytes_lost).await;
+        agent.start_sources()?;
+        Ok(agent)
+    }
+
+    async fn tell_started(&self, bytes_lost: u64) {
+        let (boot, version) = (self.boot.0, env!("CARGO_PKG_VERSION"));
+        let detail = format!("agent {version}, boot {boot}");
+        tracing::info!(device = %self.config.device, "{detail}");
+        self.reporter.tell_now(EventKind::Started, None, None, &detail).await;
+        if bytes_lost > 0 {
+            let detail = format!("{bytes_lost} bytes of the spool were cut off: not whole");
+            tracing::warn!("{detail}");
+            self.reporter.tell_now(EventKind::StateDamaged, None, None, &detail).await;
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ended, Error> {
+        let mut tick = steady(TICK_INTERVAL);
+        let mut health = steady(self.config.health_interval);
+        let mut sync = steady(self.config.spool.sync_interval);
+        let ended = loop {
+            tokio::select! {
+                () = &mut shutdown => break Ended::Shutdown,
+                event = self.events.recv() => match event {
+                    Some(event) => self.take_link_event(event).await,
+                    None => return Err(Error::ActorEnded { name: "link" }),
+                },
+                effect = self.updates.effect() => match effect {
+                    Some(effect) => self.take_effect(effect).await?,
+                    None => return Err(Error::ActorEnded { name: "updates" }),
+                },
+                ended = &mut self.outbox_task => match ended {
+                    Ok(OutboxEnded::Ahead) => break Ended::NumbersCollide,
+                    _ => return Err(Error::ActorEnded { name: "outbox" }),
+                },
+                _ = tick.tick() => self.tick(),
+                _ = sync.tick() => self.spool.sync().await,
+                _ = health.tick() => self.publish_health().await,
+            }
+        };
+        self.end().await;
+        Ok(ended)
+    }
+
+    /// Ends the actors in the order of the samples' way.
+    async fn end(mut self) {
+        tracing::info!("ending");
+        self.tasks.shutdown().await;
+        for slot in self.slots.values() {
+            slot.handle.stop().await;
+        }
+        self.outbox_task.abort();
+        self.spool.close().await;
+        let farewell = self.status(false);
+        self.link.close(Some(farewell)).await;
+    }
+
+    fn tick(&self) {
+        self.slots.values().for_each(|slot| slot.handle.tick());
+        // Updates that are busy will look at the clock when they are done.
+        let _ = self.updates.inputs().try_send(UpdateInput::Tick);
+    }
+}
+
+/// What goes up.
+impl Agent {
+    async fn publish(&self, publish: Publish) {
+        // A receipt is not waited for: all of this is sent again on the next connection.
+        if self.connected && self.link.publish(publish).await.is_err() {
+            tracing::error!("the link is closed");
+        }
+    }
+
+    fn status(&self, online: bool) -> Publish {
+        let topic = self.topics.name(&Topic::Status(self.config.device.clone()));
+        Publish::retained(topic, encode(&status(self.boot, online)))
+    }
+
+    async fn publish_reported(&self) {
+        let Some(reported) = &self.reported else { return };
+        let topic = self.topics.name(&Topic::State(self.config.device.clone()));
+        self.publish(Publish::retained(topic, encode(reported))).await;
+    }
+
+    async fn publish_health(&self) {
+        let topic = self.topics.name(&Topic::Health(self.config.device.clone()));
+        self.publish(Publish::new(topic, encode(&self.health()))).await;
+    }
+
+    fn health(&self) -> Health {
+        let counters = &self.counters;
+        let link = self.link.counters();
+        let (resident_bytes, resident_bytes_peak) = resident_memory();
+        Health {
+            boot: self.boot,
+            uptime_s: self.clock.elapsed().as_secs(),
+            inferences: counters.answered.load(Ordering::Relaxed),
+            inferences_failed: counters.failed.load(Ordering::Relaxed),
+            inputs_malformed: self.reporter.malformed_total(),
+            swaps: counters.swaps.load(Ordering::Relaxed),
+            sent_bytes: link.sent_bytes,
+            received_bytes: link.received_bytes,
+            resident_bytes,
+            resident_bytes_peak,
+            spool_bytes: self.spool.len_bytes(),
+            records_dropped: self.spool.dropped(),
+        }
+    }
+}
+
+/// What comes down.
+impl Agent {
+    async fn take_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { payload_bytes_max, .. } => {
+                tracing::info!("connected to {}", self.config.broker.url);
+                self.connected = true;
+                self.publish(self.status(true)).await;
+                self.publish_reported().await;
+                self.publish_health().await;
+                self.tell_outbox(OutboxInput::Up { payload_bytes_max }).await;
+            }
+            LinkEvent::Down { reason, retry_in_ms } => {
+                let url = &self.config.broker.url;
+                tracing::warn!("not connected to {url}: {reason}; next try in {retry_in_ms} ms");
+                self.connected = false;
+                self.tell_outbox(OutboxInput::Down).await;
+            }
+            LinkEvent::SubscriptionRefused { filter, code } => {
+                tracing::error!("the broker refuses the subscription to {filter}: {code}");
+            }
+            LinkEvent::Message(message) => self.take_message(message).await,
+        }
+    }
+
+    async fn take_message(&mut self, message: Incoming) {
+        let Incoming { topic: name, payload, ack, .. } = message;
+        match self.topics.parse(&name) {
+            Ok(topic @ (Topic::Desired(_) | Topic::Bundle(_) | Topic::Chunk(_))) => {
+                // An empty payload clears what was retained: there is nothing to be read.
+                if payload.is_empty() {
+                    return ack.accept();
+                }
+                let input = UpdateInput::Message { topic, payload, ack };
+                if self.updates.inputs().send(input).await.is_err() {
+                    tracing::error!("the updates have ended");
+                }
+            }
+            Ok(Topic::Stored(_)) if payload.is_empty() => ack.accept(),
+            Ok(Topic::Stored(_)) => match decode::<Stored>(&payload) {
+                Ok(stored) => self.tell_outbox(OutboxInput::Stored { stored, ack }).await,
+                Err(error) => {
+                    self.reporter.malformed("fleet", &format!("stored: {error}")).await;
+                    ack.accept();
+                }
+            },
+            _ => {
+                self.take_local_message(&name, &payload).await;
+                ack.accept();
+            }
+        }
+    }
+
+    async fn take_local_message(&self, topic: &str, payload: &[u8]) {
+        for sensor in &self.sensor_topics {
+            if sensor.offer(topic, payload, &self.reporter).await {
+                return;
+            }
+        }
+        self.reporter.malformed(topic, "nothing is expected on this topic").await;
+    }
+
+    async fn tell_outbox(&self, input: OutboxInput) {
+        // The outbox says itself why it has ended.
+        let _ = self.outbox.send(input).await;
+    }
+
+    async fn take_effect(&mut self, effect: Effect) -> Result<(), Error> {
+        match effect {
+            Effect::Subscribe(topic) => {
+                let _ = self.link.subscribe(vec![self.topics.name(&topic)]).await;
+            }
+            Effect::Unsubscribe(topic) => {
+                let _ = self.link.unsubscribe(vec![self.topics.name(&topic)]).await;
+            }
+            Effect::Swap { slot, model } => {
+                let _ = self.slot(&slot)?.swaps.send(model);
+            }
+            Effect::Tell(event) => self.reporter.tell(event).await,
+            Effect::Report(reported) => {
+                self.reported = Some(reported);
+                self.publish_reported().await;
+            }
+            Effect::Malformed { problem } => self.reporter.malformed("fleet", &problem).await,
+        }
+        Ok(())
+    }
+}
+
+/// Slots and sources.
+impl Agent {
+    fn slot(&mut self, name: &SlotName) -> Result<&Slot, Error> {
+        if !self.slots.contains_key(name) {
+            let slot = self.start_slot(name)?;
+            self.slots.insert(name.clone(), slot);
+        }
+        Ok(&self.slots[name])
+    }
+
+    fn start_slot(&mut self, name: &SlotName) -> Result<Slot, Error> {
+        let spool = self.spool.clone();
+        let settings = WorkerSettings {
+            clock: self.clock.clone(),
+            window: self.config.profile_window,
+            publish_results: self.config.publish_results,
+            counters: self.counters.clone(),
+            sink: Box::new(move |stream: Stream, record| spool.push_blocking(stream, record)),
+        };
+        let handle = SlotHandle::spawn(name.clone(), settings)?;
+        let (swaps, models) = mpsc::unbounded_channel();
+        self.tasks.spawn(carry_swaps(handle.clone(), models, self.updates.inputs()));
+        Ok(Slot { handle, swaps })
+    }
+
+    fn start_sources(&mut self) -> Result<(), Error> {
+        let mut local_topics = Vec::new();
+        for source in self.config.sources.clone() {
+            match source.kind {
+                SourceKind::Replay { slot, file, rate_hz, repeat } => {
+                    let feed = Feed::new(&source.name, self.slot(&slot)?.handle.clone());
+                    let replay = Replay { name: source.name, file, rate_hz, repeat };
+                    self.tasks.spawn(run_replay(replay, feed, self.reporter.clone()));
+                }
+                SourceKind::Mqtt { slot, topic } => {
+                    let feed = Feed::new(&source.name, self.slot(&slot)?.handle.clone());
+                    let (sensor, task) = SensorTopic::new(&topic, feed, self.reporter.clone());
+                    self.tasks.spawn(task);
+                    match self.config.local_broker {
+                        Some(_) => local_topics.push((topic, sensor)),
+                        None => self.sensor_topics.push(sensor),
+                    }
+                }
+                SourceKind::Node { line } => {
+                    self.tasks.spawn(run_node(source.name, line, self.reporter.clone()));
+                }
+            }
+        }
+        self.connect_local_broker(local_topics)
+    }
+
+    fn connect_local_broker(&mut self, topics: Vec<(String, SensorTopic)>) -> Result<(), Error> {
+        let Some(broker) = self.config.local_broker.as_ref().filter(|_| !topics.is_empty()) else {
+            return Ok(());
+        };
+        let (names, sensors): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
+        let client_id = format!("selvedge-{}", self.config.device);
+        let config = LinkConfig { subscriptions: names, ..link_config(broker, client_id) };
+        let (link, events) =
+            Link::spawn(config).map_err(|source| Error::Link { table: "local_broker", source })?;
+        self.tasks.spawn(async move {
+            serve_local_broker(events, sensors).await;
+            // The link lives for as long as its events are read.
+            drop(link);
+        });
+        Ok(())
+    }
+}
+
+/// Lets models into a slot, one after the other, and says when each answers.
+async fn carry_swaps(
+    slot: SlotHandle,
+    mut models: mpsc::UnboundedReceiver<Option<Box<LoadedModel>>>,
+    updates: mpsc::Sender<UpdateInput>,
+) {
+    while let Some(model) = models.recv().await {
+        let running = model.as_ref().map(|model| model.running.clone());
+        match &running {
+            Some(running) => {
+                let (name, version) = (&running.name, &running.version);
+                tracing::info!("slot {}: {name} {version} takes over", slot.slot());
+            }
+            None => tracing::info!("slot {}: now empty", slot.slot()),
+        }
+        if slot.swap(model).await.is_err() {
+            return;
+        }
+        let slot = slot.slot().clone();
+        if updates.send(UpdateInput::Swapped { slot, running }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn start_updates(
+    identity: Identity,
+    disk: SharedDisk,
+    config: &Config,
+    clock: SharedClock,
+) -> Result<(Updates, Vec<Effect>), Error> {
+    let limits = config.bundles;
+    let start = move || {
+        let now = Now { unix_ms: clock.unix_ms(), elapsed_ms: 0 };
+        Updates::start(identity, disk, limits, Box::new(LoadedModel::load), now)
+    };
+    let started = tokio::task::spawn_blocking(start).await;
+    started.map_err(|_| Error::ActorEnded { name: "updates" })?.map_err(Error::Disk)
+}
+
+fn lock(state: &StateDir, path: &Path) -> Result<File, Error> {
+    let file = state.path(LOCK_FILE);
+    let failed = |source| Error::Disk(DiskError { verb: "lock", path: file.clone(), source });
+    let opened = File::create(&file).map_err(failed)?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.into() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+pub(crate) fn trusted_root(path: &Path) -> Result<TrustedRoot, Error> {
+    let read = |source: io::Error| Error::RootFile { path: path.into(), source };
+    let bytes = fs::read(path).map_err(read)?;
+    TrustedRoot::pin(&bytes).map_err(|source| Error::Root { path: path.into(), source })
+}
+
+fn fleet_link(config: &Config, boot: Boot) -> Result<(Link, mpsc::Receiver<LinkEvent>), Error> {
+    let topics = Topics::new(&config.fleet);
+    let will = Publish::retained(
+        topics.name(&Topic::Status(config.device.clone())),
+        encode(&status(boot, false)),
+    );
+    let mut subscriptions = vec![topics.down_filter(&config.device)];
+    if config.local_broker.is_none() {
+        subscriptions.extend(config.sources.iter().filter_map(|source| match &source.kind {
+            SourceKind::Mqtt { topic, .. } => Some(topic.clone()),
+            _ => None,
+        }));
+    }
+    let link = LinkConfig {
+        will: Some(will),
+        will_delay_s: config.broker.keep_alive_s.into(),
+        subscriptions,
+        ..link_config(&config.broker, config.device.to_string())
+    };
+    Link::spawn(link).map_err(|source| Error::Link { table: "broker", source })
+}
+
+fn link_config(broker: &BrokerConfig, client_id: String) -> LinkConfig {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    LinkConfig {
+        login: broker.login.clone(),
+        tls: broker.tls.clone(),
+        keep_alive_s: broker.keep_alive_s,
+        limits: Limits {
+            backoff_first_ms: ms(broker.reconnect_first),
+            backoff_ms_max: ms(broker.reconnect_max),
+            ..Limits::default()
+        },
+        ..LinkConfig::new(broker.url.clone(), client_id)
+    }
+}
+
+fn status(boot: Boot, online: bool) -> Status {
+    Status {
+        online,
+        boot,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        wire_oldest: VERSION_OLDEST,
+        wire_newest: VERSION,
+        hardware_class: env::consts::ARCH.to_owned(),
+    }
+}
+
+/// An interval that makes up for nothing it missed.
+fn steady(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Resident memory and its peak, in bytes; 0 where the system does not tell.
+fn resident_memory() -> (u64, u64) {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    (kib("VmRSS:").unwrap_or(0) * 1024, kib("VmHWM:").unwrap_or(0) * 1024)
+}

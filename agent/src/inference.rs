@@ -1,0 +1,264 @@
+//! One thread per slot that answers samples with the slot's model, one after the other.
+//!
+//! A model is loaded and warmed elsewhere; the worker takes it over between two samples, so none is
+//! lost and none fails because of the change. What it counts goes into a profile per window; what it
+//! answers, if wanted, into the stream of results.
+
+mod model;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use selvedge_runtime::{Answer, Sample};
+use selvedge_wire::{Digest, InferenceResult, Outcome, SlotName, Stream};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    clock::SharedClock,
+    error::Error,
+    limits::{RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},
+    malformed::shortened,
+    record::encode_record,
+};
+
+use window::Window;
+
+pub use model::{Answerer, FeatureBins, LoadedModel};
+
+/// Takes the records that a worker makes. It may wait.
+pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;
+
+/// What a slot's model takes; nothing while the slot is empty.
+pub type SampleShape = Option<Arc<selvedge_bundle::SampleSpec>>;
+
+/// Counters of all slots, since the start.
+#[derive(Debug, Default)]
+pub struct InferenceCounters {
+    /// Inferences that gave an answer.
+    pub answered: AtomicU64,
+    /// Inferences that gave none.
+    pub failed: AtomicU64,
+    /// Changes from one running bundle to another.
+    pub swaps: AtomicU64,
+    /// Samples for a slot without a bundle. They are no inferences.
+    pub without_model: AtomicU64,
+}
+
+/// What a worker needs beside its slot.
+pub struct WorkerSettings {
+    /// Where it reads the time.
+    pub clock: SharedClock,
+    /// The length of a profile's window.
+    pub window: Duration,
+    /// Whether answers are kept for the fleet.
+    pub publish_results: bool,
+    /// Where it counts.
+    pub counters: Arc<InferenceCounters>,
+    /// Where its records go.
+    pub sink: RecordSink,
+}
+
+/// One sample on its way to a model.
+#[derive(Debug)]
+pub struct SampleRequest {
+    /// The source, as the configuration names it.
+    pub source: Arc<str>,
+    /// Counts the source's samples, from 0.
+    pub number: u64,
+    /// The sample.
+    pub sample: Sample,
+    /// Where the outcome is wanted, beside the stream of results.
+    pub reply: Option<oneshot::Sender<Outcome>>,
+}
+
+enum Request {
+    Sample(SampleRequest),
+    Swap { model: Option<Box<LoadedModel>>, done: oneshot::Sender<()> },
+    Tick,
+    Stop { done: oneshot::Sender<()> },
+}
+
+/// Speaks to a slot's worker.
+#[derive(Clone)]
+pub struct SlotHandle {
+    slot: SlotName,
+    requests: mpsc::Sender<Request>,
+    shape: watch::Receiver<SampleShape>,
+}
+
+/// The worker of a slot has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerEnded;
+
+impl SlotHandle {
+    /// Starts the worker of a slot, which is empty at first.
+    ///
+    /// # Errors
+    /// [`Error::Thread`].
+    pub fn spawn(slot: SlotName, settings: WorkerSettings) -> Result<Self, Error> {
+        let (requests, inbox) = mpsc::channel(SAMPLES_WAITING_MAX);
+        let (shape_sender, shape) = watch::channel(None);
+        let window = Window::new(slot.clone(), settings.clock.clone(), settings.window);
+        let worker =
+            Worker { slot: slot.clone(), settings, model: None, window, shape: shape_sender };
+        let name = format!("slot {slot}");
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || worker.run(inbox));
+        thread.map_err(|source| Error::Thread { name, source })?;
+        Ok(Self { slot, requests, shape })
+    }
+
+    /// The slot.
+    pub fn slot(&self) -> &SlotName {
+        &self.slot
+    }
+
+    /// What the slot's model takes, now and as it changes.
+    pub fn shape(&self) -> watch::Receiver<SampleShape> {
+        self.shape.clone()
+    }
+
+    /// Gives a sample to the model; waits while too many others wait.
+    ///
+    /// # Errors
+    /// [`WorkerEnded`].
+    pub async fn answer(&self, request: SampleRequest) -> Result<(), WorkerEnded> {
+        self.requests.send(Request::Sample(request)).await.map_err(|_| WorkerEnded)
+    }
+
+    /// Lets another model answer, or none, from the next sample on. Resolves when it does.
+    ///
+    /// # Errors
+    /// [`WorkerEnded`].
+    pub async fn swap(&self, model: Option<Box<LoadedModel>>) -> Result<(), WorkerEnded> {
+        let (done, swapped) = oneshot::channel();
+        let sent = self.requests.send(Request::Swap { model, done }).await;
+        sent.map_err(|_| WorkerEnded)?;
+        swapped.await.map_err(|_| WorkerEnded)
+    }
+
+    /// Lets the worker look at the clock. A busy worker does so anyway.
+    pub fn tick(&self) {
+        let _ = self.requests.try_send(Request::Tick);
+    }
+
+    /// Answers what waits, closes the window and ends the worker.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.requests.send(Request::Stop { done }).await.is_ok() {
+            let _ = stopped.await;
+        }
+    }
+}
+
+struct Worker {
+    slot: SlotName,
+    settings: WorkerSettings,
+    model: Option<Box<LoadedModel>>,
+    window: Window,
+    shape: watch::Sender<SampleShape>,
+}
+
+impl Worker {
+    fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        while let Some(request) = inbox.blocking_recv() {
+            self.close_window_in_time();
+            match request {
+                Request::Sample(request) => self.answer(request),
+                Request::Swap { model, done } => {
+                    self.swap(model);
+                    // Whoever waits for a swap may have ended; the swap stands.
+                    let _ = done.send(());
+                }
+                Request::Tick => {}
+                Request::Stop { done } => {
+                    self.close_window();
+                    let _ = done.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, request: SampleRequest) {
+        let counters = &self.settings.counters;
+        let Some(model) = &self.model else {
+            counters.without_model.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let begun = self.settings.clock.elapsed();
+        let answer = model.answerer.answer(&request.sample);
+        let latency = self.settings.clock.elapsed().saturating_sub(begun);
+        let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+        let counter = if answer.is_ok() { &counters.answered } else { &counters.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.window.count(model, &request.sample, answer.as_ref().ok(), latency_us);
+        let outcome = outcome(answer);
+        let bundle = model.running.bundle;
+        if self.settings.publish_results {
+            self.publish(&request, bundle, latency_us, outcome.clone());
+        }
+        if let Some(reply) = request.reply {
+            let _ = reply.send(outcome);
+        }
+    }
+
+    fn publish(&self, request: &SampleRequest, bundle: Digest, latency_us: u32, outcome: Outcome) {
+        let result = InferenceResult {
+            at_ms: self.settings.clock.unix_ms(),
+            slot: self.slot.clone(),
+            bundle,
+            source: request.source.as_ref().to_owned(),
+            sample: request.number,
+            latency_us,
+            outcome,
+        };
+        (self.settings.sink)(Stream::Results, encode_record(&result));
+    }
+
+    fn swap(&mut self, model: Option<Box<LoadedModel>>) {
+        // A profile counts one bundle.
+        self.close_window();
+        if self.model.is_some() && model.is_some() {
+            self.settings.counters.swaps.fetch_add(1, Ordering::Relaxed);
+        }
+        self.model = model;
+        let shape = self.model.as_ref().map(|model| Arc::new(model.sample.clone()));
+        self.shape.send_replace(shape);
+    }
+
+    fn close_window_in_time(&mut self) {
+        if self.window.is_over() {
+            self.close_window();
+        }
+    }
+
+    fn close_window(&mut self) {
+        if let Some(record) = self.window.close() {
+            (self.settings.sink)(Stream::Profiles, encode_record(&record));
+        }
+    }
+}
+
+fn outcome(answer: Result<Answer, String>) -> Outcome {
+    match answer {
+        Err(reason) => Outcome::Failed(shortened(&reason)),
+        Ok(Answer { class: Some(class), .. }) => Outcome::Class {
+            index: u32::try_from(class.index).unwrap_or(u32::MAX),
+            score: class.score,
+        },
+        Ok(answer) => {
+            let mut values = answer.outputs.first().map(|o| o.data().to_f32()).unwrap_or_default();
+            values.truncate(RESULT_VALUES_MAX);
+            Outcome::Values(values)
+        }
+    }
+}

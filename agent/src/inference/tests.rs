@@ -1,0 +1,214 @@
+use std::sync::{Mutex, atomic::AtomicU64};
+
+use selvedge_bundle::{Column, RowSpec, SampleSpec};
+use selvedge_runtime::ClassAnswer;
+use selvedge_sketch::{BinSpec, GatewayProfile, SpecId, key_from_f32};
+use selvedge_wire::{ProfileOrigin, ProfileRecord, Running};
+
+use super::*;
+use crate::{clock::Clock, record::decode_record};
+
+/// A clock that moves only when told, but for 10 µs with every look.
+#[derive(Default)]
+struct TestClock {
+    us: AtomicU64,
+}
+
+impl TestClock {
+    fn pass(&self, time: Duration) {
+        self.us.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn unix_ms(&self) -> u64 {
+        1_700_000_000_000 + self.us.load(Ordering::SeqCst) / 1000
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.us.fetch_add(10, Ordering::SeqCst))
+    }
+}
+
+/// Answers with the class that is its name; rows that begin with a NaN fail.
+struct Constant(usize);
+
+impl Answerer for Constant {
+    fn answer(&self, sample: &Sample) -> Result<Answer, String> {
+        match sample {
+            Sample::Row(row) if row.first().is_some_and(|value| value.is_nan()) => {
+                Err("the value is no number".into())
+            }
+            _ => {
+                let class = Some(ClassAnswer { index: self.0, label: None, score: 0.5 });
+                Ok(Answer { outputs: Vec::new(), class, probabilities: None })
+            }
+        }
+    }
+
+    fn features(&self, sample: &Sample) -> Option<Vec<f32>> {
+        match sample {
+            Sample::Row(row) => Some(row.clone()),
+            Sample::Image { .. } => None,
+        }
+    }
+}
+
+fn model(number: u8) -> Box<LoadedModel> {
+    let column = Column { name: "a".into(), unit: String::new(), min: None, max: None };
+    let key = key_from_f32;
+    let bins = BinSpec::new(&[key(1.0)], key(0.0), key(2.0)).expect("the edges are in order");
+    Box::new(LoadedModel {
+        running: Running {
+            bundle: Digest([number; 32]),
+            name: "constant".into(),
+            version: "1.0.0".into(),
+        },
+        sample: SampleSpec::Row(RowSpec { columns: vec![column] }),
+        features: FeatureBins { spec_id: SpecId([number; 8]), bins: vec![bins] },
+        answerer: Box::new(Constant(number.into())),
+    })
+}
+
+type Records = Arc<Mutex<Vec<(Stream, Vec<u8>)>>>;
+
+struct Bench {
+    clock: Arc<TestClock>,
+    counters: Arc<InferenceCounters>,
+    records: Records,
+    handle: SlotHandle,
+    sent: AtomicU64,
+}
+
+impl Bench {
+    fn new(publish_results: bool) -> Self {
+        let (clock, counters) = (Arc::new(TestClock::default()), Arc::default());
+        let records = Records::default();
+        let kept = records.clone();
+        let settings = WorkerSettings {
+            clock: clock.clone(),
+            window: Duration::from_secs(60),
+            publish_results,
+            counters: Arc::clone(&counters),
+            sink: Box::new(move |stream, record| {
+                kept.lock().expect("no test panics here").push((stream, record));
+            }),
+        };
+        let slot = "main".parse().expect("the name is well formed");
+        let handle = SlotHandle::spawn(slot, settings).expect("the machine has threads");
+        Self { clock, counters, records, handle, sent: AtomicU64::new(0) }
+    }
+
+    async fn send(&self, value: f32) {
+        let number = self.sent.fetch_add(1, Ordering::SeqCst);
+        let sample = Sample::Row(vec![value]);
+        let request = SampleRequest { source: "test".into(), number, sample, reply: None };
+        self.handle.answer(request).await.expect("the worker runs");
+    }
+
+    fn results(&self) -> Vec<InferenceResult> {
+        self.of_stream(Stream::Results)
+    }
+
+    fn profiles(&self) -> Vec<ProfileRecord> {
+        self.of_stream(Stream::Profiles)
+    }
+
+    fn of_stream<T: serde::de::DeserializeOwned>(&self, wanted: Stream) -> Vec<T> {
+        let records = self.records.lock().expect("no test panics here");
+        let of_stream = records.iter().filter(|(stream, _)| *stream == wanted);
+        of_stream.map(|(_, bytes)| decode_record(bytes).expect("our own record")).collect()
+    }
+}
+
+fn read(profile: &ProfileRecord) -> GatewayProfile {
+    GatewayProfile::decode(&profile.profile).expect("our own profile")
+}
+
+#[tokio::test]
+async fn a_swap_loses_no_sample_and_fails_none() {
+    let bench = Bench::new(true);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    for n in 0..300 {
+        if n % 100 == 50 {
+            bench.handle.swap(Some(model(2 + (n / 100) as u8))).await.expect("the worker runs");
+        }
+        bench.send(0.5).await;
+    }
+    bench.handle.stop().await;
+    let results = bench.results();
+    assert!(results.iter().map(|result| result.sample).eq(0..300));
+    assert_eq!(bench.counters.answered.load(Ordering::SeqCst), 300);
+    assert_eq!(bench.counters.failed.load(Ordering::SeqCst), 0);
+    assert_eq!(bench.counters.swaps.load(Ordering::SeqCst), 3);
+    for (result, bundle) in [(&results[49], 1), (&results[50], 2), (&results[299], 4)] {
+        assert_eq!(result.bundle, Digest([bundle; 32]));
+        assert_eq!(result.outcome, Outcome::Class { index: bundle.into(), score: 0.5 });
+    }
+}
+
+#[tokio::test]
+async fn each_bundle_has_profiles_of_its_own_and_every_sample_is_in_one() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    for value in [0.5, 1.5, f32::NAN] {
+        bench.send(value).await;
+    }
+    bench.handle.swap(Some(model(2))).await.expect("the worker runs");
+    bench.send(5.0).await;
+    bench.handle.stop().await;
+    assert!(bench.results().is_empty(), "results were not asked for");
+    let profiles = bench.profiles();
+    let origins: Vec<_> = profiles.iter().map(|profile| profile.origin.clone()).collect();
+    let slot: SlotName = "main".parse().expect("the name is well formed");
+    let expected = [1, 2]
+        .map(|bundle| ProfileOrigin::Model { slot: slot.clone(), bundle: Digest([bundle; 32]) });
+    assert_eq!(origins, expected);
+    assert_eq!(profiles[1].windows.first, 1);
+    let (first, second) = (read(&profiles[0]), read(&profiles[1]));
+    assert_eq!((first.samples(), first.failed()), (3, 1));
+    assert_eq!(first.features()[0].bins(), [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(first.features()[0].nan(), 1);
+    assert_eq!(first.classes().classes()[1], 2);
+    assert_eq!((second.samples(), second.features()[0].above()), (1, 1));
+    assert_eq!(second.latency().total(), 1);
+}
+
+#[tokio::test]
+async fn a_window_closes_in_time_even_if_no_sample_comes() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    bench.send(0.5).await;
+    // The swap comes behind the sample, so this waits for it.
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    assert_eq!(bench.profiles().len(), 1, "a swap closes a window");
+    bench.send(0.5).await;
+    let (reply, answered) = oneshot::channel();
+    let sample = Sample::Row(vec![1.0]);
+    let request = SampleRequest { source: "test".into(), number: 9, sample, reply: Some(reply) };
+    bench.handle.answer(request).await.expect("the worker runs");
+    assert_eq!(answered.await, Ok(Outcome::Class { index: 1, score: 0.5 }));
+    assert_eq!(bench.profiles().len(), 1, "the second window is still open");
+    bench.clock.pass(Duration::from_secs(61));
+    bench.handle.tick();
+    bench.handle.stop().await;
+    let profiles = bench.profiles();
+    assert_eq!(profiles.len(), 2);
+    assert_eq!((profiles[1].windows.first, read(&profiles[1]).samples()), (1, 2));
+    assert!(profiles[1].closed_ms >= profiles[1].opened_ms + 60_000);
+}
+
+#[tokio::test]
+async fn an_empty_slot_answers_nothing_and_counts_no_inference() {
+    let bench = Bench::new(true);
+    assert!(bench.handle.shape().borrow().is_none());
+    bench.send(0.5).await;
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    assert!(bench.handle.shape().borrow().is_some());
+    bench.handle.swap(None).await.expect("the worker runs");
+    assert!(bench.handle.shape().borrow().is_none());
+    bench.handle.stop().await;
+    assert!(bench.results().is_empty() && bench.profiles().is_empty());
+    assert_eq!(bench.counters.without_model.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.counters.swaps.load(Ordering::SeqCst), 0);
+}

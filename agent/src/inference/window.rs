@@ -1,0 +1,83 @@
+//! The window that is open in a slot, and its profile.
+//!
+//! Windows count from 0 in each slot and boot; one ends after its time, or when another bundle takes
+//! over. A window without a sample leaves no profile and no number.
+
+use std::time::Duration;
+
+use selvedge_runtime::{Answer, Sample};
+use selvedge_sketch::{GatewayProfile, key_from_f32};
+use selvedge_wire::{Digest, ProfileOrigin, ProfileRecord, SlotName, WindowRange};
+
+use crate::{clock::SharedClock, record::encode_profile};
+
+use super::LoadedModel;
+
+pub(super) struct Window {
+    slot: SlotName,
+    clock: SharedClock,
+    length: Duration,
+    number: u64,
+    open: Option<Open>,
+}
+
+struct Open {
+    bundle: Digest,
+    since: Duration,
+    opened_ms: u64,
+    profile: GatewayProfile,
+}
+
+impl Window {
+    pub(super) fn new(slot: SlotName, clock: SharedClock, length: Duration) -> Self {
+        Self { slot, clock, length, number: 0, open: None }
+    }
+
+    /// Counts one sample; the first one opens the window.
+    pub(super) fn count(
+        &mut self,
+        model: &LoadedModel,
+        sample: &Sample,
+        answer: Option<&Answer>,
+        latency_us: u32,
+    ) {
+        let clock = &self.clock;
+        let open = self.open.get_or_insert_with(|| Open {
+            bundle: model.running.bundle,
+            since: clock.elapsed(),
+            opened_ms: clock.unix_ms(),
+            profile: GatewayProfile::new(model.features.spec_id, model.features.bins.len())
+                .expect("a baseline has no more features than a profile"),
+        });
+        match answer {
+            Some(_) => open.profile.count_sample(),
+            None => open.profile.count_failed_sample(),
+        }
+        open.profile.observe_latency(latency_us);
+        if let Some(class) = answer.and_then(|answer| answer.class.as_ref()) {
+            open.profile.observe_class(u32::try_from(class.index).unwrap_or(u32::MAX));
+        }
+        let values = model.answerer.features(sample).unwrap_or_default();
+        for (feature, (value, bins)) in values.iter().zip(&model.features.bins).enumerate() {
+            open.profile.observe_feature(feature, bins, key_from_f32(*value));
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| self.clock.elapsed() >= open.since + self.length)
+    }
+
+    /// The profile of the open window, which is closed by that.
+    pub(super) fn close(&mut self) -> Option<ProfileRecord> {
+        let open = self.open.take()?;
+        let windows = WindowRange { first: self.number, last: self.number };
+        self.number += 1;
+        Some(ProfileRecord {
+            origin: ProfileOrigin::Model { slot: self.slot.clone(), bundle: open.bundle },
+            windows,
+            opened_ms: open.opened_ms,
+            closed_ms: self.clock.unix_ms(),
+            profile: encode_profile(&open.profile),
+        })
+    }
+}

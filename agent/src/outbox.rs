@@ -1,0 +1,357 @@
+//! Sends what the spool holds, until the fleet says that it is stored.
+//!
+//! The broker's word ends nothing but a message's way to it. Only so many batches are on their way
+//! before the first of them is stored; what is not stored in time, or was sent on a connection that is
+//! gone, is sent again from the first record that the fleet does not have.
+
+use std::{collections::VecDeque, time::Duration};
+
+use selvedge_link::{Delivery, Link, Publish, Refusal};
+use selvedge_wire::{
+    Batch, DeviceId, Event, InferenceResult, Message, ProfileRecord, Record, Stored, StoredThrough,
+    Stream, Topic, Topics, encode,
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    clock::SharedClock,
+    config::SpoolConfig,
+    limits::{BATCHES_UNSTORED_MAX, MALFORMED_QUIET_MS},
+    record::decode_record,
+    spool::{BatchOrder, Position, SpoolHandle, SpooledBatch},
+};
+
+/// How often overdue batches are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a batch takes beside its records, in bytes: version, boot, first number, count.
+const BATCH_OVERHEAD_BYTES: usize = 32;
+
+/// What happens to the outbox.
+pub(crate) enum OutboxInput {
+    /// The broker is connected and takes payloads of this size.
+    Up { payload_bytes_max: usize },
+    /// It is not.
+    Down,
+    /// The fleet has stored something.
+    Stored { stored: Stored, ack: selvedge_link::Ack },
+}
+
+/// Why an outbox has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutboxEnded {
+    /// The fleet knows numbers of this boot that were never given: the device's state was lost, and a
+    /// later boot must take over.
+    Ahead,
+    /// Nobody speaks to it any more, or the link is closed.
+    Closed,
+}
+
+/// Sends the streams of one device.
+pub(crate) struct Outbox {
+    link: Link,
+    topics: Topics,
+    device: DeviceId,
+    spool: SpoolHandle,
+    clock: SharedClock,
+    config: SpoolConfig,
+    payload_bytes_max: Option<usize>,
+    ways: [Way; Stream::ALL.len()],
+    receipts: JoinSet<(Stream, Delivery)>,
+    refusal_quiet_until: Duration,
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        link: Link,
+        topics: Topics,
+        device: DeviceId,
+        spool: SpoolHandle,
+        clock: SharedClock,
+        config: SpoolConfig,
+    ) -> Self {
+        Self {
+            link,
+            topics,
+            device,
+            spool,
+            clock,
+            config,
+            payload_bytes_max: None,
+            ways: Default::default(),
+            receipts: JoinSet::new(),
+            refusal_quiet_until: Duration::ZERO,
+        }
+    }
+
+    /// Sends until there is nobody left to send for.
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<OutboxInput>) -> OutboxEnded {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spool = self.spool.clone();
+        loop {
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    None => return OutboxEnded::Closed,
+                    Some(input) => if self.take(input).await { return OutboxEnded::Ahead },
+                },
+                () = spool.durable() => {}
+                Some(receipt) = self.receipts.join_next() => {
+                    if let Ok((stream, delivery)) = receipt {
+                        self.delivered(stream, delivery);
+                    }
+                }
+                _ = look.tick() => self.resend_overdue(),
+            }
+            for stream in Stream::ALL {
+                if self.send(stream).await.is_err() {
+                    return OutboxEnded::Closed;
+                }
+            }
+        }
+    }
+
+    /// Whether the fleet is ahead of this boot.
+    async fn take(&mut self, input: OutboxInput) -> bool {
+        let now = self.clock.elapsed();
+        match input {
+            OutboxInput::Up { payload_bytes_max } => {
+                self.payload_bytes_max = Some(payload_bytes_max);
+                self.ways.iter_mut().for_each(|way| way.rewind(now));
+                false
+            }
+            OutboxInput::Down => {
+                self.payload_bytes_max = None;
+                false
+            }
+            OutboxInput::Stored { stored, ack } => {
+                let told = self.spool.acknowledge(stored.clone()).await;
+                ack.accept();
+                for through in &stored.streams {
+                    self.ways[through.stream as usize].stored(through);
+                }
+                for stream in told.progress {
+                    self.ways[stream as usize].progress_at = now;
+                }
+                told.ahead
+            }
+        }
+    }
+
+    fn delivered(&mut self, stream: Stream, delivery: Delivery) {
+        // A lost batch is sent again on the next connection, which begins anew.
+        let Delivery::Refused { code } = delivery else { return };
+        let now = self.clock.elapsed();
+        if now >= self.refusal_quiet_until {
+            self.refusal_quiet_until = now + Duration::from_millis(MALFORMED_QUIET_MS);
+            let (name, again_s) = (stream.as_str(), self.config.resend_after.as_secs());
+            tracing::error!("the broker refuses {name}: {code}; trying again every {again_s} s");
+        }
+        if code == Refusal::PacketTooLarge {
+            let way = &mut self.ways[stream as usize];
+            way.records_max =
+                Some(way.records_max.map_or(self.config.batch_records_max, |n| n) / 2);
+        }
+    }
+
+    fn resend_overdue(&mut self) {
+        let now = self.clock.elapsed();
+        for (stream, way) in Stream::ALL.into_iter().zip(&mut self.ways) {
+            if self.payload_bytes_max.is_some() && way.is_overdue(now, self.config.resend_after) {
+                tracing::debug!("{}: not stored in time, sending again", stream.as_str());
+                way.rewind(now);
+            }
+        }
+    }
+
+    /// Sends as many batches as may be on their way.
+    async fn send(&mut self, stream: Stream) -> Result<(), selvedge_link::Closed> {
+        let Some(payload_bytes_max) = self.payload_bytes_max else { return Ok(()) };
+        let bytes_max = payload_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
+        while self.ways[stream as usize].may_send() {
+            let way = &self.ways[stream as usize];
+            let records_max = way.records_max.unwrap_or(self.config.batch_records_max).max(1);
+            let order = BatchOrder { stream, after: way.cursor, bytes_max, records_max };
+            let Some(batch) = self.spool.next_batch(order).await else { return Ok(()) };
+            let end = batch.end();
+            let payload = payload(stream, batch, payload_bytes_max);
+            let topic = self.topics.name(&Topic::Stream(self.device.clone(), stream));
+            let receipt = self.link.publish(Publish::new(topic, payload)).await?;
+            self.receipts.spawn(async move { (stream, receipt.await) });
+            self.ways[stream as usize].sent(end, self.clock.elapsed());
+        }
+        Ok(())
+    }
+}
+
+/// How far one stream is on its way.
+#[derive(Default)]
+struct Way {
+    // The last record that was sent on this connection.
+    cursor: Option<Position>,
+    // Where the batches end that are on their way.
+    unstored: VecDeque<Position>,
+    // When something was sent after nothing was on its way, or was stored.
+    progress_at: Duration,
+    // Fewer than configured, if the broker found a batch too large.
+    records_max: Option<usize>,
+}
+
+impl Way {
+    fn may_send(&self) -> bool {
+        self.unstored.len() < BATCHES_UNSTORED_MAX
+    }
+
+    fn sent(&mut self, end: Position, now: Duration) {
+        if self.unstored.is_empty() {
+            self.progress_at = now;
+        }
+        self.cursor = Some(end);
+        self.unstored.push_back(end);
+    }
+
+    fn stored(&mut self, through: &StoredThrough) {
+        self.unstored.retain(|end| end.boot != through.boot || end.sequence > through.through);
+    }
+
+    fn rewind(&mut self, now: Duration) {
+        self.cursor = None;
+        self.unstored.clear();
+        self.progress_at = now;
+    }
+
+    fn is_overdue(&self, now: Duration, resend_after: Duration) -> bool {
+        !self.unstored.is_empty() && now >= self.progress_at + resend_after
+    }
+}
+
+fn payload(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
+    match stream {
+        Stream::Results => payload_of::<InferenceResult>(batch, bytes_max),
+        Stream::Profiles => payload_of::<ProfileRecord>(batch, bytes_max),
+        Stream::Events => payload_of::<Event>(batch, bytes_max),
+    }
+}
+
+fn payload_of<T: DeserializeOwned>(batch: SpooledBatch, bytes_max: usize) -> Vec<u8>
+where
+    Batch<T>: Message,
+{
+    let SpooledBatch { boot, first, records } = batch;
+    let covers = records.iter().map(Record::covers).sum();
+    let records = records.into_iter().map(decoded).collect();
+    let payload = encode(&Batch::<T> { boot, first, records });
+    if payload.len() <= bytes_max {
+        return payload;
+    }
+    // Only a batch of one record is too long, for this broker. Its number must not hold up the others.
+    let len_bytes = payload.len();
+    tracing::error!("a record of {len_bytes} bytes is given up: the broker takes {bytes_max}");
+    encode(&Batch::<T> { boot, first, records: vec![Record::Dropped { covers }] })
+}
+
+fn decoded<T: DeserializeOwned>(record: Record<Vec<u8>>) -> Record<T> {
+    let covers = record.covers();
+    match record {
+        Record::One(value) => decode_record(&value).map(Record::One),
+        Record::Merged { covers, value } => {
+            decode_record(&value).map(|value| Record::Merged { covers, value })
+        }
+        Record::Dropped { .. } => None,
+    }
+    // What cannot be read back is lost, and is said to be.
+    .unwrap_or(Record::Dropped { covers })
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_wire::{Boot, EventKind, Sequence, decode};
+
+    use super::*;
+    use crate::record::encode_record;
+
+    fn at(boot: u32, sequence: u64) -> Position {
+        Position { boot: Boot(boot), sequence: Sequence(sequence) }
+    }
+
+    fn through(boot: u32, through: u64) -> StoredThrough {
+        let (boot, through) = (Boot(boot), Sequence(through));
+        StoredThrough { boot, stream: Stream::Events, through }
+    }
+
+    fn event(detail: &str) -> Event {
+        let (kind, detail) = (EventKind::Started, detail.to_owned());
+        Event { at_ms: 1, kind, slot: None, bundle: None, detail }
+    }
+
+    #[test]
+    fn only_so_many_batches_are_on_their_way() {
+        let mut way = Way::default();
+        for n in 1..=BATCHES_UNSTORED_MAX as u64 {
+            assert!(way.may_send());
+            way.sent(at(1, 10 * n), Duration::ZERO);
+        }
+        assert!(!way.may_send());
+        way.stored(&through(1, 9));
+        assert!(!way.may_send(), "no batch is stored as a whole");
+        way.stored(&through(1, 25));
+        assert!(way.may_send());
+        assert_eq!(way.unstored.len(), BATCHES_UNSTORED_MAX - 2);
+        assert_eq!(way.cursor, Some(at(1, 10 * BATCHES_UNSTORED_MAX as u64)));
+    }
+
+    #[test]
+    fn what_is_not_stored_in_time_is_sent_again_from_the_start() {
+        let second = Duration::from_secs(1);
+        let mut way = Way::default();
+        assert!(!way.is_overdue(100 * second, second), "nothing is on its way");
+        way.sent(at(1, 5), 10 * second);
+        way.sent(at(2, 3), 11 * second);
+        assert!(!way.is_overdue(10 * second, second));
+        assert!(way.is_overdue(11 * second, second));
+        way.rewind(11 * second);
+        assert_eq!(way.cursor, None);
+        assert!(way.may_send() && !way.is_overdue(50 * second, second));
+    }
+
+    #[test]
+    fn a_batch_carries_what_was_kept() {
+        let records = vec![
+            Record::One(encode_record(&event("a"))),
+            Record::Merged { covers: 4, value: encode_record(&event("b")) },
+            Record::Dropped { covers: 2 },
+            Record::One(vec![0xff; 3]),
+        ];
+        let batch = SpooledBatch { boot: Boot(3), first: Sequence(7), records };
+        let sent: Batch<Event> =
+            decode(&payload(Stream::Events, batch, 1000)).expect("our own message");
+        let expected = vec![
+            Record::One(event("a")),
+            Record::Merged { covers: 4, value: event("b") },
+            Record::Dropped { covers: 2 },
+            Record::Dropped { covers: 1 },
+        ];
+        assert_eq!(sent, Batch { boot: Boot(3), first: Sequence(7), records: expected });
+    }
+
+    #[test]
+    fn a_record_that_the_broker_cannot_carry_is_given_up_with_its_number() {
+        let records = vec![Record::One(encode_record(&event(&"long ".repeat(100))))];
+        let batch = SpooledBatch { boot: Boot(1), first: Sequence(1), records };
+        let sent: Batch<Event> =
+            decode(&payload(Stream::Events, batch, 200)).expect("our own message");
+        assert_eq!(sent.records, [Record::Dropped { covers: 1 }]);
+    }
+
+    #[test]
+    fn the_overhead_of_a_batch_is_bounded() {
+        let batch =
+            Batch::<Event> { boot: Boot(u32::MAX), first: Sequence(u64::MAX), records: vec![] };
+        assert!(encode(&batch).len() + 10 <= BATCH_OVERHEAD_BYTES);
+    }
+}

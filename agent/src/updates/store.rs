@@ -1,0 +1,260 @@
+//! Bundles on the disk: those that are kept, and the pieces of those that are on their way.
+//!
+//! ```text
+//! offers/<bundle>    statement and chunk index, as they came
+//! chunks/<chunk>     content that was checked when it came, and is checked again when it is used
+//! staging/<bundle>/  a whole layout that is being written
+//! bundles/<bundle>/  a whole layout: it has this name only once all of it is durable
+//! ```
+//!
+//! A chunk is not synced: one that a power cut tore is fetched again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Limits, STATEMENT_FILE, digest_of};
+use selvedge_wire::{BundleOffer, Digest, decode, encode};
+
+use crate::{
+    disk::{DiskError, SharedDisk, replace},
+    error::one_line,
+};
+
+const OFFERS: &str = "offers";
+const CHUNKS: &str = "chunks";
+const STAGING: &str = "staging";
+const BUNDLES: &str = "bundles";
+const BLOBS: &str = "blobs/sha256";
+/// The file of a layout that is written last.
+const INDEX_FILE: &str = "index.json";
+
+/// Bundles on the disk.
+pub(super) struct BundleStore {
+    disk: SharedDisk,
+    limits: Limits,
+}
+
+/// Why a bundle could not be had from the disk.
+#[derive(Debug)]
+pub(super) enum StoreError {
+    /// The disk failed, or its content is not what it was: what is missing can be fetched again.
+    Disk(String),
+    /// The bundle itself is wrong.
+    Unfit(String),
+}
+
+impl From<DiskError> for StoreError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error.to_string())
+    }
+}
+
+impl BundleStore {
+    pub(super) fn open(disk: SharedDisk, limits: Limits) -> Result<Self, DiskError> {
+        for dir in [OFFERS, CHUNKS, BUNDLES] {
+            disk.create_dir(dir)?;
+        }
+        disk.remove_dir(STAGING)?;
+        disk.sync_dir("")?;
+        Ok(Self { disk, limits })
+    }
+
+    /// Whether the whole bundle is there.
+    pub(super) fn has(&self, bundle: Digest) -> Result<bool, DiskError> {
+        let files = self.disk.list(&dir(BUNDLES, bundle))?;
+        Ok(files.iter().any(|name| name == INDEX_FILE))
+    }
+
+    /// The offer that was kept for a bundle.
+    pub(super) fn offer(&self, bundle: Digest) -> Result<Option<BundleOffer>, DiskError> {
+        let bytes = self.disk.read(&dir(OFFERS, bundle))?;
+        Ok(bytes.and_then(|bytes| decode(&bytes).ok()))
+    }
+
+    pub(super) fn keep_offer(&self, bundle: Digest, offer: &BundleOffer) -> Result<(), DiskError> {
+        let (path, bytes) = (dir(OFFERS, bundle), encode(offer));
+        if self.disk.read(&path)?.as_ref() == Some(&bytes) {
+            return Ok(());
+        }
+        replace(self.disk.as_ref(), &path, &bytes)
+    }
+
+    /// The bytes that whole bundles take, but for `except`.
+    pub(super) fn kept_bytes(&self, except: Digest) -> Result<u64, DiskError> {
+        let mut sum = 0;
+        for bundle in self.kept()?.into_iter().filter(|bundle| *bundle != except) {
+            let index = self.index_of(bundle)?;
+            sum += index.map_or(0, |index| index.len_bytes());
+        }
+        Ok(sum)
+    }
+
+    /// The chunks of `index` that are neither on their way in nor part of a bundle that is kept.
+    pub(super) fn missing(&self, index: &ChunkIndex) -> Result<Vec<Digest>, DiskError> {
+        let kept = self.chunks_of_kept()?;
+        let mut missing = Vec::new();
+        for chunk in index.chunks() {
+            if self.chunk(&chunk, &kept)?.is_none() {
+                missing.push(chunk.digest);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Keeps the content of a chunk, which the caller has checked.
+    pub(super) fn keep_chunk(&self, chunk: Digest, content: &[u8]) -> Result<(), DiskError> {
+        self.disk.write(&dir(CHUNKS, chunk), content)
+    }
+
+    /// Puts a bundle together from its chunks and checks it as a whole.
+    pub(super) fn assemble(
+        &self,
+        index: &ChunkIndex,
+        statement: &[u8],
+    ) -> Result<Bundle, StoreError> {
+        let kept = self.chunks_of_kept()?;
+        let mut blobs = BTreeMap::new();
+        for blob in index.blobs() {
+            let mut content = Vec::new();
+            for chunk in &blob.chunks {
+                let piece = self.chunk(chunk, &kept)?.ok_or_else(|| {
+                    StoreError::Disk(format!("chunk {} was lost on the disk", chunk.digest))
+                })?;
+                content.extend(piece);
+            }
+            blobs.insert(blob.digest, content);
+        }
+        let unknown = |digest: Digest| selvedge_bundle::Error::Missing {
+            part: format!("blob {digest} of the chunk index"),
+        };
+        let read = |digest| blobs.remove(&digest).ok_or_else(|| unknown(digest));
+        let bundle = Bundle::from_blobs(index.bundle(), read, &self.limits);
+        let bundle = bundle.and_then(|bundle| bundle.with_statement(statement.to_vec()));
+        bundle.map_err(|error| StoreError::Unfit(one_line(&error)))
+    }
+
+    /// Keeps a whole bundle.
+    pub(super) fn keep(&self, bundle: &Bundle) -> Result<(), DiskError> {
+        let disk = self.disk.as_ref();
+        let staging = dir(STAGING, bundle.digest());
+        disk.remove_dir(&staging)?;
+        disk.create_dir(&format!("{staging}/{BLOBS}"))?;
+        for (path, bytes) in bundle.files() {
+            let path = path.to_str().expect("the files of a layout have ASCII names");
+            let path = format!("{staging}/{path}");
+            disk.write(&path, &bytes)?;
+            disk.sync(&path)?;
+        }
+        for part in [format!("{staging}/{BLOBS}"), format!("{staging}/blobs"), staging.clone()] {
+            disk.sync_dir(&part)?;
+        }
+        disk.rename(&staging, &dir(BUNDLES, bundle.digest()))?;
+        disk.sync_dir(BUNDLES)
+    }
+
+    /// Reads a bundle that is kept, and checks it as a whole.
+    pub(super) fn read(&self, bundle: Digest) -> Result<Bundle, StoreError> {
+        let folder = dir(BUNDLES, bundle);
+        let read = |blob: Digest| {
+            let path = format!("{folder}/{BLOBS}/{}", blob.hex());
+            let part = format!("blob {blob}");
+            match self.disk.read(&path) {
+                Ok(Some(bytes)) => Ok(bytes),
+                Ok(None) => Err(selvedge_bundle::Error::Missing { part }),
+                Err(error) => {
+                    Err(selvedge_bundle::Error::Malformed { part, reason: error.to_string() })
+                }
+            }
+        };
+        let unfit = |error: selvedge_bundle::Error| StoreError::Unfit(one_line(&error));
+        let whole = Bundle::from_blobs(bundle, read, &self.limits).map_err(unfit)?;
+        match self.disk.read(&format!("{folder}/{STATEMENT_FILE}"))? {
+            Some(statement) => whole.with_statement(statement).map_err(unfit),
+            None => Ok(whole),
+        }
+    }
+
+    /// Removes a bundle that cannot be used.
+    pub(super) fn discard(&self, bundle: Digest) -> Result<(), DiskError> {
+        self.disk.remove_dir(&dir(BUNDLES, bundle))?;
+        self.disk.sync_dir(BUNDLES)
+    }
+
+    /// Removes all but the bundles of `needed`, and all chunks but those of the bundles of `arriving`.
+    pub(super) fn tidy(
+        &self,
+        needed: &BTreeSet<Digest>,
+        arriving: &BTreeSet<Digest>,
+    ) -> Result<(), DiskError> {
+        let mut chunks = BTreeSet::new();
+        for bundle in arriving {
+            let index = self.index_of(*bundle)?;
+            chunks.extend(index.iter().flat_map(ChunkIndex::chunks).map(|chunk| chunk.digest));
+        }
+        let is_in = |set: &BTreeSet<Digest>, name: &str| {
+            Digest::from_hex(name).is_ok_and(|digest| set.contains(&digest))
+        };
+        for name in self.disk.list(BUNDLES)? {
+            if !is_in(needed, &name) {
+                self.disk.remove_dir(&format!("{BUNDLES}/{name}"))?;
+            }
+        }
+        for (folder, kept) in [(OFFERS, needed), (CHUNKS, &chunks)] {
+            for name in self.disk.list(folder)? {
+                if !is_in(kept, &name) {
+                    self.disk.remove(&format!("{folder}/{name}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn free_bytes(&self) -> Result<u64, DiskError> {
+        self.disk.free_bytes()
+    }
+
+    fn kept(&self) -> Result<Vec<Digest>, DiskError> {
+        let names = self.disk.list(BUNDLES)?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
+    }
+
+    fn index_of(&self, bundle: Digest) -> Result<Option<ChunkIndex>, DiskError> {
+        let offer = self.offer(bundle)?;
+        Ok(offer.and_then(|offer| ChunkIndex::decode(&offer.index).ok()))
+    }
+
+    /// Where the chunks of kept bundles are.
+    fn chunks_of_kept(&self) -> Result<KeptChunks, DiskError> {
+        let mut places = KeptChunks::new();
+        for bundle in self.kept()? {
+            let Some(index) = self.index_of(bundle)? else { continue };
+            for blob in index.blobs() {
+                let path = format!("{}/{BLOBS}/{}", dir(BUNDLES, bundle), blob.digest.hex());
+                let mut offset = 0;
+                for chunk in &blob.chunks {
+                    places.entry(chunk.digest).or_insert_with(|| (path.clone(), offset));
+                    offset += u64::from(chunk.len_bytes);
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    /// The content of a chunk, if it is somewhere on the disk as it should be.
+    fn chunk(&self, chunk: &ChunkRef, kept: &KeptChunks) -> Result<Option<Vec<u8>>, DiskError> {
+        let is_right = |content: &Vec<u8>| digest_of(content) == chunk.digest;
+        let arrived = self.disk.read(&dir(CHUNKS, chunk.digest))?.filter(is_right);
+        let Some((path, offset)) = kept.get(&chunk.digest).filter(|_| arrived.is_none()) else {
+            return Ok(arrived);
+        };
+        // A kept blob that is too short is as good as one with other bytes.
+        let content = self.disk.read_range(path, *offset, chunk.len_bytes as usize).ok();
+        Ok(content.filter(is_right))
+    }
+}
+
+/// File and offset of each chunk.
+type KeptChunks = BTreeMap<Digest, (String, u64)>;
+
+fn dir(folder: &str, digest: Digest) -> String {
+    format!("{folder}/{}", digest.hex())
+}
