@@ -1,6 +1,11 @@
 //! The fleet manager's API, as the commands use it.
 
-use std::{io::Read, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,6 +19,10 @@ pub const FLEET_URL: &str = "http://127.0.0.1:8080";
 
 /// How long an answer may take; checking a large bundle takes a while.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a manager that was just started may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Which manager
 #[derive(Clone, Debug, clap::Args)]
@@ -59,7 +68,7 @@ pub struct Device {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Desired {
     /// The bundle of each slot.
-    pub slots: std::collections::BTreeMap<String, Digest>,
+    pub slots: BTreeMap<String, Digest>,
 }
 
 /// What a device says it runs.
@@ -117,14 +126,35 @@ pub struct Answer {
 }
 
 impl Api {
-    /// The manager at `url`.
-    pub fn new(url: &FleetUrl) -> Self {
+    /// The manager at `url`. One that is about to start is waited for.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn connect(url: &FleetUrl) -> Result<Self> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(ANSWER_LIMIT))
             .build();
         let url = url.fleet_url.trim_end_matches('/').to_owned();
-        Self { url, agent: config.into() }
+        let api = Self { url, agent: config.into() };
+        let deadline = Instant::now() + START_LIMIT;
+        let mut said = false;
+        while api.refuses_connections() && Instant::now() < deadline {
+            if !said {
+                eprintln!("waiting for a fleet manager at {}", api.url);
+                said = true;
+            }
+            sleep(ASK_EVERY);
+        }
+        api.accepted(api.agent.get(api.path("openapi.json")).call())?;
+        Ok(api)
+    }
+
+    fn refuses_connections(&self) -> bool {
+        match self.agent.get(self.path("openapi.json")).call() {
+            Err(ureq::Error::Io(error)) => error.kind() == ErrorKind::ConnectionRefused,
+            _ => false,
+        }
     }
 
     /// Registers a device.
@@ -177,10 +207,7 @@ impl Api {
         format!("{}/api/v1/{below}", self.url)
     }
 
-    fn read<T: DeserializeOwned>(
-        &self,
-        answer: Result<Response<Body>, ureq::Error>,
-    ) -> Result<T> {
+    fn read<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T> {
         let mut answer = self.accepted(answer)?;
         let wrong = || format!("the answer of {} is not that of a fleet manager", self.url);
         answer.body_mut().read_json().with_context(wrong)

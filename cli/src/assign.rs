@@ -24,7 +24,7 @@ const SLOT: &str = "main";
 /// How often the manager is asked whether a device has got anywhere.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// Says which bundle a device should run
+/// Says which bundle a device should run.
 #[derive(Debug, Args)]
 pub struct AssignArgs {
     /// The device, with /SLOT for a slot other than main
@@ -69,7 +69,7 @@ impl FromStr for Target {
 
 /// Runs the command.
 pub fn main(args: AssignArgs) -> Result<ExitCode> {
-    let api = Api::new(&args.fleet);
+    let api = Api::connect(&args.fleet)?;
     let bundle = read_digest(&args.bundle)?;
     let mut target = args.target;
     if let Some(slot) = args.slot {
@@ -79,12 +79,7 @@ pub fn main(args: AssignArgs) -> Result<ExitCode> {
 }
 
 /// Says that `bundle` should run at each of `targets`, and waits if that is asked for.
-pub fn assign(
-    api: &Api,
-    targets: &[Target],
-    bundle: &Digest,
-    wait: &WaitArgs,
-) -> Result<ExitCode> {
+pub fn assign(api: &Api, targets: &[Target], bundle: &Digest, wait: &WaitArgs) -> Result<ExitCode> {
     let mut waiting = Vec::new();
     for target in targets {
         let generation = set_slot(api, target, bundle)?;
@@ -179,7 +174,8 @@ fn in_words(answer: &Answer) -> String {
         (_, Some(label), ..) => with_score(label, answer.score),
         (_, _, Some(class), _) => with_score(&format!("class {class}"), answer.score),
         (.., Some(values)) => {
-            let number = |value: &Option<f32>| value.map_or("NaN".into(), |value| value.to_string());
+            let number =
+                |value: &Option<f32>| value.map_or("NaN".into(), |value| value.to_string());
             values.iter().map(number).collect::<Vec<String>>().join(", ")
         }
         _ => "nothing".into(),

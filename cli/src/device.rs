@@ -21,7 +21,7 @@ const ROOT_FILE: &str = "root.json";
 const PASSWORD_FILE: &str = "password";
 const CA_FILE: &str = "ca.pem";
 
-/// Registers devices
+/// Registers devices.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
     #[command(subcommand)]
@@ -30,7 +30,7 @@ pub struct DeviceArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Registers a device and writes the configuration of its agent
+    /// Registers a device and writes the configuration of its agent.
     Add(AddArgs),
 }
 
@@ -120,7 +120,7 @@ struct SourceTable<'a> {
 fn add(args: &AddArgs) -> Result<ExitCode> {
     check_files(args)?;
     make_folder(&args.out)?;
-    let api = Api::new(&args.fleet);
+    let api = Api::connect(&args.fleet)?;
     let added = api.add_device(&args.id)?;
     if let Err(error) = write_files(args, &added) {
         // The password is nowhere now: the name must be free for another try.
@@ -171,9 +171,8 @@ fn write_files(args: &AddArgs, added: &AddedDevice) -> Result<()> {
 }
 
 fn agent_config<'a>(args: &'a AddArgs, added: &'a AddedDevice) -> Result<AgentConfig<'a>> {
-    let file = |path: &PathBuf| {
-        absolute(path).with_context(|| format!("cannot find {}", path.display()))
-    };
+    let file =
+        |path: &PathBuf| absolute(path).with_context(|| format!("cannot find {}", path.display()));
     let source = match &args.replay {
         Some(replay) => vec![SourceTable {
             name: "replay",

@@ -17,7 +17,7 @@ use crate::{
     assign::{Target, WaitArgs, assign},
 };
 
-/// Gives a signed bundle to the fleet manager
+/// Gives a signed bundle to the fleet manager.
 #[derive(Debug, Args)]
 pub struct PublishArgs {
     /// The bundle's folder
@@ -33,7 +33,7 @@ pub struct PublishArgs {
 
 /// Runs the command.
 pub fn main(args: PublishArgs) -> Result<ExitCode> {
-    let api = Api::new(&args.fleet);
+    let api = Api::connect(&args.fleet)?;
     let bundle = open_signed(&args.bundle)?;
     let archive = archive(&args.bundle)?;
     let progress = progress(archive.len() as u64);

@@ -22,7 +22,7 @@ const BROKER_LISTEN: &str = "127.0.0.1:1883";
 const DATA: &str = "selvedge-fleet";
 const NAME: &str = "fleet";
 
-/// The arguments of the manager.
+/// Runs the fleet manager: broker, registry, API and dashboard.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct FleetArgs {
     /// A TOML file with the same settings (`broker_listen` for --broker-listen); arguments go first.

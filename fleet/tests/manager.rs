@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde_json::json;
 
-use selvedge_bundle::{Assembly, ChunkIndex, expand, write_statement};
+use selvedge_bundle::{Assembly, Bundle, ChunkIndex, expand, write_statement};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
 use selvedge_trust::UnixMillis;
@@ -269,7 +269,7 @@ async fn a_bundle_that_devices_would_refuse_is_refused_with_the_reason() {
     let desk = Desk::start().await;
     let fresh = |seed| desk.pack(seed);
     let stranger = Desk::new();
-    let cases: [(&str, &dyn Fn(&Path, &selvedge_bundle::Bundle)); 5] = [
+    let cases: [(&str, &dyn Fn(&Path, &Bundle)); 5] = [
         ("statement.json", &|folder, _| {
             fs::remove_file(folder.join("statement.json")).expect("it was there");
         }),

@@ -29,7 +29,7 @@ const SCRIPT: &str = include_str!("live.js");
 /// Events on the page.
 const EVENTS_SHOWN: u32 = 8;
 /// Classes that have a name beside the bar of answers.
-const CLASSES_NAMED: usize = 4;
+const CLASSES_NAMED: usize = 2;
 
 /// The pages and what they load.
 pub fn router(manager: Arc<Manager>) -> Router {
@@ -122,7 +122,7 @@ fn tiles(view: &FleetView, gaps: i64) -> Markup {
     html! {
         section .tiles aria-label="Fleet" {
             (tile("Devices online", html! { (online) small { " of " (total) } }, online < total))
-            (tile("On the desired bundle", html! { (settled) small { " of " (total) } }, settled < total))
+            (tile("As desired", html! { (settled) small { " of " (total) } }, settled < total))
             (tile("Throughput", html! { (rate(throughput)) small { " /s" } }, false))
             (tile("Latency p50 · p99", latency_pair(
                 view.latency.quantile(500), view.latency.quantile(990)), false))
@@ -151,7 +151,7 @@ fn device_table(devices: &[DeviceView], now_ms: u64) -> Markup {
                         th scope="col" { "Device" }
                         th scope="col" { "Bundle" }
                         th scope="col" { "State" }
-                        th scope="col" .wide { "Throughput" }
+                        th scope="col" { "Throughput" }
                         th scope="col" { "Latency p50 · p99" }
                         th scope="col" .wide { "Answers" }
                         th scope="col" { "Last seen" }
@@ -173,21 +173,25 @@ fn device_row(device: &DeviceView, now_ms: u64) -> Markup {
             th scope="row" {
                 span .dot .(dot) title=(said) {} span .unseen { (said) }
                 (device.id)
-                @if let Some(class) = &device.hardware_class { small { (class) } }
-                @for (name, value) in &device.labels { small .label { (name) "=" (value) } }
+                div .under {
+                    @if let Some(class) = &device.hardware_class { small { (class) } }
+                    @for (name, value) in &device.labels { small .label { (name) "=" (value) } }
+                }
             }
-            td {
+            td data-name="Bundle" {
                 @for slot in slots { (running(slot, slots.len() > 1)) }
                 @if slots.is_empty() { span .quiet { "none yet" } }
             }
-            td { (state(device, slots)) }
-            td .wide {
-                (chart::sparkline(&device.throughput_history))
-                span .number { (rate(device.throughput_per_s)) small { " /s" } }
+            td data-name="State" { (state(device, slots)) }
+            td data-name="Throughput" {
+                div .rate {
+                    (chart::sparkline(&device.throughput_history))
+                    span .number { (rate(device.throughput_per_s)) small { " /s" } }
+                }
             }
-            td .number { (latency_pair(device.latency_us_p50, device.latency_us_p99)) }
-            td .wide { (answers(device)) }
-            td { (ago(device.last_seen_ms, now_ms)) }
+            td .number data-name="Latency p50 · p99" { (latency_pair(device.latency_us_p50, device.latency_us_p99)) }
+            td .wide data-name="Answers" { (answers(device)) }
+            td .number data-name="Last seen" { (ago(device.last_seen_ms, now_ms)) }
         }
     }
 }
@@ -199,7 +203,9 @@ fn running(slot: &SlotView, named: bool) -> Markup {
             @match &slot.running {
                 Some(running) => {
                     (running.name) " " strong { (running.version) }
-                    small title=(running.bundle) { code { (running.bundle.short()) } }
+                    div .under {
+                        small title=(running.bundle) { code { (running.bundle.short()) } }
+                    }
                 }
                 None => { span .quiet { "none yet" } }
             }
@@ -315,7 +321,7 @@ fn mark() -> Markup {
 fn latency_pair(p50_us: Option<u32>, p99_us: Option<u32>) -> Markup {
     match (p50_us, p99_us) {
         (Some(p50_us), Some(p99_us)) => html! {
-            (latency(p50_us)) span .quiet { " · " } (latency(p99_us))
+            span .pair { (latency(p50_us)) span .quiet { " · " } (latency(p99_us)) }
         },
         _ => html! { span .quiet { "–" } },
     }
@@ -339,7 +345,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push('\u{2009}');
         }
         text.push(digit);

@@ -25,6 +25,10 @@ const SEQUENCE_MAX: u64 = (1 << 53) - 1;
 /// How many rows of one kind a device adds before its oldest are looked at again.
 const TRIM_STRIDE: u64 = 256;
 
+/// Deletes the points of device `$1` beyond the newest `$2`.
+const TRIM_HEALTH: &str = "DELETE FROM health_history WHERE device = $1 AND id <= \
+     (SELECT id FROM health_history WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
+
 type Tx = Transaction<'static, Sqlite>;
 
 /// A message that was understood.
@@ -620,32 +624,17 @@ async fn store_health(
     .bind(integer(at_ms))
     .execute(&mut **tx)
     .await?;
-    let point: i64 = sqlx::query_scalar(
+    sqlx::query(
         "INSERT INTO health_history (device, boot, inferences, received_ms) \
-         VALUES ($1, $2, $3, $4) RETURNING id",
+         VALUES ($1, $2, $3, $4)",
     )
     .bind(device.as_str())
     .bind(health.boot.0)
     .bind(integer(health.inferences))
     .bind(integer(at_ms))
-    .fetch_one(&mut **tx)
-    .await?;
-    if natural(point) % u64::from(limits.health_kept_max.max(1)) == 0 {
-        trim_all_health_history(tx, limits.health_kept_max).await?;
-    }
-    Ok(())
-}
-
-async fn trim_all_health_history(tx: &mut Tx, kept_max: u32) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "DELETE FROM health_history WHERE id IN (SELECT id FROM (SELECT id, ROW_NUMBER() OVER \
-         (PARTITION BY device ORDER BY id DESC) AS place FROM health_history) AS placed \
-         WHERE place > $1)",
-    )
-    .bind(kept_max)
     .execute(&mut **tx)
-    .await
-    .map(drop)
+    .await?;
+    trim(tx, TRIM_HEALTH, device, limits.health_kept_max).await
 }
 
 async fn load_ranges(

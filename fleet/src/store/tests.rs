@@ -174,6 +174,31 @@ async fn impossible_numbers_and_strangers_are_refused_and_the_rest_is_stored() {
 }
 
 #[tokio::test]
+async fn a_full_disk_takes_nothing_of_a_group_and_all_of_it_later() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let limit_pages = async |pages: i64| {
+        let pragma = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        sqlx::query(pragma).execute(&store.writer).await.expect("the pragma is known");
+    };
+    let used: i64 = sqlx::query_scalar("PRAGMA page_count")
+        .fetch_one(&store.writer)
+        .await
+        .expect("the pragma is known");
+    limit_pages(used + 2).await;
+    let group = [
+        received("a", Upward::Results(results(1, 1, 10))),
+        received("a", Upward::Results(results(1, 11, 2000))),
+    ];
+    let error = store.apply(&group, &[]).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Environment);
+    assert!(crate::one_line(&error).contains("full"), "{}", crate::one_line(&error));
+    assert_eq!(stored_samples(&store, "a").await, []);
+    limit_pages(1 << 30).await;
+    store.apply(&group, &[]).await.expect("there is room again");
+    assert_eq!(stored_samples(&store, "a").await.len(), 2010);
+}
+
+#[tokio::test]
 async fn old_rows_go_but_their_numbers_stay_known() {
     let limits = Limits { results_kept_max: 100, ..Limits::default() };
     let (_folder, store) = store_with(limits, &["a"]).await;
