@@ -1,0 +1,173 @@
+//! `selvedge inspect`: what a bundle holds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use selvedge_bundle::{Bundle, Extent, GoldenOrigin, PostStep, PreStep, SampleSpec, TensorSpec};
+use serde_json::{Value, json};
+
+use crate::terminal::{bytes, strong};
+use crate::verify::open;
+
+/// Shows what a bundle holds
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// The bundle's folder
+    bundle: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Write the bundle's files into this new folder
+    #[arg(long, value_name = "DIR")]
+    extract: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn main(args: InspectArgs) -> anyhow::Result<ExitCode> {
+    let bundle = open(&args.bundle)?;
+    if let Some(folder) = &args.extract {
+        extract(&bundle, folder)?;
+    }
+    if args.json {
+        println!("{}", as_json(&bundle)?);
+    } else {
+        print(&bundle);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn extract(bundle: &Bundle, folder: &Path) -> anyhow::Result<()> {
+    ensure!(!folder.exists(), "{} exists; give a new folder", folder.display());
+    let manifest = [("manifest.json", bundle.manifest().to_json())];
+    let layers = bundle.layers().map(|(name, content)| (name, content.to_vec()));
+    for (name, content) in manifest.into_iter().chain(layers) {
+        let path = folder.join(name);
+        let parent = path.parent().expect("a file inside a folder has a parent");
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn as_json(bundle: &Bundle) -> anyhow::Result<Value> {
+    let manifest: Value =
+        serde_json::from_slice(&bundle.manifest().to_json()).context("our own JSON")?;
+    let layers: Vec<Value> = bundle
+        .layers()
+        .map(|(name, content)| json!({"name": name, "bytes": content.len()}))
+        .collect();
+    let baseline = bundle.baseline().map(|baseline| {
+        let features: Vec<&str> =
+            baseline.features().iter().map(|feature| feature.name.as_str()).collect();
+        json!({
+            "rows": baseline.rows(),
+            "features": features,
+            "class_counts": baseline.class_counts(),
+            "accuracy": baseline.accuracy().map(|accuracy| accuracy.share()),
+        })
+    });
+    Ok(json!({
+        "digest": bundle.digest(),
+        "bytes": bundle.len_bytes(),
+        "manifest": manifest,
+        "layers": layers,
+        "golden": {"origin": bundle.manifest().golden.origin, "samples": bundle.golden().rows()},
+        "baseline": baseline,
+        "signed": bundle.statement().is_some(),
+    }))
+}
+
+fn print(bundle: &Bundle) {
+    let manifest = bundle.manifest();
+    println!("{} {}", strong(&manifest.name), strong(&manifest.version));
+    println!("{}", manifest.description);
+    let line = |name: &str, value: String| println!("  {name:<12} {value}");
+    line("digest", bundle.digest().to_string());
+    line("task", manifest.task.clone());
+    line("licence", manifest.license.clone());
+    line(
+        "size",
+        format!("{}, model {}", bytes(bundle.len_bytes()), bytes(bundle.model().len() as u64)),
+    );
+    line("sample", sample_text(&manifest.sample));
+    manifest.pre.iter().for_each(|step| line("pre", pre_text(step)));
+    manifest.inputs.iter().for_each(|tensor| line("input", tensor_text(tensor)));
+    manifest.outputs.iter().for_each(|tensor| line("output", tensor_text(tensor)));
+    manifest.post.iter().for_each(|step| line("post", post_text(step)));
+    if !manifest.labels.is_empty() {
+        line("labels", manifest.labels.join(", "));
+    }
+    let golden = &manifest.golden;
+    line(
+        "golden",
+        format!("{}: {} samples by {}", golden.origin, bundle.golden().rows(), golden.framework),
+    );
+    if golden.origin == GoldenOrigin::SelfMade {
+        line(
+            "",
+            "self-made vectors show that optimising kept the answers, not that they are right"
+                .to_owned(),
+        );
+    }
+    if let Some(baseline) = bundle.baseline() {
+        let names: Vec<&str> =
+            baseline.features().iter().map(|feature| feature.name.as_str()).collect();
+        line("baseline", format!("{} samples of {}", baseline.rows(), names.join(", ")));
+        if let Some(accuracy) = baseline.accuracy() {
+            let (right, rows) = (accuracy.correct, accuracy.rows);
+            line(
+                "accuracy",
+                format!("{:.2} % of the reference ({right} of {rows})", 100.0 * accuracy.share()),
+            );
+        }
+    }
+    line("memory", format!("at most {}", bytes(manifest.resources.ram_peak_bytes_max)));
+    line(
+        "signed",
+        if bundle.statement().is_some() { "yes; `selvedge verify` checks it" } else { "no" }
+            .to_owned(),
+    );
+}
+
+fn sample_text(sample: &SampleSpec) -> String {
+    match sample {
+        SampleSpec::Row(row) => {
+            let names: Vec<&str> = row.columns.iter().map(|column| column.name.as_str()).collect();
+            format!("a row of {}", names.join(", "))
+        }
+        SampleSpec::Image(image) => {
+            format!("an image {:?} u8, {} to {}", image.shape, image.min, image.max)
+        }
+    }
+}
+
+fn tensor_text(tensor: &TensorSpec) -> String {
+    let axes = tensor.axes.iter().zip(&tensor.shape).map(|(axis, extent)| match extent {
+        Extent::Free => axis.clone(),
+        Extent::Fixed(extent) => format!("{axis} {extent}"),
+    });
+    let axes: Vec<String> = axes.collect();
+    let step = tensor.scale.map(|scale| format!(", one step is {scale:.6}")).unwrap_or_default();
+    format!("{}: [{}] {}{step}", tensor.name, axes.join(", "), tensor.dtype)
+}
+
+fn pre_text(step: &PreStep) -> String {
+    match step {
+        PreStep::Normalize { mean, .. } => {
+            format!("normalize {} values by mean and deviation", mean.len())
+        }
+        PreStep::Scale { factor, offset } => format!("scale by {factor}, then add {offset}"),
+        PreStep::Resize { height, width, .. } => format!("resize to {height} by {width}"),
+        PreStep::Layout { to } => format!("layout {to:?}").to_lowercase(),
+    }
+}
+
+fn post_text(step: &PostStep) -> String {
+    match step {
+        PostStep::Softmax { output } => format!("softmax of {output}"),
+        PostStep::Argmax { output } => format!("argmax of {output}"),
+        PostStep::Threshold { output, at } => format!("threshold of {output} at {at}"),
+    }
+}

@@ -1,0 +1,454 @@
+//! `selvedge pack`: from a model and reference data to a bundle.
+//!
+//! What goes in is a folder with a `manifest.toml`, or an ONNX file for which a manifest is inferred ([`infer`]).
+//! What comes out was loaded once with the engine that devices have: it reproduces its golden vectors.
+
+mod card;
+mod infer;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use selvedge_bundle::{
+    Accuracy, Baseline, Bundle, BundleBuilder, ChunkIndex, Golden, GoldenOrigin, Manifest,
+    ManifestDraft, Reference, ReferenceData, digest_of, write_statement,
+};
+use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWORK};
+use selvedge_runtime::{FeatureReader, Limits, LoadOptions, Model, Sample};
+use selvedge_trust::{Blob, BundleStatement, SigningKey};
+use serde_json::json;
+
+use crate::clock;
+use crate::data::{Labels, Samples, class_of, read_file};
+use crate::keys::targets_key;
+use crate::terminal::{bytes, progress, strong};
+
+/// How many reference samples self-made golden vectors are computed for.
+const SELF_MADE_SAMPLES: usize = 32;
+
+/// How long a signature is believed unless something else is asked for.
+const SIGNATURE_DAYS: u64 = 3650;
+
+/// Makes a bundle of a model, its manifest, baseline, golden vectors and card
+#[derive(Debug, clap::Args)]
+pub struct PackArgs {
+    /// A folder with a manifest.toml, or an ONNX file
+    #[arg(value_name = "DIR|MODEL.onnx")]
+    source: PathBuf,
+    /// The manifest, if it is not DIR/manifest.toml; without one it is inferred for an ONNX file
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Reference data: a CSV file with a header, or images as .npy
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    /// The column of the reference data with the true class
+    #[arg(long, value_name = "COLUMN")]
+    label: Option<String>,
+    /// A folder with <tensor>.npy for each input and output, computed by the framework that trained the model
+    #[arg(long, value_name = "DIR")]
+    golden: Option<PathBuf>,
+    /// The model card, in Markdown
+    #[arg(long, value_name = "FILE")]
+    card: Option<PathBuf>,
+    /// The bundle's name
+    #[arg(long)]
+    name: Option<String>,
+    /// The bundle's semantic version
+    #[arg(long, value_name = "SEMVER")]
+    version: Option<String>,
+    /// For an inferred manifest: normalise columns by the reference's mean and deviation, images by 255
+    #[arg(long)]
+    normalize: bool,
+    /// Sign the bundle with the publisher's key in this folder
+    #[arg(long, value_name = "DIR")]
+    keys: Option<PathBuf>,
+    /// How many days the signature is believed
+    #[arg(long, value_name = "DAYS", default_value_t = SIGNATURE_DAYS, requires = "keys",
+          value_parser = clap::value_parser!(u64).range(1..=36_500))]
+    days: u64,
+    /// A class of hardware that may run the bundle; repeat it for more [default: all]
+    #[arg(long = "hardware", value_name = "CLASS", requires = "keys")]
+    hardware_classes: Vec<String>,
+    /// The bundle's folder, new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn main(args: PackArgs) -> anyhow::Result<ExitCode> {
+    let occupied = args.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    ensure!(!occupied, "{} exists and is not empty; give a new folder", args.out.display());
+    let key = args.keys.as_deref().map(targets_key).transpose()?;
+    let ingredients = Ingredients::gather(&args)?;
+    let packed = ingredients.pack()?;
+    packed.bundle.write(&args.out).context("the bundle cannot be written")?;
+    if let Some(key) = &key {
+        let statement = statement(&packed.bundle, key, &args)?;
+        write_statement(&args.out, &statement).context("the signature cannot be written")?;
+    }
+    packed.report(&args);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that a bundle is made of, read and not yet judged together.
+struct Ingredients {
+    draft: ManifestDraft,
+    onnx: Vec<u8>,
+    survey: OnnxSurvey,
+    reference: Option<Samples>,
+    golden: Option<PathBuf>,
+    card: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl Ingredients {
+    fn gather(args: &PackArgs) -> anyhow::Result<Ingredients> {
+        let path = match (&args.manifest, args.source.is_dir()) {
+            (Some(path), _) => Some(path.clone()),
+            (None, true) => Some(args.source.join("manifest.toml")),
+            (None, false) => None,
+        };
+        let mut gathered = match path {
+            Some(path) => Ingredients::written(&path, args)?,
+            None => Ingredients::inferred(args)?,
+        };
+        let draft = &mut gathered.draft;
+        if let Some(name) = &args.name {
+            draft.name = name.parse().context("--name")?;
+        }
+        if let Some(version) = &args.version {
+            draft.version = version
+                .parse()
+                .with_context(|| format!("--version {version:?} is not semantic"))?;
+        }
+        if let Some(folder) = &args.golden {
+            gathered.golden = Some(folder.clone());
+            if draft.golden.origin == GoldenOrigin::SelfMade {
+                draft.golden.origin = GoldenOrigin::User;
+            }
+        }
+        if let Some(path) = &args.card {
+            gathered.card = Some(read_text(path)?);
+        }
+        let opset = gathered.survey.opset;
+        if !OPSETS_TESTED.contains(&opset) {
+            let (first, last) = OPSETS_TESTED.into_inner();
+            let warning =
+                format!("operator set {opset}: the engine is tested with {first} to {last}");
+            gathered.warnings.push(warning);
+        }
+        Ok(gathered)
+    }
+
+    /// From a manifest that somebody wrote.
+    fn written(path: &Path, args: &PackArgs) -> anyhow::Result<Ingredients> {
+        let text = read_text(path)?;
+        let mut draft: ManifestDraft =
+            toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let model = match draft.model.take() {
+            Some(model) if args.source.is_dir() => folder.join(model),
+            _ if args.source.is_file() => args.source.clone(),
+            _ => bail!("{} names no model: add `model = \"model.onnx\"`", path.display()),
+        };
+        let onnx = read_file(&model)?;
+        let survey = surveyed(&onnx, &model)?;
+        let written = draft.reference.take();
+        if let Some(written) = &written {
+            draft.drift.order = written.order;
+        }
+        let reference = match (&args.reference, &written) {
+            (Some(data), _) => {
+                Some((data.clone(), args.label.clone().map_or(Labels::Usual, Labels::Column)))
+            }
+            (None, Some(written)) => {
+                Some((folder.join(&written.data), labels_of(written, folder, args)))
+            }
+            (None, None) => None,
+        };
+        let reference = reference
+            .map(|(path, labels)| Samples::read(&path, &draft.sample, &labels))
+            .transpose()?;
+        let golden = draft.golden.dir.take().map(|dir| folder.join(dir));
+        let card = find_card(folder).map(|path| read_text(&path)).transpose()?;
+        Ok(Ingredients { draft, onnx, survey, reference, golden, card, warnings: Vec::new() })
+    }
+
+    /// From an ONNX file and reference data.
+    fn inferred(args: &PackArgs) -> anyhow::Result<Ingredients> {
+        let onnx = read_file(&args.source)?;
+        let survey = surveyed(&onnx, &args.source)?;
+        let data = args.reference.as_deref().context(
+            "an ONNX file alone does not say what its inputs mean: give --reference DATA.csv (a header names the columns) or --manifest FILE",
+        )?;
+        let inferred = infer::Question {
+            onnx: &onnx,
+            survey: &survey,
+            model: &args.source,
+            data,
+            label: args.label.as_deref(),
+            normalize: args.normalize,
+        };
+        let draft = inferred.answer()?;
+        let labels = args.label.clone().map_or(Labels::Usual, Labels::Column);
+        let reference = Some(Samples::read(data, &draft.sample, &labels)?);
+        Ok(Ingredients {
+            draft,
+            onnx,
+            survey,
+            reference,
+            golden: None,
+            card: None,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Judges everything together.
+    fn pack(mut self) -> anyhow::Result<Packed> {
+        let (manifest, golden) = self.golden()?;
+        let options = LoadOptions { batched: true, ..LoadOptions::default() };
+        let model = Model::from_parts(&manifest, &self.onnx, &golden, &options)
+            .context("the model does not do what its manifest and golden vectors say")?;
+        let baseline = match &self.reference {
+            Some(reference) => Some(baseline(&manifest, &model, reference)?),
+            None => {
+                self.warnings.push("no reference data: the bundle has no baseline, and its devices cannot notice drift".to_owned());
+                None
+            }
+        };
+        let card = self.card.take().unwrap_or_else(|| card::of(&manifest, baseline.as_ref()));
+        let parts =
+            BundleBuilder { manifest, model: self.onnx, baseline, golden, card: Some(card) };
+        let bundle = parts.build().context("the parts do not make a bundle")?;
+        Ok(Packed { bundle, model, warnings: self.warnings })
+    }
+
+    /// The finished manifest, with golden vectors read or made.
+    fn golden(&mut self) -> anyhow::Result<(Manifest, Golden)> {
+        let mut draft = self.draft.clone();
+        if let Some(folder) = &self.golden {
+            if draft.golden.framework.is_empty() {
+                draft.golden.framework = "not stated".to_owned();
+            }
+            if draft.golden.tolerance.is_empty() {
+                draft.golden.tolerance = self.tolerances(&draft, |_| 1.0);
+            }
+            let manifest = Manifest::try_from(draft).context("manifest")?;
+            let golden = read_golden(&manifest, folder)?;
+            return Ok((manifest, golden));
+        }
+        let samples: Vec<Sample> = match &self.reference {
+            Some(reference) => spread(&reference.samples, SELF_MADE_SAMPLES),
+            None => bail!(
+                "golden vectors need data: give --golden DIR, or --reference FILE to compute them"
+            ),
+        };
+        draft.golden.origin = GoldenOrigin::SelfMade;
+        draft.golden.framework = SELF_MADE_FRAMEWORK.to_owned();
+        draft.golden.tolerance = self.tolerances(&draft, |_| 0.0);
+        let provisional = Manifest::try_from(draft.clone()).context("manifest")?;
+        let golden = desk::self_made_golden(&provisional, &self.onnx, &samples, &Limits::default())
+            .context("no golden vectors can be computed")?;
+        let largest = |index: usize| {
+            let values = golden.outputs()[index].data().to_f32();
+            f64::from(values.into_iter().map(f32::abs).fold(0.0, f32::max))
+        };
+        draft.golden.tolerance = self.tolerances(&draft, largest);
+        Ok((Manifest::try_from(draft).context("manifest")?, golden))
+    }
+
+    fn tolerances(
+        &self,
+        draft: &ManifestDraft,
+        largest: impl Fn(usize) -> f64,
+    ) -> BTreeMap<String, f64> {
+        let outputs = draft.outputs.iter().enumerate();
+        outputs
+            .map(|(index, output)| {
+                (output.name.clone(), desk::tolerance(output, &self.survey, largest(index)))
+            })
+            .collect()
+    }
+}
+
+/// A bundle that was made, and what its model showed.
+struct Packed {
+    bundle: Bundle,
+    model: Model,
+    warnings: Vec<String>,
+}
+
+impl Packed {
+    fn report(&self, args: &PackArgs) {
+        let Packed { bundle, model, warnings } = self;
+        let manifest = bundle.manifest();
+        let accuracy = bundle.baseline().and_then(Baseline::accuracy);
+        let golden = model.golden();
+        if args.json {
+            let distances = golden.outputs.iter().map(|output| {
+                json!({"output": output.output, "largest": output.largest, "tolerance": output.tolerance})
+            });
+            let report = json!({
+                "digest": bundle.digest(), "name": manifest.name, "version": manifest.version,
+                "bytes": bundle.len_bytes(), "signed": args.keys.is_some(), "out": args.out,
+                "golden": {"origin": manifest.golden.origin, "samples": golden.samples, "outputs": distances.collect::<Vec<_>>()},
+                "accuracy": accuracy.map(Accuracy::share), "warnings": warnings,
+            });
+            println!("{report}");
+            return;
+        }
+        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        println!(
+            "{} {} in {}",
+            strong(&manifest.name),
+            strong(&manifest.version),
+            args.out.display()
+        );
+        println!("  digest    {}", bundle.digest());
+        println!("  size      {}", bytes(bundle.len_bytes()));
+        println!("  golden    {}: {} samples reproduced", manifest.golden.origin, golden.samples);
+        if let Some(accuracy) = accuracy {
+            let (right, rows) = (accuracy.correct, accuracy.rows);
+            println!(
+                "  accuracy  {:.2} % of the reference ({right} of {rows})",
+                100.0 * accuracy.share()
+            );
+        }
+        match &args.keys {
+            Some(folder) => {
+                println!("  signed    with the publisher's key in {}", folder.display())
+            }
+            None => println!("  signed    no: devices refuse it; add --keys DIR"),
+        }
+    }
+}
+
+fn surveyed(onnx: &[u8], path: &Path) -> anyhow::Result<OnnxSurvey> {
+    let survey =
+        desk::survey(onnx, &Limits::default()).with_context(|| format!("{}", path.display()))?;
+    survey.check().with_context(|| format!("{} cannot be packed", path.display()))?;
+    Ok(survey)
+}
+
+fn labels_of(reference: &Reference, folder: &Path, args: &PackArgs) -> Labels {
+    let column = args.label.clone().or_else(|| reference.label_column.clone());
+    match (column, &reference.labels) {
+        (Some(column), _) => Labels::Column(column),
+        (None, Some(file)) => Labels::File(folder.join(file)),
+        (None, None) => Labels::Usual,
+    }
+}
+
+/// The model card beside the manifest, or beside its folder: versions of one model share a card.
+fn find_card(folder: &Path) -> Option<PathBuf> {
+    let shared = folder
+        .canonicalize()
+        .ok()
+        .and_then(|folder| folder.parent().map(|parent| parent.join("README.md")));
+    let is_card =
+        |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.starts_with("---\n"));
+    [Some(folder.join("README.md")), shared].into_iter().flatten().find(is_card)
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    String::from_utf8(read_file(path)?)
+        .with_context(|| format!("{} is not UTF-8 text", path.display()))
+}
+
+fn read_golden(manifest: &Manifest, folder: &Path) -> anyhow::Result<Golden> {
+    let path = |name: &str| folder.join(format!("{name}.npy"));
+    let mut files = BTreeMap::new();
+    for tensor in manifest.inputs.iter().chain(&manifest.outputs) {
+        files
+            .insert(tensor.name.clone(), read_file(&path(&tensor.name)).context("golden vectors")?);
+    }
+    Golden::from_npy(manifest, |tensor| Ok(files[&tensor.name].clone()))
+        .with_context(|| format!("golden vectors in {}", folder.display()))
+}
+
+/// At most `count` samples, evenly over the whole of them.
+fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
+    let finite = |sample: &&Sample| match sample {
+        Sample::Row(values) => values.iter().all(|value| value.is_finite()),
+        Sample::Image { .. } => true,
+    };
+    let usable: Vec<&Sample> = samples.iter().filter(finite).collect();
+    let count = count.min(usable.len());
+    (0..count).map(|index| usable[index * usable.len() / count].clone()).collect()
+}
+
+fn baseline(manifest: &Manifest, model: &Model, reference: &Samples) -> anyhow::Result<Baseline> {
+    let reader = FeatureReader::of(&manifest.sample);
+    let mut features: Vec<(String, Vec<f32>)> = reader
+        .names()
+        .iter()
+        .map(|name| (name.clone(), Vec::with_capacity(reference.samples.len())))
+        .collect();
+    let mut class_counts: Option<Vec<u32>> = None;
+    let mut accuracy = Accuracy { correct: 0, rows: 0 };
+    let bar = progress(reference.samples.len(), "answering the reference");
+    for (row, sample) in reference.samples.iter().enumerate() {
+        for (column, value) in
+            features.iter_mut().zip(reader.read(sample).context("reference data")?)
+        {
+            column.1.push(value);
+        }
+        bar.inc(1);
+        // A row with a missing value is counted by the baseline and has no class.
+        let Some(class) = model.answer(sample).ok().and_then(|answer| answer.class) else {
+            continue;
+        };
+        let counts = class_counts.get_or_insert_with(|| vec![0; class_count(manifest)]);
+        counts[class.index] += 1;
+        if let Some(labels) = &reference.labels {
+            accuracy.rows += 1;
+            accuracy.correct += u64::from(class.index == class_of(&labels[row], &manifest.labels)?);
+        }
+    }
+    bar.finish_and_clear();
+    let data = ReferenceData {
+        features: &features,
+        class_counts,
+        order: manifest.drift.order,
+        accuracy: (accuracy.rows > 0).then_some(accuracy),
+    };
+    Baseline::build(&data).context("the reference data gives no baseline")
+}
+
+/// How many classes the step that decides can answer.
+fn class_count(manifest: &Manifest) -> usize {
+    use selvedge_bundle::PostStep;
+
+    let decides = |step: &&PostStep| !matches!(step, PostStep::Softmax { .. });
+    match manifest.post.iter().find(decides) {
+        Some(PostStep::Argmax { output }) => {
+            let output = manifest.outputs.iter().find(|tensor| tensor.name == *output);
+            output.expect("a manifest's steps read outputs that it lists").sample_elements()
+        }
+        _ => 2,
+    }
+}
+
+fn statement(bundle: &Bundle, key: &SigningKey, args: &PackArgs) -> anyhow::Result<Vec<u8>> {
+    let index = ChunkIndex::of(bundle).context("the bundle cannot be cut into chunks")?.encode();
+    let manifest = bundle.manifest();
+    let hardware_classes = match args.hardware_classes.as_slice() {
+        [] => vec!["*".to_owned()],
+        classes => classes.to_vec(),
+    };
+    let statement = BundleStatement {
+        name: manifest.name.to_string(),
+        version: manifest.version.to_string(),
+        manifest: Blob { digest: bundle.digest(), len_bytes: bundle.manifest_len() },
+        chunk_index: Blob { digest: digest_of(&index), len_bytes: index.len() as u64 },
+        hardware_classes,
+        expires: clock::now().plus_seconds(args.days * 24 * 60 * 60),
+    };
+    Ok(statement.sign(key))
+}
