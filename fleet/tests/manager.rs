@@ -18,6 +18,9 @@ use selvedge_wire::{
 
 use support::{Desk, Device, fleet_name};
 
+/// Makes a bundle that was packed well one to refuse.
+type Spoil<'a> = &'a dyn Fn(&Path, &Bundle);
+
 fn result(sample: u64) -> InferenceResult {
     InferenceResult {
         at_ms: 1_800_000_000_000,
@@ -269,7 +272,7 @@ async fn a_bundle_that_devices_would_refuse_is_refused_with_the_reason() {
     let desk = Desk::start().await;
     let fresh = |seed| desk.pack(seed);
     let stranger = Desk::new();
-    let cases: [(&str, &dyn Fn(&Path, &Bundle)); 5] = [
+    let cases: [(&str, Spoil<'_>); 5] = [
         ("statement.json", &|folder, _| {
             fs::remove_file(folder.join("statement.json")).expect("it was there");
         }),

@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::SqliteConnection;
 
 use selvedge_wire::{
     Batch, Boot, DeviceId, Event, Health, InferenceResult, Outcome, ProfileOrigin, ProfileRecord,
     Record, Reported, Sequence, Status, StoredThrough, Stream,
 };
 
-use super::{Store, integer, natural};
+use super::{Store, Tx, integer, natural};
 use crate::{
     Error, Limits,
     ranges::{SequenceRanges, Span},
@@ -28,8 +28,6 @@ const TRIM_STRIDE: u64 = 256;
 /// Deletes the points of device `$1` beyond the newest `$2`.
 const TRIM_HEALTH: &str = "DELETE FROM health_history WHERE device = $1 AND id <= \
      (SELECT id FROM health_history WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
-
-type Tx = Transaction<'static, Sqlite>;
 
 /// A message that was understood.
 #[derive(Clone, Debug)]
@@ -126,7 +124,7 @@ impl Store {
         messages: &[Received],
         malformed: &[&Malformed],
     ) -> Result<Applied, sqlx::Error> {
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = Tx::begin(&self.writer).await?;
         let mut applied = Applied::default();
         let mut floors: BTreeMap<&DeviceId, Option<u32>> = BTreeMap::new();
         for received in messages {

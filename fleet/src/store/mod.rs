@@ -12,11 +12,12 @@ mod retained;
 mod telemetry;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    SqlSafeStr, Sqlite, Transaction,
+    SqlSafeStr,
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -25,6 +26,7 @@ use sqlx::{
 
 use selvedge_wire::Digest;
 
+use self::transaction::Tx;
 use crate::{Error, Limits};
 
 pub use bundles::BundleRow;
@@ -83,8 +85,8 @@ impl Store {
         self.writer.close().await;
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Error> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(Error::store("begin to write"))
+    async fn begin(&self) -> Result<Tx, Error> {
+        Tx::begin(&self.writer).await.map_err(Error::store("begin to write"))
     }
 }
 

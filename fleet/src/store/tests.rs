@@ -192,8 +192,8 @@ async fn a_full_disk_takes_nothing_of_a_group_and_all_of_it_later() {
     let error = store.apply(&group, &[]).await.expect_err("there is no room");
     assert_eq!(error.kind(), ErrorKind::Environment);
     assert!(crate::one_line(&error).contains("full"), "{}", crate::one_line(&error));
-    assert_eq!(stored_samples(&store, "a").await, []);
-    limit_pages(1 << 30).await;
+    assert!(stored_samples(&store, "a").await.is_empty(), "nothing of the group is stored");
+    // The limit belongs to a connection: that of a failed transaction is not used again.
     store.apply(&group, &[]).await.expect("there is room again");
     assert_eq!(stored_samples(&store, "a").await.len(), 2010);
 }
