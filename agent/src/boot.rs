@@ -13,6 +13,9 @@ const BOOT_FILE: &str = "boot";
 const RESERVE_FILE: &str = "reserve";
 const RESERVE_BYTES: usize = 64 * 1024;
 
+/// The most numbers that are skipped at once.
+const BOOTS_SKIPPED_MAX: u32 = 1 << 20;
+
 /// Begins a run: gives its number once that is durable.
 ///
 /// # Errors
@@ -27,6 +30,15 @@ pub(crate) fn next_boot(disk: &dyn Disk) -> Result<Boot, DiskError> {
     let boot = Boot(last.saturating_add(1));
     record(disk, boot)?;
     Ok(boot)
+}
+
+/// Makes the next run come after `newest`, which the fleet knows although this device does not.
+///
+/// # Errors
+/// [`DiskError`] if that could not be recorded.
+pub(crate) fn skip_to(disk: &dyn Disk, now: Boot, newest: Boot) -> Result<(), DiskError> {
+    // Whoever claims more than a device can have lived through must not use the numbers up.
+    record(disk, Boot(newest.0.min(now.0.saturating_add(BOOTS_SKIPPED_MAX)).max(now.0)))
 }
 
 fn parse(bytes: &[u8]) -> Option<u32> {
@@ -94,6 +106,18 @@ mod tests {
             given.push(boot(&disk));
             assert!(given.is_sorted_by(|a, b| a < b), "cut after {cut}: {given:?}");
         }
+    }
+
+    #[test]
+    fn a_device_that_lost_its_state_skips_the_numbers_that_the_fleet_knows() {
+        let disk = SimulatedDisk::new();
+        let now = Boot(boot(&disk));
+        skip_to(&disk, now, Boot(700)).expect("the disk works");
+        assert_eq!(boot(&disk), 701);
+        skip_to(&disk, Boot(701), Boot(u32::MAX)).expect("the disk works");
+        assert_eq!(boot(&disk), 702 + BOOTS_SKIPPED_MAX);
+        skip_to(&disk, Boot(boot(&disk)), Boot(1)).expect("the disk works");
+        assert_eq!(boot(&disk), 704 + BOOTS_SKIPPED_MAX, "it never goes back");
     }
 
     #[test]

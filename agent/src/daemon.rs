@@ -26,11 +26,11 @@ use selvedge_wire::{
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
-    boot::next_boot,
+    boot::{next_boot, skip_to},
     clock::{SharedClock, SystemClock},
     config::{BrokerConfig, Config, SourceKind},
     disk::{DiskError, SharedDisk, StateDir},
@@ -46,6 +46,9 @@ use crate::{
 
 /// How often slots and updates look at the clock.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the end waits for an update that is under way.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How many messages may wait for the outbox.
 const OUTBOX_INPUTS_MAX: usize = 64;
@@ -64,10 +67,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let agent = Agent::start(&config).await?;
         match agent.run(shutdown.as_mut()).await? {
             Ended::Shutdown => return Ok(()),
-            Ended::NumbersCollide => {
+            Ended::NumbersCollide { newest } => {
                 tracing::warn!(
-                    "the fleet has records that this device never numbered: its state was lost; \
-                     starting again under a later boot"
+                    "the fleet has records up to boot {} that this device never numbered: its state \
+                     was lost; starting again under a later boot",
+                    newest.0
                 );
             }
         }
@@ -77,13 +81,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 /// Why a run has ended.
 enum Ended {
     Shutdown,
-    NumbersCollide,
+    NumbersCollide { newest: Boot },
 }
 
 /// A running agent.
 struct Agent {
     config: Config,
     boot: Boot,
+    disk: SharedDisk,
     clock: SharedClock,
     topics: Topics,
     spool: SpoolHandle,
@@ -125,7 +130,8 @@ impl Agent {
         let (device, fleet) = (config.device.clone(), config.fleet.clone());
         let hardware_class = env::consts::ARCH.to_owned();
         let identity = Identity { device, fleet, hardware_class, root, boot };
-        let (updates, effects) = start_updates(identity, disk, config, clock.clone()).await?;
+        let (updates, effects) =
+            start_updates(identity, disk.clone(), config, clock.clone()).await?;
         let updates = UpdatesHandle::spawn(updates, effects, clock.clone())?;
         let (link, events) = fleet_link(config, boot)?;
         let topics = Topics::new(&config.fleet);
@@ -141,6 +147,7 @@ impl Agent {
         let mut agent = Self {
             config: config.clone(),
             boot,
+            disk,
             clock,
             topics,
             spool,
@@ -194,7 +201,10 @@ impl Agent {
                     None => return Err(Error::ActorEnded { name: "updates" }),
                 },
                 ended = &mut self.outbox_task => match ended {
-                    Ok(OutboxEnded::Ahead) => break Ended::NumbersCollide,
+                    Ok(OutboxEnded::Ahead(newest)) => {
+                        skip_to(self.disk.as_ref(), self.boot, newest).map_err(Error::Disk)?;
+                        break Ended::NumbersCollide { newest };
+                    }
                     _ => return Err(Error::ActorEnded { name: "outbox" }),
                 },
                 _ = tick.tick() => self.tick(),
@@ -214,8 +224,10 @@ impl Agent {
             slot.handle.stop().await;
         }
         self.outbox_task.abort();
-        self.spool.close().await;
         let farewell = self.status(false);
+        // A model that is being loaded right now is not worth a long goodbye.
+        let _ = timeout(FAREWELL_MAX, self.updates.close()).await;
+        self.spool.close().await;
         self.link.close(Some(farewell)).await;
     }
 

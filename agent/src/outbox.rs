@@ -8,8 +8,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use selvedge_link::{Delivery, Link, Publish, Refusal};
 use selvedge_wire::{
-    Batch, DeviceId, Event, InferenceResult, Message, ProfileRecord, Record, Stored, StoredThrough,
-    Stream, Topic, Topics, encode,
+    Batch, Boot, DeviceId, Event, InferenceResult, Message, ProfileRecord, Record, Stored,
+    StoredThrough, Stream, Topic, Topics, encode,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -45,9 +45,9 @@ pub(crate) enum OutboxInput {
 /// Why an outbox has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutboxEnded {
-    /// The fleet knows numbers of this boot that were never given: the device's state was lost, and a
-    /// later boot must take over.
-    Ahead,
+    /// The fleet knows numbers of this boot, or of later ones up to this, that were never given: the
+    /// device's state was lost, and a boot after that must take over.
+    Ahead(Boot),
     /// Nobody speaks to it any more, or the link is closed.
     Closed,
 }
@@ -98,7 +98,9 @@ impl Outbox {
             tokio::select! {
                 input = inputs.recv() => match input {
                     None => return OutboxEnded::Closed,
-                    Some(input) => if self.take(input).await { return OutboxEnded::Ahead },
+                    Some(input) => if let Some(newest) = self.take(input).await {
+                        return OutboxEnded::Ahead(newest);
+                    },
                 },
                 () = spool.durable() => {}
                 Some(receipt) = self.receipts.join_next() => {
@@ -116,18 +118,18 @@ impl Outbox {
         }
     }
 
-    /// Whether the fleet is ahead of this boot.
-    async fn take(&mut self, input: OutboxInput) -> bool {
+    /// The newest boot that the fleet knows, if it is ahead of this device.
+    async fn take(&mut self, input: OutboxInput) -> Option<Boot> {
         let now = self.clock.elapsed();
         match input {
             OutboxInput::Up { payload_bytes_max } => {
                 self.payload_bytes_max = Some(payload_bytes_max);
                 self.ways.iter_mut().for_each(|way| way.rewind(now));
-                false
+                None
             }
             OutboxInput::Down => {
                 self.payload_bytes_max = None;
-                false
+                None
             }
             OutboxInput::Stored { stored, ack } => {
                 let told = self.spool.acknowledge(stored.clone()).await;
@@ -270,7 +272,7 @@ fn decoded<T: DeserializeOwned>(record: Record<Vec<u8>>) -> Record<T> {
 
 #[cfg(test)]
 mod tests {
-    use selvedge_wire::{Boot, EventKind, Sequence, decode};
+    use selvedge_wire::{EventKind, Sequence, decode};
 
     use super::*;
     use crate::record::encode_record;

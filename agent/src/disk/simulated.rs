@@ -183,7 +183,7 @@ impl NameChange {
     fn is_in(&self, dir: &str) -> bool {
         match self {
             Self::Link(path, _) | Self::Remove(path) => parent(path) == dir,
-            Self::Rename(_, to) => parent(to) == dir,
+            Self::Rename(from, to) => parent(from) == dir || parent(to) == dir,
         }
     }
 }

@@ -98,13 +98,6 @@ async fn read(
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Payload {
-    Bare(Vec<f64>),
-    Named(Named),
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Named {
     features: Vec<f64>,
@@ -118,8 +111,11 @@ fn sample(payload: &[u8], spec: &SampleSpec) -> Result<Sample, String> {
             "{len_bytes} bytes, more than the limit of {SAMPLE_PAYLOAD_BYTES_MAX}"
         ));
     }
-    let parsed: Payload = serde_json::from_slice(payload).map_err(|_| EXPECTED.to_owned())?;
-    let (Payload::Bare(values) | Payload::Named(Named { features: values })) = parsed;
+    let values = match payload.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(payload).map(|Named { features }| features),
+        _ => serde_json::from_slice(payload),
+    };
+    let values: Vec<f64> = values.map_err(|_| EXPECTED.to_owned())?;
     let expected = match spec {
         SampleSpec::Row(row) => row.columns.len(),
         SampleSpec::Image(image) => image.shape.iter().map(|axis| *axis as usize).product(),

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use selvedge_wire::{Event, EventKind, Stored, Stream};
+use selvedge_wire::{Boot, Event, EventKind, Stored, Stream};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
@@ -44,8 +44,8 @@ pub(crate) struct BatchOrder {
 pub(crate) struct Acknowledgement {
     /// Streams of which more is stored than was known.
     pub(crate) progress: Vec<Stream>,
-    /// Numbers are stored that this device never gave.
-    pub(crate) ahead: bool,
+    /// The newest boot of which numbers are stored that this device never gave.
+    pub(crate) ahead: Option<Boot>,
 }
 
 /// Speaks to the spool's thread.
@@ -218,7 +218,7 @@ impl Actor {
             match self.spool.acknowledge(through) {
                 Ok(Acknowledged::Known) => {}
                 Ok(Acknowledged::Progress) => told.progress.push(through.stream),
-                Ok(Acknowledged::Ahead) => told.ahead = true,
+                Ok(Acknowledged::Ahead) => told.ahead = told.ahead.max(Some(through.boot)),
                 Err(error) => self.fault(&error),
             }
         }

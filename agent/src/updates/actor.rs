@@ -54,6 +54,13 @@ impl UpdatesHandle {
         self.inputs.clone()
     }
 
+    /// Ends the thread when it has done what it is at, and waits for that.
+    pub(crate) async fn close(self) {
+        let Self { inputs, mut effects } = self;
+        drop(inputs);
+        while effects.recv().await.is_some() {}
+    }
+
     /// The next thing to do; nothing once the thread has ended.
     pub(crate) async fn effect(&mut self) -> Option<Effect> {
         self.effects.recv().await

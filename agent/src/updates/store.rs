@@ -3,7 +3,7 @@
 //! ```text
 //! offers/<bundle>    statement and chunk index, as they came
 //! chunks/<chunk>     content that was checked when it came, and is checked again when it is used
-//! staging/<bundle>/  a whole layout that is being written
+//! staging/           layouts that are being written, or removed; emptied on start
 //! bundles/<bundle>/  a whole layout: it has this name only once all of it is durable
 //! ```
 //!
@@ -24,6 +24,7 @@ const CHUNKS: &str = "chunks";
 const STAGING: &str = "staging";
 const BUNDLES: &str = "bundles";
 const BLOBS: &str = "blobs/sha256";
+const REMOVED_SUFFIX: &str = ".removed";
 /// The file of a layout that is written last.
 const INDEX_FILE: &str = "index.json";
 
@@ -175,8 +176,20 @@ impl BundleStore {
 
     /// Removes a bundle that cannot be used.
     pub(super) fn discard(&self, bundle: Digest) -> Result<(), DiskError> {
-        self.disk.remove_dir(&dir(BUNDLES, bundle))?;
-        self.disk.sync_dir(BUNDLES)
+        let name = bundle.hex().to_string();
+        let present = self.disk.list(BUNDLES)?.contains(&name);
+        if present { self.remove(&name) } else { Ok(()) }
+    }
+
+    /// Takes the name away first: a folder that is half removed must not pass for a bundle.
+    fn remove(&self, name: &str) -> Result<(), DiskError> {
+        let removed = format!("{STAGING}/{name}{REMOVED_SUFFIX}");
+        self.disk.create_dir(STAGING)?;
+        self.disk.remove_dir(&removed)?;
+        self.disk.rename(&format!("{BUNDLES}/{name}"), &removed)?;
+        self.disk.sync_dir(BUNDLES)?;
+        self.disk.sync_dir(STAGING)?;
+        self.disk.remove_dir(&removed)
     }
 
     /// Removes all but the bundles of `needed`, and all chunks but those of the bundles of `arriving`.
@@ -195,7 +208,7 @@ impl BundleStore {
         };
         for name in self.disk.list(BUNDLES)? {
             if !is_in(needed, &name) {
-                self.disk.remove_dir(&format!("{BUNDLES}/{name}"))?;
+                self.remove(&name)?;
             }
         }
         for (folder, kept) in [(OFFERS, needed), (CHUNKS, &chunks)] {

@@ -387,7 +387,7 @@ fn what_is_not_right_is_refused_and_the_bundle_before_goes_on() {
                 .sign(&SigningKey::generate(&SystemRandom::new()).expect("random"));
             world.publish_with(bundle, statement);
         }),
-        ("role director", |world, bundle| {
+        ("only targets may sign it", |world, bundle| {
             let statement = statement(bundle).sign(&world.keys.director);
             world.publish_with(bundle, statement);
         }),
