@@ -13,6 +13,7 @@ mod assign;
 mod bench;
 mod clock;
 mod data;
+mod demo;
 mod device;
 mod inspect;
 mod keys;
@@ -43,6 +44,7 @@ enum Command {
     Device(device::DeviceArgs),
     Publish(publish::PublishArgs),
     Assign(assign::AssignArgs),
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
@@ -66,5 +68,6 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Device(args) => device::main(args),
         Command::Publish(args) => publish::main(args),
         Command::Assign(args) => assign::main(args),
+        Command::Demo(args) => demo::main(args),
     }
 }
