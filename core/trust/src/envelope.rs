@@ -1,6 +1,6 @@
 //! The envelope of every document: `{"signed": …, "signatures": [{"keyid": …, "sig": …}]}`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -50,6 +50,10 @@ impl Envelope {
         if signatures.len() > SIGNATURES_MAX {
             return Err(malformed(format!("it has more than {SIGNATURES_MAX} signatures")));
         }
+        let mut ids = BTreeSet::new();
+        if let Some(twice) = signatures.iter().find(|signature| !ids.insert(&signature.keyid)) {
+            return Err(malformed(format!("it has two signatures by the key {}", twice.keyid)));
+        }
         let signed_bytes =
             canonical_form(&signed).expect("strict parsing lets only integers through");
         Ok(Self { document, signed, signed_bytes, signatures })
@@ -57,29 +61,34 @@ impl Envelope {
 
     /// Believes the document if enough distinct keys of `role` have signed it.
     pub(crate) fn verify(self, root: &Root, role: Role) -> Result<Signed, Error> {
-        let threshold = root.threshold(role);
-        let signers: BTreeSet<&PublicKey> = self
-            .signatures
-            .iter()
-            .filter_map(|signature| self.signer(signature, root, role))
-            .collect();
-        if signers.len() >= threshold {
-            return Ok(self.believed());
+        self.check(root, role)?;
+        Ok(self.believed())
+    }
+
+    /// Believes the document if enough distinct keys of those that a role is delegated to signed it.
+    pub(crate) fn verify_delegated(self, holders: &Holders) -> Result<Signed, Error> {
+        let valid = self.signers(holders);
+        if valid < holders.threshold {
+            return Err(self.below_threshold(Role::Targets, valid, holders.threshold));
         }
-        let elsewhere = Role::ALL.into_iter().find(|&other| {
-            other != role
-                && self
-                    .signatures
-                    .iter()
-                    .any(|signature| self.signer(signature, root, other).is_some())
-        });
+        Ok(self.believed())
+    }
+
+    /// Whether enough distinct keys of `role` have signed the document.
+    pub(crate) fn check(&self, root: &Root, role: Role) -> Result<(), Error> {
+        let holders = root.holders(role);
+        let valid = self.signers(&holders);
+        if valid >= holders.threshold {
+            return Ok(());
+        }
+        let elsewhere = Role::ALL
+            .into_iter()
+            .find(|&other| other != role && self.signers(&root.holders(other)) > 0);
         Err(match elsewhere {
-            Some(signed_by) if signers.is_empty() => {
+            Some(signed_by) if valid == 0 => {
                 Error::WrongRole { document: self.document, signed_by, needed: role }
             }
-            _ => {
-                Error::Threshold { document: self.document, role, valid: signers.len(), threshold }
-            }
+            _ => self.below_threshold(role, valid, holders.threshold),
         })
     }
 
@@ -92,15 +101,48 @@ impl Envelope {
         Signed { document: self.document, value: self.signed }
     }
 
-    fn signer<'a>(
-        &self,
-        signature: &Signature,
-        root: &'a Root,
-        role: Role,
-    ) -> Option<&'a PublicKey> {
-        let key = root.key(role, &signature.keyid)?;
-        let bytes: [u8; 64] = hex::decode(&signature.sig)?;
+    fn below_threshold(&self, role: Role, valid: usize, threshold: usize) -> Error {
+        Error::Threshold { document: self.document, role, valid, threshold }
+    }
+
+    /// How many distinct keys of `holders` have signed the document.
+    fn signers(&self, holders: &Holders) -> usize {
+        let signers: BTreeSet<&PublicKey> = self
+            .signatures
+            .iter()
+            .filter_map(|signature| self.signer(signature, holders))
+            .collect();
+        signers.len()
+    }
+
+    fn signer<'a>(&self, signature: &Signature, holders: &'a Holders) -> Option<&'a PublicKey> {
+        let key = holders.keys.get(&signature.keyid)?;
+        let bytes = hex::decode_any(&signature.sig)?;
         key.verifies(&self.signed_bytes, &bytes).then_some(key)
+    }
+}
+
+/// The keys that hold a role, and how many of them must sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holders {
+    pub(crate) keys: BTreeMap<KeyId, PublicKey>,
+    pub(crate) threshold: usize,
+}
+
+impl Holders {
+    /// Those of `keys` that `ids` name.
+    pub(crate) fn among(
+        keys: &BTreeMap<KeyId, PublicKey>,
+        ids: &BTreeSet<KeyId>,
+        threshold: usize,
+    ) -> Self {
+        let held = keys.iter().filter(|(id, _)| ids.contains(*id));
+        Self { keys: held.map(|(id, key)| (id.clone(), key.clone())).collect(), threshold }
+    }
+
+    /// Whether one of these keys no longer holds the role according to `next`.
+    pub(crate) fn lose_a_key(&self, next: &Self) -> bool {
+        self.keys.values().any(|key| !next.keys.values().any(|kept| kept == key))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use selvedge_wire::{DeviceId, FleetName};
 
-use crate::{Role, UnixMillis};
+use crate::{Role, RoleName, UnixMillis};
 
 /// Who is to blame for an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,10 @@ pub enum ErrorKind {
 pub enum DocumentKind {
     /// Root metadata: which keys hold which role.
     Root,
+    /// Timestamp metadata: which snapshot is current.
+    Timestamp,
+    /// Snapshot metadata: which versions of targets metadata belong together.
+    Snapshot,
     /// Targets metadata: what a bundle is.
     Targets,
     /// The desired state of one device.
@@ -35,6 +39,8 @@ impl DocumentKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
+            Self::Timestamp => "timestamp",
+            Self::Snapshot => "snapshot",
             Self::Targets => "targets",
             Self::Desired => "desired",
         }
@@ -45,6 +51,8 @@ impl fmt::Display for DocumentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Root => "root metadata",
+            Self::Timestamp => "timestamp metadata",
+            Self::Snapshot => "snapshot metadata",
             Self::Targets => "targets metadata",
             Self::Desired => "desired state",
         })
@@ -149,6 +157,86 @@ pub enum Error {
         /// The oldest generation that is still believed.
         floor: u64,
     },
+    /// There is no root metadata to begin with.
+    #[error("there is no trusted root metadata")]
+    NoRoot,
+    /// A file of a repository is not believed.
+    #[error("the repository's {file} is refused")]
+    Refused {
+        /// The file's name in the repository.
+        file: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// The repository does not have a file that it must have.
+    #[error("the repository does not have {file}")]
+    Missing {
+        /// The file's name in the repository.
+        file: String,
+    },
+    /// The document has another version than it must have.
+    #[error("the {document} has version {version}, not {expected}")]
+    OtherVersion {
+        /// What was read.
+        document: DocumentKind,
+        /// Its version.
+        version: u64,
+        /// The version that follows, or that other metadata names.
+        expected: u64,
+    },
+    /// A file is older than the one that was believed before, or would be.
+    #[error("{file} of version {version} would replace version {trusted}")]
+    Rollback {
+        /// What metadata calls the file.
+        file: String,
+        /// The version that is offered.
+        version: u64,
+        /// The version that was believed before.
+        trusted: u64,
+    },
+    /// A file that snapshot metadata named before is gone from it.
+    #[error("the snapshot no longer names {file}")]
+    FileVanished {
+        /// What metadata calls the file.
+        file: String,
+    },
+    /// Snapshot metadata does not name a role that is delegated to.
+    #[error("the snapshot does not name the role {role}")]
+    RoleUnlisted {
+        /// The role.
+        role: RoleName,
+    },
+    /// A file has another length than metadata says.
+    #[error("the file has {len_bytes} bytes; metadata says {expected_bytes}")]
+    FileLength {
+        /// How many bytes there are, or how many were read before it was clear that there are more.
+        len_bytes: u64,
+        /// How many metadata says.
+        expected_bytes: u64,
+    },
+    /// A file has another hash than metadata says.
+    #[error("the {algorithm} of the file is not what metadata says")]
+    FileHash {
+        /// The hash function.
+        algorithm: &'static str,
+    },
+    /// Metadata gives hashes of a file, but none by a function that this build knows.
+    #[error("metadata gives neither the SHA-256 nor the SHA-512 of the file")]
+    NoKnownHash,
+    /// A search went through as many roles as it may.
+    #[error("the search for a target ended after {max} roles")]
+    TooManyRoles {
+        /// The limit.
+        max: usize,
+    },
+    /// A delegation is further from the top than a search goes.
+    #[error("the role {role} is more than {max} delegations away from the top")]
+    TooDeep {
+        /// The role.
+        role: RoleName,
+        /// The limit.
+        max: usize,
+    },
     /// A key file does not hold an Ed25519 key in PKCS#8.
     #[error("not an Ed25519 private key in PKCS#8 version 2: {reason}")]
     KeyMalformed {
@@ -164,7 +252,7 @@ impl Error {
     /// Who is to blame.
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::KeyMalformed { .. } => ErrorKind::Operator,
+            Self::KeyMalformed { .. } | Self::NoRoot => ErrorKind::Operator,
             Self::Random => ErrorKind::Device,
             Self::TooLong { document, .. }
             | Self::Malformed { document, .. }
@@ -174,11 +262,25 @@ impl Error {
             | Self::Expired { document, .. }
             | Self::OtherType { expected: document, .. } => match document {
                 DocumentKind::Root => ErrorKind::Operator,
-                DocumentKind::Targets | DocumentKind::Desired => ErrorKind::Peer,
+                DocumentKind::Timestamp
+                | DocumentKind::Snapshot
+                | DocumentKind::Targets
+                | DocumentKind::Desired => ErrorKind::Peer,
             },
             Self::ForeignDevice { .. }
             | Self::ForeignFleet { .. }
-            | Self::OlderGeneration { .. } => ErrorKind::Peer,
+            | Self::OlderGeneration { .. }
+            | Self::Refused { .. }
+            | Self::Missing { .. }
+            | Self::OtherVersion { .. }
+            | Self::Rollback { .. }
+            | Self::FileVanished { .. }
+            | Self::RoleUnlisted { .. }
+            | Self::FileLength { .. }
+            | Self::FileHash { .. }
+            | Self::NoKnownHash
+            | Self::TooManyRoles { .. }
+            | Self::TooDeep { .. } => ErrorKind::Peer,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! Public keys and their names.
 
-use std::{fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use ring::{digest, signature};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
-use serde_json::json;
+use serde_json::Value;
 
-use crate::{canonical::canonical_form, hex};
+use crate::{canonical::canonical_form, hex, spki};
 
 /// The longest key id, in bytes.
 pub const KEY_ID_BYTES_MAX: usize = 128;
@@ -55,13 +59,20 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
-/// A public key, in documents `{"keytype": "ed25519", "keyval": {"public": hex}, "scheme": "ed25519"}`.
+/// A public key: Ed25519, ECDSA on P-256 with SHA-256, or RSA-PSS with SHA-256.
+///
+/// In documents `{"keytype": …, "keyval": {"public": …}, "scheme": …}`, where an Ed25519 key is written
+/// in hexadecimal digits and the others are PEM; an ECDSA key may also be its point in hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(Material);
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Material {
     Ed25519([u8; 32]),
+    /// The point, uncompressed (SEC 1).
+    Ecdsa([u8; 65]),
+    /// SubjectPublicKeyInfo in DER, known to hold an RSA key.
+    Rsa(Vec<u8>),
 }
 
 impl PublicKey {
@@ -72,66 +83,136 @@ impl PublicKey {
 
     /// The SHA-256 of the key's canonical form.
     pub fn id(&self) -> KeyId {
-        let Material::Ed25519(public) = &self.0;
-        let object = json!({
-            "keytype": "ed25519",
-            "keyval": { "public": hex::encode(public) },
-            "scheme": "ed25519",
-        });
+        let object = serde_json::to_value(self).expect("a key is plain JSON");
         let bytes = canonical_form(&object).expect("a key object holds no numbers");
         KeyId(hex::encode(digest::digest(&digest::SHA256, &bytes).as_ref()))
     }
 
     /// Whether `signature` is this key's signature of `message`.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        let Material::Ed25519(public) = &self.0;
-        let key = signature::UnparsedPublicKey::new(&signature::ED25519, public);
-        key.verify(message, signature).is_ok()
+        let (algorithm, public): (&dyn signature::VerificationAlgorithm, &[u8]) = match &self.0 {
+            Material::Ed25519(public) => (&signature::ED25519, public),
+            Material::Ecdsa(point) => (&signature::ECDSA_P256_SHA256_ASN1, point),
+            Material::Rsa(info) => (
+                &signature::RSA_PSS_2048_8192_SHA256,
+                spki::rsa_key(info).expect("only information about an RSA key is kept"),
+            ),
+        };
+        signature::UnparsedPublicKey::new(algorithm, public).verify(message, signature).is_ok()
+    }
+
+    fn public_text(&self) -> String {
+        match &self.0 {
+            Material::Ed25519(public) => hex::encode(public),
+            Material::Ecdsa(point) => spki::to_pem(&spki::of_p256_point(point)),
+            Material::Rsa(info) => spki::to_pem(info),
+        }
     }
 }
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Material::Ed25519(public) = &self.0;
-        write!(f, "ed25519:{}", hex::encode(public))
+        match &self.0 {
+            Material::Ed25519(public) => write!(f, "ed25519:{}", hex::encode(public)),
+            Material::Ecdsa(point) => write!(f, "ecdsa-p256:{}", hex::encode(point)),
+            Material::Rsa(info) => write!(f, "rsa:{}", hex::encode(info)),
+        }
     }
 }
 
 impl Serialize for PublicKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Material::Ed25519(public) = &self.0;
+        let (keytype, scheme) = match &self.0 {
+            Material::Ed25519(_) => ("ed25519", "ed25519"),
+            Material::Ecdsa(_) => ("ecdsa", "ecdsa-sha2-nistp256"),
+            Material::Rsa(_) => ("rsa", "rsassa-pss-sha256"),
+        };
         let mut object = serializer.serialize_struct("Key", 3)?;
-        object.serialize_field("keytype", "ed25519")?;
-        object.serialize_field("keyval", &KeyValue { public: hex::encode(public) })?;
-        object.serialize_field("scheme", "ed25519")?;
+        object.serialize_field("keytype", keytype)?;
+        object.serialize_field("keyval", &KeyValue { public: self.public_text() })?;
+        object.serialize_field("scheme", scheme)?;
         object.end()
     }
 }
 
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let KeyObject { keytype, scheme, keyval } = KeyObject::deserialize(deserializer)?;
-        if (keytype.as_str(), scheme.as_str()) != ("ed25519", "ed25519") {
-            return Err(de::Error::custom(format_args!(
-                "a key of type {keytype:?} and scheme {scheme:?} is not supported; ed25519 is"
-            )));
-        }
-        hex::decode(&keyval.public)
-            .map(Self::ed25519)
-            .ok_or_else(|| de::Error::custom("an Ed25519 key is 64 lower-case hexadecimal digits"))
+        let object = KeyObject::deserialize(deserializer)?;
+        object.key().map_err(de::Error::custom)?.ok_or_else(|| {
+            de::Error::custom(format_args!(
+                "a key of type {:?} and scheme {:?} is not supported",
+                object.keytype, object.scheme
+            ))
+        })
     }
+}
+
+/// Reads keys by id. Those of a kind that this build does not know are left out: nothing that they
+/// sign is believed.
+pub(crate) fn known_keys<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<KeyId, PublicKey>, D::Error> {
+    let objects = BTreeMap::<KeyId, KeyObject>::deserialize(deserializer)?;
+    let keys = objects
+        .into_iter()
+        .filter_map(|(id, object)| Some(object.key().transpose()?.map(|key| (id, key))));
+    keys.collect::<Result<_, _>>().map_err(de::Error::custom)
+}
+
+/// Reads the ids of the keys that hold a role.
+pub(crate) fn distinct_ids<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeSet<KeyId>, D::Error> {
+    let mut distinct = BTreeSet::new();
+    for id in Vec::<KeyId>::deserialize(deserializer)? {
+        if let Some(twice) = distinct.replace(id) {
+            return Err(de::Error::custom(format_args!("the key {twice} holds a role twice")));
+        }
+    }
+    Ok(distinct)
 }
 
 #[derive(Deserialize)]
 struct KeyObject {
     keytype: String,
     scheme: String,
-    keyval: KeyValue,
+    keyval: Value,
 }
 
 #[derive(Serialize, Deserialize)]
 struct KeyValue {
     public: String,
+}
+
+impl KeyObject {
+    /// The key, or nothing if it is of a kind that this build does not know.
+    fn key(&self) -> Result<Option<PublicKey>, &'static str> {
+        let material = match (self.keytype.as_str(), self.scheme.as_str()) {
+            ("ed25519", "ed25519") => hex::decode(self.public()?)
+                .map(Material::Ed25519)
+                .ok_or("an Ed25519 key is 64 lower-case hexadecimal digits")?,
+            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => p256_point(self.public()?)
+                .map(Material::Ecdsa)
+                .ok_or("an ECDSA key is a point of P-256, in PEM or uncompressed in hexadecimal")?,
+            ("rsa", "rsassa-pss-sha256") => spki::from_pem(self.public()?)
+                .filter(|info| spki::rsa_key(info).is_some())
+                .map(Material::Rsa)
+                .ok_or("an RSA key is SubjectPublicKeyInfo in PEM")?,
+            _ => return Ok(None),
+        };
+        Ok(Some(PublicKey(material)))
+    }
+
+    fn public(&self) -> Result<&str, &'static str> {
+        self.keyval
+            .get("public")
+            .and_then(Value::as_str)
+            .ok_or("a key has a member keyval with a member public")
+    }
+}
+
+fn p256_point(text: &str) -> Option<[u8; 65]> {
+    hex::decode(text).or_else(|| spki::p256_point(&spki::from_pem(text)?))
 }
 
 #[cfg(test)]
@@ -159,7 +240,10 @@ mod tests {
     #[test]
     fn a_key_of_another_kind_or_length_is_refused() {
         for (keytype, scheme, public, reason) in [
-            ("rsa", "rsassa-pss-sha256", PUBLIC, "not supported"),
+            ("rsa", "rsa-pkcs1v15-sha256", PUBLIC, "not supported"),
+            ("rsa", "rsassa-pss-sha256", PUBLIC, "SubjectPublicKeyInfo"),
+            ("ecdsa", "ecdsa-sha2-nistp384", PUBLIC, "not supported"),
+            ("ecdsa", "ecdsa-sha2-nistp256", PUBLIC, "a point of P-256"),
             ("ed25519", "ed448", PUBLIC, "not supported"),
             ("ed25519", "ed25519", &PUBLIC[2..], "64 lower-case"),
             ("ed25519", "ed25519", &PUBLIC.to_uppercase(), "64 lower-case"),

@@ -18,19 +18,23 @@ mod canonical;
 mod desired;
 mod envelope;
 mod error;
+mod hashes;
 mod hex;
 mod key;
 mod root;
 #[cfg(any(test, feature = "sign"))]
 mod sign;
+mod spki;
 mod targets;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tuf;
 
 pub use desired::{DESIRED_BYTES_MAX, DesiredSlot, DesiredState, SLOTS_MAX};
 pub use envelope::SIGNATURES_MAX;
 pub use error::{DocumentKind, Error, ErrorKind};
+pub use hashes::FileCheck;
 pub use key::{KEY_ID_BYTES_MAX, KeyId, PublicKey};
 pub use root::{Authority, KEYS_MAX, ROOT_BYTES_MAX, Role, Root, TrustedRoot};
 pub use targets::{
@@ -38,6 +42,10 @@ pub use targets::{
     TARGETS_MAX, Target, Targets,
 };
 pub use time::UnixMillis;
+pub use tuf::{
+    Answer, Limits, Next, ROLE_NAME_BYTES_MAX, Refresh, Repository, Request, RoleName,
+    SNAPSHOT_BYTES_MAX, Search, TIMESTAMP_BYTES_MAX, TargetFile, TrustedMetadata,
+};
 
 #[cfg(any(test, feature = "sign"))]
 pub use ring::rand::{SecureRandom, SystemRandom};

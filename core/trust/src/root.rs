@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DocumentKind, Error, KeyId, PublicKey, UnixMillis,
-    envelope::{Envelope, check_expiry},
+    envelope::{Envelope, Holders, Signed, check_expiry},
+    key::{distinct_ids, known_keys},
 };
 
 /// The longest root metadata, in bytes.
@@ -26,9 +27,9 @@ pub const KEYS_MAX: usize = 256;
 pub enum Role {
     /// Says which keys hold which role.
     Root,
-    /// Says what is current (TUF; not used by devices yet).
+    /// Says what is current.
     Timestamp,
-    /// Says which metadata belongs together (TUF; not used by devices yet).
+    /// Says which metadata belongs together.
     Snapshot,
     /// Says what a bundle is.
     Targets,
@@ -83,10 +84,14 @@ struct RootDocument {
     spec_version: String,
     version: u64,
     expires: UnixMillis,
+    #[serde(default)]
     consistent_snapshot: bool,
+    #[serde(deserialize_with = "known_keys")]
     keys: BTreeMap<KeyId, PublicKey>,
     roles: Roles,
-    director: RoleKeys,
+    // Not in the root of a repository that is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    director: Option<RoleKeys>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +104,7 @@ struct Roles {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RoleKeys {
+    #[serde(deserialize_with = "distinct_ids")]
     keyids: BTreeSet<KeyId>,
     threshold: usize,
 }
@@ -128,7 +134,7 @@ impl Root {
                     snapshot: RoleKeys::of(director),
                     targets: RoleKeys::of(targets),
                 },
-                director: RoleKeys::of(director),
+                director: Some(RoleKeys::of(director)),
             },
         }
     }
@@ -145,17 +151,26 @@ impl Root {
 
     /// The keys that hold `role`, by id.
     pub fn keys(&self, role: Role) -> impl Iterator<Item = (&KeyId, &PublicKey)> {
-        let ids = &self.role_keys(role).keyids;
-        ids.iter().filter_map(|id| self.document.keys.get_key_value(id))
+        let ids = self.role_keys(role).into_iter().flat_map(|role| &role.keyids);
+        ids.filter_map(|id| self.document.keys.get_key_value(id))
     }
 
     /// How many distinct keys must sign for `role`.
     pub fn threshold(&self, role: Role) -> usize {
-        self.role_keys(role).threshold
+        self.role_keys(role).map_or(usize::MAX, |role| role.threshold)
     }
 
-    pub(crate) fn key(&self, role: Role, id: &KeyId) -> Option<&PublicKey> {
-        self.role_keys(role).keyids.get(id).and_then(|id| self.document.keys.get(id))
+    /// Whether the repository keeps old files beside new ones, with their versions and hashes in names.
+    pub(crate) fn consistent_snapshot(&self) -> bool {
+        self.document.consistent_snapshot
+    }
+
+    /// Who holds `role`.
+    pub(crate) fn holders(&self, role: Role) -> Holders {
+        match self.role_keys(role) {
+            Some(role) => Holders::among(&self.document.keys, &role.keyids, role.threshold),
+            None => Holders { keys: BTreeMap::new(), threshold: usize::MAX },
+        }
     }
 
     #[cfg(any(test, feature = "sign"))]
@@ -163,33 +178,47 @@ impl Root {
         serde_json::to_value(&self.document).expect("root metadata is plain JSON")
     }
 
-    fn role_keys(&self, role: Role) -> &RoleKeys {
+    fn role_keys(&self, role: Role) -> Option<&RoleKeys> {
+        let roles = &self.document.roles;
         match role {
-            Role::Root => &self.document.roles.root,
-            Role::Timestamp => &self.document.roles.timestamp,
-            Role::Snapshot => &self.document.roles.snapshot,
-            Role::Targets => &self.document.roles.targets,
-            Role::Director => &self.document.director,
+            Role::Root => Some(&roles.root),
+            Role::Timestamp => Some(&roles.timestamp),
+            Role::Snapshot => Some(&roles.snapshot),
+            Role::Targets => Some(&roles.targets),
+            Role::Director => self.document.director.as_ref(),
         }
     }
 
-    fn checked(document: RootDocument) -> Result<Self, Error> {
-        let root = Self { document };
-        let malformed = |reason| Err(Error::Malformed { document: DocumentKind::Root, reason });
+    /// Reads what a TUF client needs of root metadata. A role that nobody can sign for is let
+    /// through: nothing will be believed of it.
+    pub(crate) fn read(signed: Signed) -> Result<Self, Error> {
+        let root = Self { document: signed.read()? };
         if root.document.version == 0 {
-            return malformed("its version is 0, but versions begin at 1".into());
+            return Err(malformed("its version is 0, but versions begin at 1"));
         }
         if root.document.keys.len() > KEYS_MAX {
-            return malformed(format!("it has more than {KEYS_MAX} keys"));
+            return Err(malformed(format!("it has more than {KEYS_MAX} keys")));
+        }
+        if Role::ALL.into_iter().any(|role| root.threshold(role) == 0) {
+            return Err(malformed("a role has a threshold of 0"));
+        }
+        Ok(root)
+    }
+
+    /// Reads root metadata in which every role, the director's too, has keys enough to sign.
+    fn read_complete(signed: Signed) -> Result<Self, Error> {
+        let root = Self::read(signed)?;
+        if root.document.director.is_none() {
+            return Err(malformed("missing field `director`"));
         }
         for role in Role::ALL {
             let distinct: BTreeSet<_> = root.keys(role).map(|(_, key)| key).collect();
-            if !(1..=distinct.len()).contains(&root.threshold(role)) {
-                return malformed(format!(
+            if distinct.len() < root.threshold(role) {
+                return Err(malformed(format!(
                     "the role {role} has {} keys and a threshold of {}",
                     distinct.len(),
                     root.threshold(role)
-                ));
+                )));
             }
         }
         Ok(root)
@@ -222,7 +251,7 @@ impl TrustedRoot {
     /// [`Error`] if the bytes are no root metadata, or not signed by the keys they name.
     pub fn pin(bytes: &[u8]) -> Result<Self, Error> {
         let envelope = Envelope::parse(DocumentKind::Root, bytes, ROOT_BYTES_MAX)?;
-        let root = Root::checked(envelope.unverified().read()?)?;
+        let root = Root::read_complete(envelope.unverified())?;
         envelope.verify(&root, Role::Root)?;
         Ok(Self { root })
     }
@@ -235,4 +264,8 @@ impl TrustedRoot {
     pub(crate) fn check_own_expiry(&self, now: UnixMillis) -> Result<(), Error> {
         check_expiry(DocumentKind::Root, self.root.expires(), now)
     }
+}
+
+fn malformed(reason: impl Into<String>) -> Error {
+    Error::Malformed { document: DocumentKind::Root, reason: reason.into() }
 }

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::{
     DocumentKind, Error, Role, TrustedRoot, UnixMillis,
-    envelope::{Envelope, check_expiry},
+    envelope::{Envelope, Signed, check_expiry},
+    hashes::Hashes,
+    tuf::Delegations,
 };
 
 /// The longest targets metadata, in bytes.
@@ -93,7 +95,7 @@ impl BundleStatement {
     pub(crate) fn to_value(&self) -> Value {
         let target = TargetDocument {
             length: self.manifest.len_bytes,
-            hashes: Hashes { sha256: self.manifest.digest.hex().to_string() },
+            hashes: Hashes::sha256(&self.manifest.digest),
             custom: serde_json::to_value(CustomDocument {
                 bundle: self.manifest.digest,
                 chunk_index: ChunkIndexDocument {
@@ -110,6 +112,7 @@ impl BundleStatement {
             version: 1,
             expires: self.expires,
             targets: BTreeMap::from([(format!("{}/{}", self.name, self.version), target)]),
+            delegations: None,
         };
         serde_json::to_value(document).expect("a statement is plain JSON")
     }
@@ -123,9 +126,9 @@ impl TrustedRoot {
     pub fn verify_targets(&self, bytes: &[u8], now: UnixMillis) -> Result<Targets, Error> {
         self.check_own_expiry(now)?;
         let envelope = Envelope::parse(DocumentKind::Targets, bytes, TARGETS_BYTES_MAX)?;
-        let document: TargetsDocument = envelope.verify(self.root(), Role::Targets)?.read()?;
+        let document = TargetsDocument::read(envelope.verify(self.root(), Role::Targets)?)?;
         check_expiry(DocumentKind::Targets, document.expires, now)?;
-        Targets::checked(document)
+        Targets::with_sha256(document)
     }
 
     /// Verifies targets metadata that speaks of exactly one bundle.
@@ -150,15 +153,10 @@ impl TrustedRoot {
 }
 
 impl Targets {
-    fn checked(document: TargetsDocument) -> Result<Self, Error> {
-        if document.version == 0 {
-            return Err(malformed("its version is 0, but versions begin at 1"));
-        }
-        if document.targets.len() > TARGETS_MAX {
-            return Err(malformed(format!("it has more than {TARGETS_MAX} targets")));
-        }
+    fn with_sha256(document: TargetsDocument) -> Result<Self, Error> {
         let targets = document.targets.into_iter().map(|(path, target)| {
-            let digest = digest_from_hex(&target.hashes.sha256, "hashes.sha256")?;
+            let sha256 = target.hashes.named("sha256").unwrap_or_default();
+            let digest = digest_from_hex(sha256, "hashes.sha256")?;
             let blob = Blob { digest, len_bytes: target.length };
             Ok((path, Target { blob, custom: target.custom }))
         });
@@ -227,26 +225,36 @@ fn malformed(reason: impl Into<String>) -> Error {
 }
 
 #[derive(Serialize, Deserialize)]
-struct TargetsDocument {
+pub(crate) struct TargetsDocument {
     #[serde(rename = "_type")]
     kind: String,
     spec_version: String,
-    version: u64,
-    expires: UnixMillis,
-    targets: BTreeMap<String, TargetDocument>,
+    pub(crate) version: u64,
+    pub(crate) expires: UnixMillis,
+    pub(crate) targets: BTreeMap<String, TargetDocument>,
+    #[serde(default, skip_serializing)]
+    pub(crate) delegations: Option<Delegations>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct TargetDocument {
-    length: u64,
-    hashes: Hashes,
+pub(crate) struct TargetDocument {
+    pub(crate) length: u64,
+    pub(crate) hashes: Hashes,
     #[serde(default)]
-    custom: Value,
+    pub(crate) custom: Value,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Hashes {
-    sha256: String,
+impl TargetsDocument {
+    pub(crate) fn read(signed: Signed) -> Result<Self, Error> {
+        let document: Self = signed.read()?;
+        if document.version == 0 {
+            return Err(malformed("its version is 0, but versions begin at 1"));
+        }
+        if document.targets.len() > TARGETS_MAX {
+            return Err(malformed(format!("it has more than {TARGETS_MAX} targets")));
+        }
+        Ok(document)
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -149,6 +149,8 @@ fn a_threshold_counts_distinct_keys_not_signatures() {
     let root =
         Root::new(1, NOW.plus_seconds(60), &two, &one(&first.targets), &one(&first.director));
     let error = TrustedRoot::pin(&root.sign(&[&first.root, &first.root])).expect_err("one key");
+    assert!(error.to_string().contains("two signatures by the key"), "{error}");
+    let error = TrustedRoot::pin(&root.sign(&[&first.root])).expect_err("one key");
     assert_eq!(
         error.to_string(),
         "the root metadata has 1 valid signatures of the role root; 2 are needed"

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from securesystemslib.signer import CryptoSigner
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.api.serialization.json import JSONSerializer
 
@@ -19,7 +20,37 @@ def signer(seed: int) -> CryptoSigner:
     return CryptoSigner(Ed25519PrivateKey.from_private_bytes(bytes([seed] * 32)))
 
 
+def point_in_hex(key: CryptoSigner) -> CryptoSigner:
+    """The same key, written as the Go client of 2021 wrote it."""
+    public = key.public_key
+    point = key._private_key.public_key().public_bytes(
+        Encoding.X962, PublicFormat.UncompressedPoint
+    )
+    keyval = {"public": point.hex()}
+    written = SSlibKey(public.keyid, "ecdsa-sha2-nistp256", public.scheme, keyval)
+    return CryptoSigner(key._private_key, written)
+
+
+def root_of_all_key_kinds() -> None:
+    """Its RSA and ECDSA keys are new every time."""
+    root = Root(version=1, expires=EXPIRES, consistent_snapshot=True)
+    signers = [
+        signer(1),
+        CryptoSigner.generate_rsa(),
+        CryptoSigner.generate_ecdsa(),
+        point_in_hex(CryptoSigner.generate_ecdsa()),
+    ]
+    for key in signers:
+        root.add_key(key.public_key, "root")
+    root.roles["root"].threshold = len(signers)
+    document = Metadata(root)
+    for key in signers:
+        document.sign(key, append=True)
+    document.to_file(str(HERE / "root_of_all_key_kinds.json"), JSONSerializer(compact=False))
+
+
 def main() -> None:
+    root_of_all_key_kinds()
     root_key, root_key_2, targets_key, director_key = (signer(seed) for seed in (1, 2, 3, 4))
     root = Root(version=1, expires=EXPIRES, consistent_snapshot=True)
     for key in (root_key, root_key_2):

@@ -1,0 +1,71 @@
+//! A client of a TUF 1.0 repository, as states that are handed bytes.
+//!
+//! A [`Refresh`] takes [`TrustedMetadata`] to the state of the repository (TUF 1.0 §5.1–5.6): the chain
+//! of roots, timestamp, snapshot, targets. It ends in a [`Repository`], in which a [`Search`] finds what
+//! is said about a target (§5.6.7), through delegations. Both name the next file in a [`Request`] and
+//! go on with an [`Answer`]; who fetches files, and how, they do not know. After every step the caller
+//! stores what [`TrustedMetadata::take_changes`] names, whether or not the step failed.
+//!
+//! The time is one argument, taken at the start and valid until the end (§5.1). A caller without a clock
+//! gives the latest time that it knows to have passed.
+//!
+//! What it guarantees beyond the signatures and expiry of each file: no version of any file goes back,
+//! no file is missing from a snapshot that was in the one before, and all files are those that one
+//! timestamp names. Only root metadata can undo that: where a root takes away a key of the timestamp's
+//! or the snapshot's, both files are forgotten, so that versions may begin anew (§5.3.11).
+
+mod delegation;
+mod limits;
+mod metadata;
+mod refresh;
+mod role_name;
+mod search;
+#[cfg(test)]
+mod tests;
+mod trusted;
+
+pub(crate) use delegation::Delegations;
+pub use limits::{Limits, SNAPSHOT_BYTES_MAX, TIMESTAMP_BYTES_MAX};
+pub use refresh::{Refresh, Repository};
+pub use role_name::{ROLE_NAME_BYTES_MAX, RoleName};
+pub use search::{Search, TargetFile};
+pub use trusted::TrustedMetadata;
+
+use crate::Error;
+
+/// A file that the caller shall fetch from the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The file's name in the repository; it needs no quoting in a URL.
+    pub file: String,
+    /// The most bytes it can have: the caller need not read on behind them.
+    pub max_bytes: u64,
+}
+
+impl Request {
+    fn missing(self) -> Error {
+        Error::Missing { file: self.file }
+    }
+
+    fn refused(&self, error: Error) -> Error {
+        Error::Refused { file: self.file.clone(), source: Box::new(error) }
+    }
+}
+
+/// What the caller found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The file.
+    Found(Vec<u8>),
+    /// The repository answered that it has no such file.
+    NotFound,
+}
+
+/// How it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<State, Outcome> {
+    /// With another file.
+    Fetch(State),
+    /// Not at all: this came out.
+    Done(Outcome),
+}

@@ -1,0 +1,284 @@
+//! From what is trusted to the state of the repository: one struct per file that is awaited.
+
+use crate::{
+    Answer, DocumentKind, Error, Limits, Next, Request, Role, RoleName, Root, TrustedMetadata,
+    UnixMillis,
+    envelope::check_expiry,
+    tuf::metadata::{Snapshot, Timestamp, check_rollback, check_version, next_root, trusted_root},
+};
+
+/// What every state knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Context {
+    pub(crate) now: UnixMillis,
+    pub(crate) limits: Limits,
+}
+
+/// Takes trusted metadata to the state of the repository (TUF 1.0 §5.1–5.6).
+#[derive(Debug)]
+pub struct Refresh {
+    state: State,
+    context: Context,
+}
+
+impl Refresh {
+    /// Begins with the root that is trusted.
+    ///
+    /// # Errors
+    /// [`Error`] if `trusted` holds no root metadata, or some that its own keys did not sign.
+    pub fn start(
+        trusted: &TrustedMetadata,
+        now: UnixMillis,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let bytes = trusted.file(&RoleName::root()).ok_or(Error::NoRoot)?;
+        let root = trusted_root(bytes, &limits)?;
+        let state = State::Root(AwaitsRoot::after(root, limits.root_rotations));
+        Ok(Self { state, context: Context { now, limits } })
+    }
+
+    /// The file that comes next.
+    pub fn request(&self) -> Request {
+        match &self.state {
+            State::Root(state) => state.request(&self.context),
+            State::Timestamp(state) => state.request(&self.context),
+            State::Snapshot(state) => state.request.clone(),
+            State::Targets(state) => state.request.clone(),
+        }
+    }
+
+    /// Goes on with that file.
+    ///
+    /// # Errors
+    /// [`Error`] if the file is not believed, or the repository lacks a file that it must have. What
+    /// was believed before it stays in `trusted`.
+    pub fn answer(
+        self,
+        answer: Answer,
+        trusted: &mut TrustedMetadata,
+    ) -> Result<Next<Self, Repository>, Error> {
+        let context = self.context;
+        let next = match self.state {
+            State::Root(state) => state.handle(answer, &context, trusted),
+            State::Timestamp(state) => state.handle(answer, &context, trusted),
+            State::Snapshot(state) => state.handle(answer, &context, trusted),
+            State::Targets(state) => state.handle(answer, &context, trusted),
+        };
+        Ok(match next? {
+            Next::Fetch(state) => Next::Fetch(Self { state, context }),
+            Next::Done(repository) => Next::Done(repository),
+        })
+    }
+}
+
+/// A repository at one time: the root and the snapshot that hold, from which every target follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    pub(crate) root: Root,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) context: Context,
+}
+
+impl Repository {
+    /// The root that holds.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Root(AwaitsRoot),
+    Timestamp(AwaitsTimestamp),
+    Snapshot(AwaitsSnapshot),
+    Targets(AwaitsTargets),
+}
+
+type Step = Result<Next<State, Repository>, Error>;
+
+/// Asks for the root after `root` until there is none (§5.3).
+#[derive(Debug)]
+struct AwaitsRoot {
+    root: Root,
+    rotations_left: usize,
+}
+
+impl AwaitsRoot {
+    fn after(root: Root, rotations_left: usize) -> Self {
+        Self { root, rotations_left }
+    }
+
+    fn request(&self, context: &Context) -> Request {
+        let version = self.root.version().saturating_add(1);
+        Request {
+            file: RoleName::root().remote_file_name(Some(version)),
+            max_bytes: context.limits.root_bytes as u64,
+        }
+    }
+
+    fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
+        let Answer::Found(bytes) = answer else {
+            return AwaitsTimestamp::enter(self.root, context, trusted);
+        };
+        let root = next_root(&bytes, &self.root, &context.limits)
+            .map_err(|error| self.request(context).refused(error))?;
+        trusted.keep(RoleName::root(), bytes);
+        forget_if_rotated(&self.root, &root, trusted);
+        match self.rotations_left.saturating_sub(1) {
+            0 => AwaitsTimestamp::enter(root, context, trusted),
+            left => Ok(Next::Fetch(State::Root(Self::after(root, left)))),
+        }
+    }
+}
+
+// A key that was only added, or a threshold that changed, gives no one else a say about versions:
+// what is trusted then stays, as long as its signatures suffice.
+fn forget_if_rotated(old: &Root, new: &Root, trusted: &mut TrustedMetadata) {
+    let lost = |role| old.holders(role).lose_a_key(&new.holders(role));
+    if lost(Role::Timestamp) || lost(Role::Snapshot) {
+        trusted.forget(RoleName::timestamp());
+        trusted.forget(RoleName::snapshot());
+    }
+}
+
+/// Asks for the timestamp (§5.4).
+#[derive(Debug)]
+struct AwaitsTimestamp {
+    root: Root,
+    trusted: Option<Timestamp>,
+}
+
+impl AwaitsTimestamp {
+    fn enter(root: Root, context: &Context, trusted: &TrustedMetadata) -> Step {
+        check_expiry(DocumentKind::Root, root.expires(), context.now)?;
+        let bytes = trusted.file(&RoleName::timestamp());
+        let trusted = bytes.and_then(|bytes| Timestamp::read(bytes, &root, &context.limits).ok());
+        Ok(Next::Fetch(State::Timestamp(Self { root, trusted })))
+    }
+
+    fn request(&self, context: &Context) -> Request {
+        Request {
+            file: RoleName::timestamp().remote_file_name(None),
+            max_bytes: context.limits.timestamp_bytes as u64,
+        }
+    }
+
+    fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
+        let request = self.request(context);
+        let Answer::Found(bytes) = answer else { return Err(request.missing()) };
+        let offered = Timestamp::read(&bytes, &self.root, &context.limits)
+            .and_then(|offered| self.checked(offered, context))
+            .map_err(|error| request.refused(error))?;
+        let timestamp = match self.trusted {
+            // What is trusted already is kept where the version is the same (§5.4.3.1).
+            Some(trusted) if trusted.version == offered.version => {
+                check_expiry(DocumentKind::Timestamp, trusted.expires, context.now)?;
+                trusted
+            }
+            _ => {
+                trusted.keep(RoleName::timestamp(), bytes);
+                offered
+            }
+        };
+        AwaitsSnapshot::enter(self.root, timestamp, context, trusted)
+    }
+
+    fn checked(&self, offered: Timestamp, context: &Context) -> Result<Timestamp, Error> {
+        if let Some(trusted) = &self.trusted {
+            check_rollback("timestamp.json", offered.version, trusted.version)?;
+            if offered.version == trusted.version {
+                return Ok(offered);
+            }
+            let (new, old) = (&offered.snapshot, &trusted.snapshot);
+            check_rollback("snapshot.json", new.version, old.version)?;
+        }
+        check_expiry(DocumentKind::Timestamp, offered.expires, context.now)?;
+        Ok(offered)
+    }
+}
+
+/// Asks for the snapshot that the timestamp names (§5.5).
+#[derive(Debug)]
+struct AwaitsSnapshot {
+    root: Root,
+    timestamp: Timestamp,
+    trusted: Option<Snapshot>,
+    request: Request,
+}
+
+impl AwaitsSnapshot {
+    fn enter(
+        root: Root,
+        timestamp: Timestamp,
+        context: &Context,
+        trusted: &TrustedMetadata,
+    ) -> Step {
+        let role = RoleName::snapshot();
+        let limits = &context.limits;
+        let bytes = trusted.file(&role);
+        let known = bytes.and_then(|bytes| Snapshot::read(bytes, &root, limits).ok());
+        let meta = &timestamp.snapshot;
+        if let (Some(bytes), Some(snapshot)) = (bytes, &known)
+            && snapshot.version == meta.version
+            && snapshot.expires > context.now
+            && meta.check_bytes(bytes).is_ok()
+        {
+            return AwaitsTargets::enter(root, snapshot.clone(), context, trusted);
+        }
+        let version = root.consistent_snapshot().then_some(meta.version);
+        let request = Request {
+            file: role.remote_file_name(version),
+            max_bytes: meta.max_bytes(DocumentKind::Snapshot, limits.snapshot_bytes)?,
+        };
+        Ok(Next::Fetch(State::Snapshot(Self { root, timestamp, trusted: known, request })))
+    }
+
+    fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
+        let Answer::Found(bytes) = answer else { return Err(self.request.missing()) };
+        let snapshot = self.read(&bytes, context).map_err(|error| self.request.refused(error))?;
+        trusted.keep(RoleName::snapshot(), bytes);
+        trusted.forget_delegated_unless(|role| snapshot.file(role).is_some());
+        AwaitsTargets::enter(self.root, snapshot, context, trusted)
+    }
+
+    fn read(&self, bytes: &[u8], context: &Context) -> Result<Snapshot, Error> {
+        let meta = &self.timestamp.snapshot;
+        meta.check_bytes(bytes)?;
+        let snapshot = Snapshot::read(bytes, &self.root, &context.limits)?;
+        check_version(DocumentKind::Snapshot, snapshot.version, meta.version)?;
+        if let Some(trusted) = &self.trusted {
+            snapshot.check_follows(trusted)?;
+        }
+        check_expiry(DocumentKind::Snapshot, snapshot.expires, context.now)?;
+        Ok(snapshot)
+    }
+}
+
+/// Asks for the targets metadata that the snapshot names (§5.6).
+#[derive(Debug)]
+struct AwaitsTargets {
+    root: Root,
+    snapshot: Snapshot,
+    request: Request,
+}
+
+impl AwaitsTargets {
+    fn enter(root: Root, snapshot: Snapshot, context: &Context, trusted: &TrustedMetadata) -> Step {
+        let repository = Repository { root, snapshot, context: *context };
+        let role = RoleName::targets();
+        if trusted.file(&role).is_some_and(|bytes| repository.check_targets(bytes).is_ok()) {
+            return Ok(Next::Done(repository));
+        }
+        let request = repository.role_request(&role)?;
+        let Repository { root, snapshot, .. } = repository;
+        Ok(Next::Fetch(State::Targets(Self { root, snapshot, request })))
+    }
+
+    fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
+        let Answer::Found(bytes) = answer else { return Err(self.request.missing()) };
+        let repository = Repository { root: self.root, snapshot: self.snapshot, context: *context };
+        repository.check_targets(&bytes).map_err(|error| self.request.refused(error))?;
+        trusted.keep(RoleName::targets(), bytes);
+        Ok(Next::Done(repository))
+    }
+}
