@@ -47,7 +47,7 @@ use crate::{
 /// How often slots and updates look at the clock.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the end waits for an update that is under way.
+/// How long the end waits for the fleet to have everything, and for an update that is under way.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 /// How many messages may wait for the outbox.
@@ -223,12 +223,24 @@ impl Agent {
         for slot in self.slots.values() {
             slot.handle.stop().await;
         }
+        self.spool.flush().await;
+        let _ = timeout(FAREWELL_MAX, self.drain()).await;
         self.outbox_task.abort();
         let farewell = self.status(false);
         // A model that is being loaded right now is not worth a long goodbye.
         let _ = timeout(FAREWELL_MAX, self.updates.close()).await;
         self.spool.close().await;
         self.link.close(Some(farewell)).await;
+    }
+
+    /// Goes on sending until the fleet has everything, or the connection is gone.
+    async fn drain(&mut self) {
+        while self.connected && self.spool.len_bytes() > 0 {
+            match self.events.recv().await {
+                Some(event) => self.take_link_event(event).await,
+                None => return,
+            }
+        }
     }
 
     fn tick(&self) {

@@ -25,6 +25,7 @@ use super::{Acknowledged, Position, Spool, SpooledBatch};
 enum Command {
     Push { stream: Stream, record: Vec<u8> },
     Sync,
+    Flush { reply: oneshot::Sender<()> },
     NextBatch { order: BatchOrder, reply: oneshot::Sender<Option<SpooledBatch>> },
     Acknowledge { stored: Stored, reply: oneshot::Sender<Acknowledgement> },
     Close { reply: oneshot::Sender<()> },
@@ -93,6 +94,14 @@ impl SpoolHandle {
         let _ = self.commands.send(Command::Sync).await;
     }
 
+    /// Makes what was pushed durable, and waits for that.
+    pub(crate) async fn flush(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(Command::Flush { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
     /// The next records to send; none if there are none, or if they cannot be read now.
     pub(crate) async fn next_batch(&self, order: BatchOrder) -> Option<SpooledBatch> {
         let (reply, answer) = oneshot::channel();
@@ -155,6 +164,10 @@ impl Actor {
             match command {
                 Command::Push { stream, record } => self.push(stream, record),
                 Command::Sync => self.sync(),
+                Command::Flush { reply } => {
+                    self.sync();
+                    let _ = reply.send(());
+                }
                 Command::NextBatch { order, reply } => {
                     let batch = self.next_batch(order);
                     // Whoever asked may have been cancelled; the batch stays in the spool.
