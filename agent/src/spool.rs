@@ -11,7 +11,8 @@
 //!   is left to merge, profiles drop like the rest.
 //!
 //! Pushed records are in memory until [`Spool::commit`], which costs one sync per stream; only what is
-//! durable is handed out. After a crash each log ends before its first bad record.
+//! durable is handed out. After a crash each log ends before its first bad record. Numbers that the
+//! fleet had stored and has lost since are said to be dropped, before the next record behind them.
 //!
 //! Power cuts, before / cut / after:
 //!
@@ -241,6 +242,8 @@ struct StreamLog {
     pending_bytes: usize,
     // How far each boot is stored, for boots that have segments and for this one.
     stored: BTreeMap<Boot, u64>,
+    // What the fleet said last of these boots, which is less after it lost its store.
+    told: BTreeMap<Boot, u64>,
     dropped: u64,
 }
 
@@ -304,6 +307,7 @@ impl StreamLog {
             pending: VecDeque::new(),
             pending_bytes: 0,
             stored: BTreeMap::new(),
+            told: BTreeMap::new(),
         })
     }
 
@@ -669,7 +673,21 @@ impl StreamLog {
             }
             index += 1;
         }
+        if after.is_none_or(|after| after.boot < batch_boot) {
+            self.account_for_forgotten(&mut batch);
+        }
         Ok((!batch.records.is_empty()).then_some(batch))
+    }
+
+    /// Says that the numbers before the batch are gone, if the fleet no longer has them: it lost its
+    /// store, or the device was removed and added again. Else it would wait for them for ever.
+    fn account_for_forgotten(&self, batch: &mut SpooledBatch) {
+        let Some(told) = self.told.get(&batch.boot) else { return };
+        let covers = batch.first.0.saturating_sub(told + 1);
+        if covers > 0 && !batch.records.is_empty() {
+            batch.first = Sequence(told + 1);
+            batch.records.insert(0, Record::Dropped { covers });
+        }
     }
 
     /// The first segment that has numbers behind `after` which are not stored, and the first of them.
@@ -707,6 +725,9 @@ impl StreamLog {
         }
         let known = self.stored.get(&boot).copied().unwrap_or(0);
         let concerns = boot == now || self.segments.iter().any(|segment| segment.boot == boot);
+        if concerns {
+            self.told.insert(boot, through);
+        }
         if through <= known || !concerns {
             return Ok(Acknowledged::Known);
         }
@@ -731,6 +752,7 @@ impl StreamLog {
         let emptied = !self.segments.iter().any(|segment| segment.boot == boot);
         if emptied && boot != now {
             self.stored.remove(&boot);
+            self.told.remove(&boot);
         }
         let removed =
             stored.iter().try_for_each(|segment| disk.remove(&self.path(boot, segment.first)));

@@ -397,6 +397,27 @@ fn an_acknowledgement_of_numbers_never_given_is_told_apart() {
 }
 
 #[test]
+fn a_fleet_that_lost_its_store_is_told_which_numbers_are_gone() {
+    let mut world = World::new(ROOMY, 0);
+    (0..12).for_each(|_| world.push(Stream::Results, 0));
+    assert!(world.commit(Stream::Results));
+    let through = |through| StoredThrough {
+        boot: Boot(1),
+        stream: Stream::Results,
+        through: Sequence(through),
+    };
+    world.spool.acknowledge(&through(9)).expect("the disk works");
+    let told = world.spool.acknowledge(&through(0)).expect("the disk works");
+    assert_eq!(told, Acknowledged::Known, "what was stored once stays forgotten here");
+    while world.send(Stream::Results, true) {}
+    let numbers = &world.stored[&(Stream::Results, Boot(1))];
+    let gone: Vec<_> = numbers.iter().map(|(number, value)| (*number, value.is_none())).collect();
+    let expected: Vec<_> = (1..=12).map(|number| (number, number <= 9)).collect();
+    assert_eq!(gone, expected);
+    assert_eq!(world.spool.len_bytes(), 0);
+}
+
+#[test]
 fn a_record_that_fits_no_message_is_refused() {
     let mut world = World::new(ROOMY, 0);
     let len_bytes = RECORD_BYTES_MAX + 1;
