@@ -63,9 +63,12 @@ fn browser() -> Option<&'static str> {
 }
 
 fn start_demo(temp: &Path) -> Leader {
+    // A picture for people has a history to show.
+    let upgrade_after = if renews_picture() { "60s" } else { "8s" };
     Leader::start(
         Command::new(selvedge())
-            .args(["demo", "--headless", "--for", "600s", "--upgrade-after", "10s", "--dir"])
+            .args(["demo", "--headless", "--for", "600s", "--upgrade-after", upgrade_after])
+            .arg("--dir")
             .arg(temp.join("state"))
             .stdin(Stdio::null())
             .stdout(File::create(temp.join("story")).expect("the folder can be written")),
@@ -92,7 +95,7 @@ fn look(browser: &str, temp: &Path, address: &str, action: &[&str]) -> String {
         Command::new(browser)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"])
             .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
-            .args(["--disable-component-update", "--hide-scrollbars", "--window-size=1280,800"])
+            .args(["--disable-component-update", "--hide-scrollbars", "--window-size=1280,880"])
             .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
             .args(action)
             .arg(address)
@@ -105,8 +108,10 @@ fn look(browser: &str, temp: &Path, address: &str, action: &[&str]) -> String {
 }
 
 fn picture_path(temp: &Path) -> PathBuf {
-    match env::var_os("SELVEDGE_WRITE_SCREENSHOT") {
-        Some(_) => repository().join("docs/dashboard.png"),
-        None => temp.join("dashboard.png"),
-    }
+    let picture = "dashboard.png";
+    if renews_picture() { repository().join("docs").join(picture) } else { temp.join(picture) }
+}
+
+fn renews_picture() -> bool {
+    env::var_os("SELVEDGE_WRITE_SCREENSHOT").is_some()
 }

@@ -38,6 +38,8 @@ const PROFILE_WINDOW_S: i64 = 5;
 const HEALTH_INTERVAL_S: i64 = 2;
 /// How the fleet is called among the parts; the others are called like their devices.
 const FLEET: &str = "fleet";
+/// The name in the fleet's topics and on its pages.
+const FLEET_NAME: &str = "demo";
 /// The slot that every device has.
 const SLOT: &str = "main";
 
@@ -147,6 +149,8 @@ impl<'a> Stage<'a> {
             FLEET,
             &words![
                 "fleet",
+                "--name",
+                FLEET_NAME,
                 "--keys",
                 &keys,
                 "--data",
