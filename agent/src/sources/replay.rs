@@ -143,8 +143,9 @@ impl Pace {
     fn new(rate_hz: f64) -> Self {
         let samples = (rate_hz / TICKS_PER_S_MAX).ceil().max(1.0);
         let mut interval = interval(Duration::from_secs_f64(samples / rate_hz));
-        // A model that is slower than the file slows the file.
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A tick that comes late does not shift those after it; a model that is slower than the file
+        // slows the file.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self { interval, samples: samples as usize }
     }
 
