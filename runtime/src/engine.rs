@@ -11,13 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use selvedge_bundle::{DType, NamedTensor, TensorData};
 use tract_onnx::prelude::{
     DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, TDim, TValue,
-    TVec, Tensor, ToDim, TractResult, TypedModel, TypedRunnableModel, TypedSimpleState,
+    TVec, Tensor, ToDim, TractError, TractResult, TypedModel, TypedRunnableModel, TypedSimpleState,
 };
 use tract_onnx::tract_hir::internal::DimLike;
 
 use crate::error::Error;
 use crate::graph::Graph;
 use crate::limits::Limits;
+
+/// The longest message of tract that is passed on.
+const ENGINE_TEXT_CHARS_MAX: usize = 400;
 
 /// Idle execution states that a plan keeps; more calls at a time than this allocate their own.
 const IDLE_STATES_MAX: usize = 4;
@@ -305,12 +308,27 @@ fn dtype_of(datum_type: DatumType) -> Option<DType> {
     }
 }
 
-fn failed(stage: &'static str) -> impl Fn(tract_onnx::prelude::TractError) -> Error {
-    move |source| Error::Build { stage, source: source.into() }
+fn failed(stage: &'static str) -> impl Fn(TractError) -> Error {
+    move |source| Error::Build { stage, source: EngineFailure::of(&source).into() }
 }
 
-fn run_failed(source: tract_onnx::prelude::TractError) -> Error {
-    Error::Run { source: source.into() }
+fn run_failed(source: TractError) -> Error {
+    Error::Run { source: EngineFailure::of(&source).into() }
+}
+
+/// What tract says, as far as people read it: it prints whole graphs.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct EngineFailure(String);
+
+impl EngineFailure {
+    fn of(source: &TractError) -> EngineFailure {
+        let text = format!("{source:#}");
+        match text.char_indices().nth(ENGINE_TEXT_CHARS_MAX) {
+            Some((end, _)) => EngineFailure(format!("{}…", &text[..end])),
+            None => EngineFailure(text),
+        }
+    }
 }
 
 /// Turns a panic inside the engine into an error, so that one model cannot end the process.
@@ -371,6 +389,40 @@ mod tests {
         };
         assert_eq!(answer(Rewriting::None), TensorData::I8(vec![-64; 4]), "a quarter each");
         assert_ne!(answer(Rewriting::Full), TensorData::I8(vec![-64; 4]));
+    }
+
+    /// tract 0.23.9 cannot build a table from one type to the other, and says so; it must not answer wrongly instead.
+    #[test]
+    fn requantising_from_u8_to_i8_is_right_or_refused_when_the_model_is_built() {
+        for middle in ["Relu", "Sigmoid", "Identity"] {
+            let onnx = OnnxBuilder::new(
+                ("q_in", DataType::Uint8, &[-1, 4]),
+                ("q_out", DataType::Int8, &[-1, 4]),
+            )
+            .f32s("scale", &[], &[0.5])
+            .u8_scalar("zero_in", 100)
+            .i8_scalar("zero_out", -3)
+            .node("DequantizeLinear", &["q_in", "scale", "zero_in"], "x")
+            .node(middle, &["x"], "y")
+            .node("QuantizeLinear", &["y", "scale", "zero_out"], "q_out")
+            .bytes();
+            let limits = Limits::default();
+            let graph = Graph::decode(&onnx, &limits).expect("a well-formed graph");
+            let (mut inputs, outputs) = ports();
+            inputs[0].dtype = DType::U8;
+            let answer = |rewriting| {
+                let plan =
+                    Plan::build(&graph, &inputs, &outputs, PlanBatch::One, rewriting, &limits)?;
+                let input =
+                    NamedTensor::new("q_in", vec![1, 4], TensorData::U8(vec![0, 99, 102, 255]));
+                Ok::<_, Error>(plan.run(vec![input.expect("four elements")])?.remove(0).into_data())
+            };
+            let written = answer(Rewriting::None).expect("runs as written");
+            match answer(Rewriting::Full) {
+                Ok(optimised) => assert_eq!(optimised, written, "{middle}"),
+                Err(error) => assert!(matches!(error, Error::Build { .. }), "{middle}: {error}"),
+            }
+        }
     }
 
     #[test]

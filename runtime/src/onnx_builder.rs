@@ -76,6 +76,12 @@ impl OnnxBuilder {
         self
     }
 
+    pub(crate) fn u8_scalar(mut self, name: &str, value: u8) -> OnnxBuilder {
+        let raw_data = vec![value];
+        self.graph.initializer.push(TensorProto { raw_data, ..tensor(name, DataType::Uint8, &[]) });
+        self
+    }
+
     /// A weight that declares more than it holds, or lies elsewhere.
     pub(crate) fn weight(mut self, weight: TensorProto) -> OnnxBuilder {
         self.graph.initializer.push(weight);

@@ -1,0 +1,233 @@
+//! The desk commands as people type them: from a recipe, or a bare ONNX file and a table, to answers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+#[test]
+fn a_recipe_becomes_a_signed_bundle_that_verifies_and_answers_its_replay_data() {
+    for (recipe, replay, floor) in
+        [("shuttle", "replay.csv", 0.97), ("meter-digits", "replay.npy", 0.93)]
+    {
+        let desk = Desk::new();
+        desk.succeeds(&["keys", "new", "keys"]);
+        let source = models().join(recipe).join("v2");
+        let packed =
+            desk.succeeds(&["pack", &text(&source), "--keys", "keys", "--out", "bundle", "--json"]);
+        let packed: Value = serde_json::from_str(&packed).expect("one JSON object");
+        assert!(packed["accuracy"].as_f64().expect("labelled reference data") > floor, "{packed}");
+        assert_eq!(packed["golden"]["origin"], "recipe");
+
+        let verified = desk.succeeds(&["verify", "bundle", "--root", "keys/root.json"]);
+        for word in ["ok whole", "ok signed", "ok golden"] {
+            assert!(verified.contains(word), "{verified}");
+        }
+        let lines = desk.succeeds(&[
+            "run",
+            "bundle",
+            &text(&models().join(recipe).join("data").join(replay)),
+            "--json",
+        ]);
+        let last: Value =
+            serde_json::from_str(lines.lines().last().expect("a summary")).expect("JSON");
+        assert_eq!(last["summary"]["failed"], 0, "{last}");
+        assert!(
+            last["summary"]["accuracy"].as_f64().expect("labelled replay data") > floor,
+            "{last}"
+        );
+        assert!(desk.succeeds(&["inspect", "bundle"]).contains("golden       recipe"));
+        desk.succeeds(&["inspect", "bundle", "--extract", "files"]);
+        assert_eq!(
+            fs::read(desk.path("files/model.onnx")).ok(),
+            fs::read(source.join("model.onnx")).ok()
+        );
+    }
+}
+
+#[test]
+fn a_bare_model_and_a_table_become_a_bundle_that_says_its_golden_vectors_are_self_made() {
+    let desk = Desk::new();
+    let (model, table) =
+        (models().join("shuttle/v2/model.onnx"), models().join("shuttle/data/reference.csv"));
+    let arguments = [
+        "pack",
+        &text(&model),
+        "--reference",
+        &text(&table),
+        "--label",
+        "label",
+        "--normalize",
+        "--out",
+        "b",
+    ];
+    let packed = desk.succeeds(&arguments);
+    assert!(
+        packed.contains("accuracy  9"),
+        "normalised by its own data, the model still reads it: {packed}"
+    );
+    let inspected: Value =
+        serde_json::from_str(&desk.succeeds(&["inspect", "b", "--json"])).expect("JSON");
+    assert_eq!(inspected["golden"]["origin"], "self-made");
+    assert_eq!(inspected["manifest"]["name"], "model");
+    assert_eq!(inspected["manifest"]["sample"]["columns"][8]["name"], "f9");
+    assert_eq!(inspected["signed"], false);
+}
+
+#[test]
+fn packing_the_same_twice_gives_the_same_digest() {
+    let desk = Desk::new();
+    let source = text(&models().join("meter-digits/v1"));
+    let digest = |out: &str| {
+        let packed: Value =
+            serde_json::from_str(&desk.succeeds(&["pack", &source, "--out", out, "--json"]))
+                .expect("JSON");
+        packed["digest"].clone()
+    };
+    assert_eq!(digest("one"), digest("two"));
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_with_what_to_do() {
+    let desk = Desk::new();
+    let (model, table) = (
+        text(&models().join("shuttle/v1/model.onnx")),
+        text(&models().join("shuttle/data/replay.csv")),
+    );
+    fs::write(desk.path("text.onnx"), "not a model").expect("writable");
+    fs::write(desk.path("narrow.csv"), "a,b\n1,2\n").expect("writable");
+    fs::create_dir(desk.path("full")).expect("writable");
+    fs::write(desk.path("full/file"), "").expect("writable");
+    let cases: [(&[&str], &[&str]); 7] = [
+        (
+            &["pack", "text.onnx", "--reference", &table, "--out", "b"],
+            &["text.onnx", "not a usable ONNX file"],
+        ),
+        (&["pack", &model, "--out", "b"], &["--reference", "--manifest"]),
+        (
+            &["pack", &model, "--reference", &table, "--out", "b"],
+            &["takes 9 values", "10 columns", "--label"],
+        ),
+        (
+            &["pack", &model, "--reference", "narrow.csv", "--out", "b"],
+            &["takes 9 values", "2 columns"],
+        ),
+        (
+            &["pack", &model, "--reference", &table, "--label", "class", "--out", "b"],
+            &["no column \"class\"", "f1, f2"],
+        ),
+        (&["pack", &model, "--reference", &table, "--out", "full"], &["full exists", "new folder"]),
+        (
+            &["pack", &model, "--reference", &table, "--keys", "none", "--out", "b"],
+            &["none/targets.pk8", "selvedge keys new"],
+        ),
+    ];
+    let failures: Vec<String> = cases
+        .iter()
+        .filter_map(|(arguments, words)| {
+            let said = desk.fails(arguments);
+            words
+                .iter()
+                .find(|word| !said.contains(**word))
+                .map(|word| format!("{word:?} is not in {said:?}"))
+        })
+        .collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(!desk.path("b").exists(), "a refused bundle leaves nothing behind");
+}
+
+#[test]
+fn verify_refuses_another_publisher_an_unsigned_bundle_and_a_changed_byte() {
+    let desk = Desk::new();
+    let source = text(&models().join("shuttle/v1"));
+    desk.succeeds(&["keys", "new", "keys"]);
+    desk.succeeds(&["keys", "new", "other"]);
+    desk.succeeds(&["pack", &source, "--keys", "keys", "--out", "signed"]);
+    desk.succeeds(&["pack", &source, "--out", "unsigned"]);
+    assert!(desk.fails(&["verify", "signed", "--root", "other/root.json"]).contains("signature"));
+    assert!(desk.fails(&["verify", "unsigned", "--root", "keys/root.json"]).contains("not signed"));
+
+    let blobs = fs::read_dir(desk.path("signed/blobs/sha256")).expect("a layout").flatten();
+    let model =
+        blobs.max_by_key(|blob| blob.metadata().expect("there").len()).expect("blobs").path();
+    let mut changed = fs::read(&model).expect("there");
+    changed[100] ^= 1;
+    fs::write(&model, changed).expect("writable");
+    let said = desk.fails(&["verify", "signed", "--root", "keys/root.json"]);
+    assert!(said.contains(&*model.file_name().expect("a digest").to_string_lossy()), "{said}");
+}
+
+#[test]
+fn rows_without_an_answer_are_counted_and_make_the_command_fail() {
+    let desk = Desk::new();
+    desk.succeeds(&["pack", &text(&models().join("shuttle/v1")), "--out", "b"]);
+    fs::write(
+        desk.path("rows.csv"),
+        "f1,f2,f3,f4,f5,f6,f7,f8,f9\n50,0,80,0,50,1,30,30,0\n50,0,,0,50,1,30,30,0\n",
+    )
+    .expect("writable");
+    let output = desk.output(&["run", "b", "rows.csv"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("\"f3\"") && said.contains("1 answered, 1 failed"), "{said}");
+}
+
+#[test]
+fn bench_reports_what_peers_report() {
+    let desk = Desk::new();
+    let model = text(&models().join("shuttle/v1/model.onnx"));
+    let report: Value =
+        serde_json::from_str(&desk.succeeds(&["bench", &model, "--json", "--seconds", "0.05"]))
+            .expect("JSON");
+    for key in ["cpu_us_p10", "cpu_us_median", "samples", "load_ms", "peak_rss_mb"] {
+        assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {report}");
+    }
+}
+
+/// A folder to work in.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Desk {
+        Desk(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
+        command.args(arguments).current_dir(self.0.path()).output().expect("the binary was built")
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        String::from_utf8(output.stderr).expect("UTF-8")
+    }
+}
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("the clone lies in a folder with a UTF-8 name").to_owned()
+}
