@@ -21,6 +21,7 @@ mod pack;
 mod publish;
 mod run;
 mod terminal;
+mod tuf;
 mod verify;
 
 /// Runs quantised models on a fleet of devices.
@@ -39,6 +40,7 @@ enum Command {
     Run(run::RunArgs),
     Bench(bench::BenchArgs),
     Keys(keys::KeysArgs),
+    Tuf(tuf::TufArgs),
     Fleet(selvedge_fleet::FleetArgs),
     Agent(selvedge_agent::AgentArgs),
     Device(device::DeviceArgs),
@@ -63,6 +65,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Run(args) => run::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Keys(args) => keys::main(args),
+        Command::Tuf(args) => tuf::main(args),
         Command::Fleet(args) => Ok(selvedge_fleet::main_with(args)),
         Command::Agent(args) => Ok(selvedge_agent::main_with(args)),
         Command::Device(args) => device::main(args),

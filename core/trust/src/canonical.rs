@@ -13,7 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// Reads JSON in which no object has two members of one name and every number is an integer.
 ///
@@ -36,12 +36,22 @@ fn write_value(value: &Value, out: &mut Vec<u8>) -> bool {
         Value::Null => out.extend(b"null"),
         Value::Bool(true) => out.extend(b"true"),
         Value::Bool(false) => out.extend(b"false"),
-        Value::Number(number) if number.is_f64() => return false,
-        Value::Number(number) => out.extend(number.to_string().bytes()),
+        Value::Number(number) => return write_integer(number, out),
         Value::String(text) => write_string(text, out),
         Value::Array(items) => return write_array(items, out),
         Value::Object(members) => return write_object(members, out),
     }
+    true
+}
+
+// Not as the number writes itself: that would bring the writing of fractions onto devices.
+fn write_integer(number: &Number, out: &mut Vec<u8>) -> bool {
+    let text = match (number.as_u64(), number.as_i64()) {
+        (Some(integer), _) => integer.to_string(),
+        (None, Some(integer)) => integer.to_string(),
+        (None, None) => return false,
+    };
+    out.extend(text.bytes());
     true
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     DocumentKind, Error, Role, TrustedRoot, UnixMillis,
     envelope::{Envelope, check_expiry},
+    fields::{Fields, Read},
 };
 
 /// The longest desired state, in bytes.
@@ -39,18 +40,40 @@ pub struct DesiredSlot {
 }
 
 impl DesiredState {
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        let generation = fields.number("generation")?;
+        if generation == 0 {
+            return Err("its generation is 0, but generations begin at 1".into());
+        }
+        let listed = fields.fields("slots")?;
+        if listed.len() > SLOTS_MAX {
+            return Err(format!("it has more than {SLOTS_MAX} slots"));
+        }
+        let mut slots = BTreeMap::new();
+        for (name, slot) in listed.iter() {
+            let name: SlotName = name.parse().map_err(|error| format!("{error}"))?;
+            slots.insert(name, DesiredSlot { bundle: Fields::of(slot)?.parsed("bundle")? });
+        }
+        Ok(Self {
+            device: fields.parsed("device")?,
+            fleet: fields.parsed("fleet")?,
+            generation,
+            expires: fields.expires()?,
+            slots,
+        })
+    }
+
     #[cfg(any(test, feature = "sign"))]
     pub(crate) fn to_value(&self) -> serde_json::Value {
-        let document = DesiredDocument {
-            kind: DocumentKind::Desired.as_str().into(),
-            spec_version: crate::SPEC_VERSION.into(),
-            device: self.device.clone(),
-            fleet: self.fleet.clone(),
-            generation: self.generation,
-            expires: self.expires,
-            slots: self.slots.clone(),
-        };
-        serde_json::to_value(document).expect("a desired state is plain JSON")
+        serde_json::json!({
+            "_type": DocumentKind::Desired.as_str(),
+            "spec_version": crate::SPEC_VERSION,
+            "device": self.device,
+            "fleet": self.fleet,
+            "generation": self.generation,
+            "expires": self.expires,
+            "slots": self.slots,
+        })
     }
 }
 
@@ -73,8 +96,7 @@ impl TrustedRoot {
     ) -> Result<DesiredState, Error> {
         self.check_own_expiry(now)?;
         let envelope = Envelope::parse(DocumentKind::Desired, bytes, DESIRED_BYTES_MAX)?;
-        let document: DesiredDocument = envelope.verify(self.root(), Role::Director)?.read()?;
-        let desired = checked(document)?;
+        let desired = envelope.verify(self.root(), Role::Director)?.read(DesiredState::read)?;
         if desired.fleet != *fleet {
             return Err(Error::ForeignFleet { named: desired.fleet, fleet: fleet.clone() });
         }
@@ -88,28 +110,4 @@ impl TrustedRoot {
         check_expiry(DocumentKind::Desired, desired.expires, now)?;
         Ok(desired)
     }
-}
-
-fn checked(document: DesiredDocument) -> Result<DesiredState, Error> {
-    let malformed = |reason| Err(Error::Malformed { document: DocumentKind::Desired, reason });
-    if document.generation == 0 {
-        return malformed("its generation is 0, but generations begin at 1".into());
-    }
-    if document.slots.len() > SLOTS_MAX {
-        return malformed(format!("it has more than {SLOTS_MAX} slots"));
-    }
-    let DesiredDocument { device, fleet, generation, expires, slots, .. } = document;
-    Ok(DesiredState { device, fleet, generation, expires, slots })
-}
-
-#[derive(Serialize, Deserialize)]
-struct DesiredDocument {
-    #[serde(rename = "_type")]
-    kind: String,
-    spec_version: String,
-    device: DeviceId,
-    fleet: FleetName,
-    generation: u64,
-    expires: UnixMillis,
-    slots: BTreeMap<SlotName, DesiredSlot>,
 }

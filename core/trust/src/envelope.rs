@@ -1,14 +1,13 @@
 //! The envelope of every document: `{"signed": …, "signatures": [{"keyid": …, "sig": …}]}`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     DocumentKind, Error, KeyId, PublicKey, Role, Root, SPEC_VERSION, UnixMillis,
     canonical::{canonical_form, parse_strict},
+    fields::{Fields, Read},
     hex,
+    key::Keys,
 };
 
 /// The most signatures on one document.
@@ -22,7 +21,6 @@ pub(crate) struct Envelope {
     signatures: Vec<Signature>,
 }
 
-#[derive(Deserialize)]
 struct Signature {
     keyid: KeyId,
     sig: String,
@@ -44,16 +42,8 @@ impl Envelope {
             malformed("it is not an object of \"signed\" and \"signatures\"".into())
         })?;
         let signed = members.remove("signed").ok_or_else(|| missing("signed"))?;
-        let signatures = members.remove("signatures").ok_or_else(|| missing("signatures"))?;
-        let signatures = Vec::<Signature>::deserialize(signatures)
-            .map_err(|error| malformed(format!("signatures: {error}")))?;
-        if signatures.len() > SIGNATURES_MAX {
-            return Err(malformed(format!("it has more than {SIGNATURES_MAX} signatures")));
-        }
-        let mut ids = BTreeSet::new();
-        if let Some(twice) = signatures.iter().find(|signature| !ids.insert(&signature.keyid)) {
-            return Err(malformed(format!("it has two signatures by the key {}", twice.keyid)));
-        }
+        let signatures = members.get("signatures").ok_or_else(|| missing("signatures"))?;
+        let signatures = read_signatures(signatures).map_err(malformed)?;
         let signed_bytes =
             canonical_form(&signed).expect("strict parsing lets only integers through");
         Ok(Self { document, signed, signed_bytes, signatures })
@@ -107,42 +97,62 @@ impl Envelope {
 
     /// How many distinct keys of `holders` have signed the document.
     fn signers(&self, holders: &Holders) -> usize {
-        let signers: BTreeSet<&PublicKey> = self
-            .signatures
-            .iter()
-            .filter_map(|signature| self.signer(signature, holders))
-            .collect();
+        let mut signers: Vec<&PublicKey> = Vec::new();
+        for signature in &self.signatures {
+            if let Some(key) = self.signer(signature, holders)
+                && !signers.contains(&key)
+            {
+                signers.push(key);
+            }
+        }
         signers.len()
     }
 
     fn signer<'a>(&self, signature: &Signature, holders: &'a Holders) -> Option<&'a PublicKey> {
-        let key = holders.keys.get(&signature.keyid)?;
+        let key = holders.key(&signature.keyid)?;
         let bytes = hex::decode_any(&signature.sig)?;
         key.verifies(&self.signed_bytes, &bytes).then_some(key)
     }
 }
 
+fn read_signatures(value: &Value) -> Read<Vec<Signature>> {
+    let list = value.as_array().ok_or("signatures: invalid type: they are not a list")?;
+    if list.len() > SIGNATURES_MAX {
+        return Err(format!("it has more than {SIGNATURES_MAX} signatures"));
+    }
+    let mut signatures: Vec<Signature> = Vec::new();
+    for signature in list {
+        let fields = Fields::of(signature)?;
+        let keyid: KeyId = fields.parsed("keyid")?;
+        if signatures.iter().any(|other| other.keyid == keyid) {
+            return Err(format!("it has two signatures by the key {keyid}"));
+        }
+        signatures.push(Signature { keyid, sig: fields.text("sig")?.into() });
+    }
+    Ok(signatures)
+}
+
 /// The keys that hold a role, and how many of them must sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holders {
-    pub(crate) keys: BTreeMap<KeyId, PublicKey>,
+    pub(crate) keys: Keys,
     pub(crate) threshold: usize,
 }
 
 impl Holders {
     /// Those of `keys` that `ids` name.
-    pub(crate) fn among(
-        keys: &BTreeMap<KeyId, PublicKey>,
-        ids: &BTreeSet<KeyId>,
-        threshold: usize,
-    ) -> Self {
-        let held = keys.iter().filter(|(id, _)| ids.contains(*id));
-        Self { keys: held.map(|(id, key)| (id.clone(), key.clone())).collect(), threshold }
+    pub(crate) fn among(keys: &Keys, ids: &[KeyId], threshold: usize) -> Self {
+        let held = keys.iter().filter(|(id, _)| ids.contains(id));
+        Self { keys: held.cloned().collect(), threshold }
     }
 
     /// Whether one of these keys no longer holds the role according to `next`.
     pub(crate) fn lose_a_key(&self, next: &Self) -> bool {
-        self.keys.values().any(|key| !next.keys.values().any(|kept| kept == key))
+        self.keys.iter().any(|(_, key)| !next.keys.iter().any(|(_, kept)| kept == key))
+    }
+
+    fn key(&self, id: &KeyId) -> Option<&PublicKey> {
+        self.keys.iter().find_map(|(held, key)| (held == id).then_some(key))
     }
 }
 
@@ -153,8 +163,23 @@ pub(crate) struct Signed {
 }
 
 impl Signed {
-    /// Reads the content, after its type and the version of the specification.
-    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
+    /// Reads the content with `read`, after its type and the version of the specification.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(Fields<'_>) -> Read<T>) -> Result<T, Error> {
+        let document = self.document;
+        let malformed = |reason| Error::Malformed { document, reason };
+        self.check_kind()?;
+        Fields::of(&self.value).and_then(read).map_err(malformed)
+    }
+
+    /// Takes the object that is the member `name` out of the content.
+    pub(crate) fn take_object(&mut self, name: &str) -> Map<String, Value> {
+        match self.value.get_mut(name).map(Value::take) {
+            Some(Value::Object(members)) => members,
+            _ => Map::new(),
+        }
+    }
+
+    fn check_kind(&self) -> Result<(), Error> {
         let document = self.document;
         let text = |name: &str| self.value.get(name).and_then(Value::as_str).unwrap_or_default();
         if text("_type") != document.as_str() {
@@ -164,8 +189,7 @@ impl Signed {
         if major(met) != major(SPEC_VERSION) {
             return Err(Error::SpecVersion { document, met: quoted(met) });
         }
-        T::deserialize(self.value)
-            .map_err(|error| Error::Malformed { document, reason: error.to_string() })
+        Ok(())
     }
 }
 

@@ -1,33 +1,32 @@
 //! The hashes that metadata gives of a file, and the check of a file against them.
 
-use std::collections::BTreeMap;
+use ring::digest::{Context, SHA256, SHA512};
 
-use ring::digest::{Algorithm, Context, SHA256, SHA512};
-use serde::{Deserialize, Serialize};
+use crate::{
+    Error,
+    fields::{Fields, Read},
+    hex,
+};
 
-use crate::{Error, hex};
-
-const KNOWN: [(&str, &Algorithm); 2] = [("sha256", &SHA256), ("sha512", &SHA512)];
-
-/// Hashes in hexadecimal digits, by the name of their function.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Hashes(BTreeMap<String, String>);
+/// The hashes of a file by functions that this build knows, in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hashes {
+    pub(crate) sha256: Option<String>,
+    pub(crate) sha512: Option<String>,
+}
 
 impl Hashes {
-    #[cfg(any(test, feature = "sign"))]
-    pub(crate) fn sha256(digest: &selvedge_wire::Digest) -> Self {
-        Self(BTreeMap::from([("sha256".into(), digest.hex().to_string())]))
+    pub(crate) fn read(fields: Fields<'_>) -> Read<Self> {
+        let named = |name: &str| match fields.optional(name) {
+            Some(_) => fields.text(name).map(|hash| Some(hash.into())),
+            None => Ok(None),
+        };
+        Ok(Self { sha256: named("sha256")?, sha512: named("sha512")? })
     }
 
-    /// The hash by the function of that name.
-    pub(crate) fn named(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    /// A hash by a function that this build knows, in hexadecimal digits.
-    pub(crate) fn known(&self) -> Option<&str> {
-        KNOWN.iter().find_map(|(name, _)| self.named(name))
+    /// One of them.
+    pub(crate) fn any(&self) -> Option<&str> {
+        self.sha256.as_deref().or(self.sha512.as_deref())
     }
 }
 
@@ -50,8 +49,9 @@ struct Running {
 
 impl FileCheck {
     pub(crate) fn new(expected_bytes: u64, hashes: &Hashes) -> Self {
-        let hashes = KNOWN.iter().filter_map(|(name, algorithm)| {
-            let expected = hashes.named(name)?.into();
+        let known = [("sha256", &SHA256, &hashes.sha256), ("sha512", &SHA512, &hashes.sha512)];
+        let hashes = known.into_iter().filter_map(|(name, algorithm, expected)| {
+            let expected = expected.clone()?;
             Some(Running { name, context: Context::new(algorithm), expected })
         });
         Self { expected_bytes, len_bytes: 0, hashes: hashes.collect() }

@@ -1,16 +1,19 @@
 //! Public keys and their names.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
-};
+use std::{fmt, str::FromStr};
 
 use ring::{digest, signature};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
 use serde_json::Value;
 
-use crate::{canonical::canonical_form, hex, spki};
+#[cfg(any(test, feature = "every-key"))]
+use crate::spki;
+use crate::{
+    KEYS_MAX,
+    canonical::canonical_form,
+    fields::{Fields, Read},
+    hex,
+};
 
 /// The longest key id, in bytes.
 pub const KEY_ID_BYTES_MAX: usize = 128;
@@ -59,7 +62,7 @@ impl<'de> Deserialize<'de> for KeyId {
     }
 }
 
-/// A public key: Ed25519, ECDSA on P-256 with SHA-256, or RSA-PSS with SHA-256.
+/// A public key: Ed25519; with the feature `every-key` also ECDSA on P-256 and RSA-PSS, both with SHA-256.
 ///
 /// In documents `{"keytype": …, "keyval": {"public": …}, "scheme": …}`, where an Ed25519 key is written
 /// in hexadecimal digits and the others are PEM; an ECDSA key may also be its point in hexadecimal digits.
@@ -70,8 +73,10 @@ pub struct PublicKey(Material);
 enum Material {
     Ed25519([u8; 32]),
     /// The point, uncompressed (SEC 1).
+    #[cfg(any(test, feature = "every-key"))]
     Ecdsa([u8; 65]),
     /// SubjectPublicKeyInfo in DER, known to hold an RSA key.
+    #[cfg(any(test, feature = "every-key"))]
     Rsa(Vec<u8>),
 }
 
@@ -92,7 +97,9 @@ impl PublicKey {
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let (algorithm, public): (&dyn signature::VerificationAlgorithm, &[u8]) = match &self.0 {
             Material::Ed25519(public) => (&signature::ED25519, public),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Ecdsa(point) => (&signature::ECDSA_P256_SHA256_ASN1, point),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Rsa(info) => (
                 &signature::RSA_PSS_2048_8192_SHA256,
                 spki::rsa_key(info).expect("only information about an RSA key is kept"),
@@ -104,7 +111,9 @@ impl PublicKey {
     fn public_text(&self) -> String {
         match &self.0 {
             Material::Ed25519(public) => hex::encode(public),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Ecdsa(point) => spki::to_pem(&spki::of_p256_point(point)),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Rsa(info) => spki::to_pem(info),
         }
     }
@@ -114,7 +123,9 @@ impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Material::Ed25519(public) => write!(f, "ed25519:{}", hex::encode(public)),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Ecdsa(point) => write!(f, "ecdsa-p256:{}", hex::encode(point)),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Rsa(info) => write!(f, "rsa:{}", hex::encode(info)),
         }
     }
@@ -124,7 +135,9 @@ impl Serialize for PublicKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (keytype, scheme) = match &self.0 {
             Material::Ed25519(_) => ("ed25519", "ed25519"),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Ecdsa(_) => ("ecdsa", "ecdsa-sha2-nistp256"),
+            #[cfg(any(test, feature = "every-key"))]
             Material::Rsa(_) => ("rsa", "rsassa-pss-sha256"),
         };
         let mut object = serializer.serialize_struct("Key", 3)?;
@@ -137,80 +150,77 @@ impl Serialize for PublicKey {
 
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let object = KeyObject::deserialize(deserializer)?;
-        object.key().map_err(de::Error::custom)?.ok_or_else(|| {
-            de::Error::custom(format_args!(
-                "a key of type {:?} and scheme {:?} is not supported",
-                object.keytype, object.scheme
-            ))
-        })
+        let value = Value::deserialize(deserializer)?;
+        let key = Fields::of(&value).and_then(read_key).map_err(de::Error::custom)?;
+        key.ok_or_else(|| de::Error::custom("a key of this type and scheme is not supported"))
     }
 }
 
+/// Keys by id, in the order of their ids.
+pub(crate) type Keys = Vec<(KeyId, PublicKey)>;
+
 /// Reads keys by id. Those of a kind that this build does not know are left out: nothing that they
 /// sign is believed.
-pub(crate) fn known_keys<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<KeyId, PublicKey>, D::Error> {
-    let objects = BTreeMap::<KeyId, KeyObject>::deserialize(deserializer)?;
-    let keys = objects
-        .into_iter()
-        .filter_map(|(id, object)| Some(object.key().transpose()?.map(|key| (id, key))));
-    keys.collect::<Result<_, _>>().map_err(de::Error::custom)
+pub(crate) fn read_keys(fields: Fields<'_>) -> Read<Keys> {
+    if fields.len() > KEYS_MAX {
+        return Err(format!("it has more than {KEYS_MAX} keys"));
+    }
+    let mut keys = Keys::new();
+    for (id, key) in fields.iter() {
+        if let Some(key) = read_key(Fields::of(key)?)? {
+            let id = id.parse()?;
+            keys.insert(keys.partition_point(|(before, _)| *before < id), (id, key));
+        }
+    }
+    Ok(keys)
 }
 
 /// Reads the ids of the keys that hold a role.
-pub(crate) fn distinct_ids<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeSet<KeyId>, D::Error> {
-    let mut distinct = BTreeSet::new();
-    for id in Vec::<KeyId>::deserialize(deserializer)? {
-        if let Some(twice) = distinct.replace(id) {
-            return Err(de::Error::custom(format_args!("the key {twice} holds a role twice")));
+pub(crate) fn read_key_ids(ids: &[Value]) -> Read<Vec<KeyId>> {
+    if ids.len() > KEYS_MAX {
+        return Err(format!("a role has more than {KEYS_MAX} keys"));
+    }
+    let mut distinct = Vec::new();
+    for id in ids {
+        let id: KeyId = id.as_str().unwrap_or_default().parse()?;
+        if distinct.contains(&id) {
+            return Err(format!("the key {id} holds a role twice"));
         }
+        distinct.push(id);
     }
     Ok(distinct)
 }
 
-#[derive(Deserialize)]
-struct KeyObject {
-    keytype: String,
-    scheme: String,
-    keyval: Value,
+/// A key, or nothing if it is of a kind that this build does not know.
+fn read_key(object: Fields<'_>) -> Read<Option<PublicKey>> {
+    let kind = (object.text("keytype")?, object.text("scheme")?);
+    let keyval = object.fields("keyval")?;
+    let material = match kind {
+        ("ed25519", "ed25519") => hex::decode(keyval.text("public")?)
+            .map(Material::Ed25519)
+            .ok_or("an Ed25519 key is 64 lower-case hexadecimal digits")?,
+        #[cfg(any(test, feature = "every-key"))]
+        ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
+            p256_point(keyval.text("public")?)
+                .map(Material::Ecdsa)
+                .ok_or("an ECDSA key is a point of P-256, in PEM or uncompressed in hexadecimal")?
+        }
+        #[cfg(any(test, feature = "every-key"))]
+        ("rsa", "rsassa-pss-sha256") => spki::from_pem(keyval.text("public")?)
+            .filter(|info| spki::rsa_key(info).is_some())
+            .map(Material::Rsa)
+            .ok_or("an RSA key is SubjectPublicKeyInfo in PEM")?,
+        _ => return Ok(None),
+    };
+    Ok(Some(PublicKey(material)))
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct KeyValue {
     public: String,
 }
 
-impl KeyObject {
-    /// The key, or nothing if it is of a kind that this build does not know.
-    fn key(&self) -> Result<Option<PublicKey>, &'static str> {
-        let material = match (self.keytype.as_str(), self.scheme.as_str()) {
-            ("ed25519", "ed25519") => hex::decode(self.public()?)
-                .map(Material::Ed25519)
-                .ok_or("an Ed25519 key is 64 lower-case hexadecimal digits")?,
-            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => p256_point(self.public()?)
-                .map(Material::Ecdsa)
-                .ok_or("an ECDSA key is a point of P-256, in PEM or uncompressed in hexadecimal")?,
-            ("rsa", "rsassa-pss-sha256") => spki::from_pem(self.public()?)
-                .filter(|info| spki::rsa_key(info).is_some())
-                .map(Material::Rsa)
-                .ok_or("an RSA key is SubjectPublicKeyInfo in PEM")?,
-            _ => return Ok(None),
-        };
-        Ok(Some(PublicKey(material)))
-    }
-
-    fn public(&self) -> Result<&str, &'static str> {
-        self.keyval
-            .get("public")
-            .and_then(Value::as_str)
-            .ok_or("a key has a member keyval with a member public")
-    }
-}
-
+#[cfg(any(test, feature = "every-key"))]
 fn p256_point(text: &str) -> Option<[u8; 65]> {
     hex::decode(text).or_else(|| spki::p256_point(&spki::from_pem(text)?))
 }

@@ -18,12 +18,14 @@ mod canonical;
 mod desired;
 mod envelope;
 mod error;
+mod fields;
 mod hashes;
 mod hex;
 mod key;
 mod root;
 #[cfg(any(test, feature = "sign"))]
 mod sign;
+#[cfg(any(test, feature = "every-key"))]
 mod spki;
 mod targets;
 #[cfg(test)]

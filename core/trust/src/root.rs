@@ -3,17 +3,13 @@
 //! The document is TUF root metadata with its four roles. What TUF does not know, the director, is a
 //! member of its own beside `roles`, so that other TUF clients read the same document.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
-
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
 use crate::{
     DocumentKind, Error, KeyId, PublicKey, UnixMillis,
     envelope::{Envelope, Holders, Signed, check_expiry},
-    key::{distinct_ids, known_keys},
+    fields::{Fields, Read},
+    key::{Keys, read_key_ids, read_keys},
 };
 
 /// The longest root metadata, in bytes.
@@ -74,38 +70,21 @@ impl Authority {
 /// Root metadata, as it is written; only a [`TrustedRoot`] decides anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
-    document: RootDocument,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct RootDocument {
-    #[serde(rename = "_type")]
-    kind: String,
-    spec_version: String,
     version: u64,
     expires: UnixMillis,
-    #[serde(default)]
     consistent_snapshot: bool,
-    #[serde(deserialize_with = "known_keys")]
-    keys: BTreeMap<KeyId, PublicKey>,
-    roles: Roles,
-    // Not in the root of a repository that is not ours.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    director: Option<RoleKeys>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Roles {
+    keys: Keys,
     root: RoleKeys,
     timestamp: RoleKeys,
     snapshot: RoleKeys,
     targets: RoleKeys,
+    // Not in the root of a repository that is not ours.
+    director: Option<RoleKeys>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct RoleKeys {
-    #[serde(deserialize_with = "distinct_ids")]
-    keyids: BTreeSet<KeyId>,
+    ids: Vec<KeyId>,
     threshold: usize,
 }
 
@@ -119,40 +98,37 @@ impl Root {
         targets: &Authority,
         director: &Authority,
     ) -> Self {
-        let keys = [root, targets, director].into_iter().flat_map(|authority| &authority.keys);
+        let all = [root, targets, director].into_iter().flat_map(|authority| &authority.keys);
+        let mut keys: Keys = all.map(|key| (key.id(), key.clone())).collect();
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        keys.dedup();
         Self {
-            document: RootDocument {
-                kind: DocumentKind::Root.as_str().into(),
-                spec_version: crate::SPEC_VERSION.into(),
-                version,
-                expires,
-                consistent_snapshot: true,
-                keys: keys.map(|key| (key.id(), key.clone())).collect(),
-                roles: Roles {
-                    root: RoleKeys::of(root),
-                    timestamp: RoleKeys::of(director),
-                    snapshot: RoleKeys::of(director),
-                    targets: RoleKeys::of(targets),
-                },
-                director: Some(RoleKeys::of(director)),
-            },
+            version,
+            expires,
+            consistent_snapshot: true,
+            keys,
+            root: RoleKeys::of(root),
+            timestamp: RoleKeys::of(director),
+            snapshot: RoleKeys::of(director),
+            targets: RoleKeys::of(targets),
+            director: Some(RoleKeys::of(director)),
         }
     }
 
     /// The number of this root in the chain of roots, from 1.
     pub fn version(&self) -> u64 {
-        self.document.version
+        self.version
     }
 
     /// When this root stops being believed.
     pub fn expires(&self) -> UnixMillis {
-        self.document.expires
+        self.expires
     }
 
     /// The keys that hold `role`, by id.
     pub fn keys(&self, role: Role) -> impl Iterator<Item = (&KeyId, &PublicKey)> {
-        let ids = self.role_keys(role).into_iter().flat_map(|role| &role.keyids);
-        ids.filter_map(|id| self.document.keys.get_key_value(id))
+        let ids = self.role_keys(role).map_or(&[][..], |role| &role.ids);
+        self.keys.iter().filter(|(id, _)| ids.contains(id)).map(|(id, key)| (id, key))
     }
 
     /// How many distinct keys must sign for `role`.
@@ -162,75 +138,115 @@ impl Root {
 
     /// Whether the repository keeps old files beside new ones, with their versions and hashes in names.
     pub(crate) fn consistent_snapshot(&self) -> bool {
-        self.document.consistent_snapshot
+        self.consistent_snapshot
     }
 
     /// Who holds `role`.
     pub(crate) fn holders(&self, role: Role) -> Holders {
         match self.role_keys(role) {
-            Some(role) => Holders::among(&self.document.keys, &role.keyids, role.threshold),
-            None => Holders { keys: BTreeMap::new(), threshold: usize::MAX },
+            Some(role) => Holders::among(&self.keys, &role.ids, role.threshold),
+            None => Holders { keys: Keys::new(), threshold: usize::MAX },
         }
     }
 
     #[cfg(any(test, feature = "sign"))]
     pub(crate) fn to_value(&self) -> serde_json::Value {
-        serde_json::to_value(&self.document).expect("root metadata is plain JSON")
+        let keys: serde_json::Map<_, _> =
+            self.keys.iter().map(|(id, key)| (id.to_string(), serde_json::json!(key))).collect();
+        let mut document = serde_json::json!({
+            "_type": DocumentKind::Root.as_str(),
+            "spec_version": crate::SPEC_VERSION,
+            "version": self.version,
+            "expires": self.expires,
+            "consistent_snapshot": self.consistent_snapshot,
+            "keys": keys,
+            "roles": {},
+        });
+        for role in Role::ALL {
+            let Some(RoleKeys { ids, threshold }) = self.role_keys(role) else { continue };
+            let place = match role {
+                Role::Director => &mut document,
+                _ => &mut document["roles"],
+            };
+            place[role.to_string()] = serde_json::json!({ "keyids": ids, "threshold": threshold });
+        }
+        document
     }
 
     fn role_keys(&self, role: Role) -> Option<&RoleKeys> {
-        let roles = &self.document.roles;
         match role {
-            Role::Root => Some(&roles.root),
-            Role::Timestamp => Some(&roles.timestamp),
-            Role::Snapshot => Some(&roles.snapshot),
-            Role::Targets => Some(&roles.targets),
-            Role::Director => self.document.director.as_ref(),
+            Role::Root => Some(&self.root),
+            Role::Timestamp => Some(&self.timestamp),
+            Role::Snapshot => Some(&self.snapshot),
+            Role::Targets => Some(&self.targets),
+            Role::Director => self.director.as_ref(),
         }
     }
 
     /// Reads what a TUF client needs of root metadata. A role that nobody can sign for is let
     /// through: nothing will be believed of it.
-    pub(crate) fn read(signed: Signed) -> Result<Self, Error> {
-        let root = Self { document: signed.read()? };
-        if root.document.version == 0 {
-            return Err(malformed("its version is 0, but versions begin at 1"));
-        }
-        if root.document.keys.len() > KEYS_MAX {
-            return Err(malformed(format!("it has more than {KEYS_MAX} keys")));
-        }
-        if Role::ALL.into_iter().any(|role| root.threshold(role) == 0) {
-            return Err(malformed("a role has a threshold of 0"));
-        }
-        Ok(root)
+    pub(crate) fn read(signed: &Signed) -> Result<Self, Error> {
+        signed.read(|fields| {
+            let roles = fields.fields("roles")?;
+            let role = |name: &str| roles.fields(name).and_then(RoleKeys::read);
+            Ok(Self {
+                version: fields.version()?,
+                expires: fields.expires()?,
+                consistent_snapshot: match fields.optional("consistent_snapshot") {
+                    Some(_) => fields.flag("consistent_snapshot")?,
+                    None => false,
+                },
+                keys: read_keys(fields.fields("keys")?)?,
+                root: role("root")?,
+                timestamp: role("timestamp")?,
+                snapshot: role("snapshot")?,
+                targets: role("targets")?,
+                director: match fields.optional("director") {
+                    Some(_) => Some(RoleKeys::read(fields.fields("director")?)?),
+                    None => None,
+                },
+            })
+        })
     }
 
     /// Reads root metadata in which every role, the director's too, has keys enough to sign.
-    fn read_complete(signed: Signed) -> Result<Self, Error> {
+    fn read_complete(signed: &Signed) -> Result<Self, Error> {
         let root = Self::read(signed)?;
-        if root.document.director.is_none() {
+        if root.director.is_none() {
             return Err(malformed("missing field `director`"));
         }
         for role in Role::ALL {
-            let distinct: BTreeSet<_> = root.keys(role).map(|(_, key)| key).collect();
-            if distinct.len() < root.threshold(role) {
+            let (count, threshold) = (root.distinct_keys(role), root.threshold(role));
+            if count < threshold {
                 return Err(malformed(format!(
-                    "the role {role} has {} keys and a threshold of {}",
-                    distinct.len(),
-                    root.threshold(role)
+                    "the role {role} has {count} keys and a threshold of {threshold}"
                 )));
             }
         }
         Ok(root)
     }
+
+    fn distinct_keys(&self, role: Role) -> usize {
+        let mut distinct: Vec<&PublicKey> = Vec::new();
+        for (_, key) in self.keys(role) {
+            if !distinct.contains(&key) {
+                distinct.push(key);
+            }
+        }
+        distinct.len()
+    }
 }
 
 impl RoleKeys {
     fn of(authority: &Authority) -> Self {
-        Self {
-            keyids: authority.keys.iter().map(PublicKey::id).collect(),
-            threshold: authority.threshold,
-        }
+        let mut ids: Vec<_> = authority.keys.iter().map(PublicKey::id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Self { ids, threshold: authority.threshold }
+    }
+
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        Ok(Self { ids: read_key_ids(fields.list("keyids")?)?, threshold: fields.threshold()? })
     }
 }
 
@@ -251,7 +267,7 @@ impl TrustedRoot {
     /// [`Error`] if the bytes are no root metadata, or not signed by the keys they name.
     pub fn pin(bytes: &[u8]) -> Result<Self, Error> {
         let envelope = Envelope::parse(DocumentKind::Root, bytes, ROOT_BYTES_MAX)?;
-        let root = Root::read_complete(envelope.unverified())?;
+        let root = Root::read_complete(&envelope.unverified())?;
         envelope.verify(&root, Role::Root)?;
         Ok(Self { root })
     }

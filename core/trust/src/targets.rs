@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use selvedge_wire::Digest;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+#[cfg(any(test, feature = "sign"))]
+use serde_json::json;
+use serde_json::{Map, Value};
 
 use crate::{
     DocumentKind, Error, Role, TrustedRoot, UnixMillis,
     envelope::{Envelope, Signed, check_expiry},
+    fields::{Fields, Read},
     hashes::Hashes,
     tuf::Delegations,
 };
@@ -93,28 +95,25 @@ impl BundleStatement {
 
     #[cfg(any(test, feature = "sign"))]
     pub(crate) fn to_value(&self) -> Value {
-        let target = TargetDocument {
-            length: self.manifest.len_bytes,
-            hashes: Hashes::sha256(&self.manifest.digest),
-            custom: serde_json::to_value(CustomDocument {
-                bundle: self.manifest.digest,
-                chunk_index: ChunkIndexDocument {
-                    length: self.chunk_index.len_bytes,
-                    sha256: self.chunk_index.digest.hex().to_string(),
+        let target = json!({
+            "length": self.manifest.len_bytes,
+            "hashes": { "sha256": self.manifest.digest.hex().to_string() },
+            "custom": {
+                "bundle": self.manifest.digest,
+                "chunk_index": {
+                    "length": self.chunk_index.len_bytes,
+                    "sha256": self.chunk_index.digest.hex().to_string(),
                 },
-                hardware_classes: self.hardware_classes.clone(),
-            })
-            .expect("a statement is plain JSON"),
-        };
-        let document = TargetsDocument {
-            kind: DocumentKind::Targets.as_str().into(),
-            spec_version: crate::SPEC_VERSION.into(),
-            version: 1,
-            expires: self.expires,
-            targets: BTreeMap::from([(format!("{}/{}", self.name, self.version), target)]),
-            delegations: None,
-        };
-        serde_json::to_value(document).expect("a statement is plain JSON")
+                "hardware_classes": self.hardware_classes,
+            },
+        });
+        json!({
+            "_type": DocumentKind::Targets.as_str(),
+            "spec_version": crate::SPEC_VERSION,
+            "version": 1,
+            "expires": self.expires,
+            "targets": { format!("{}/{}", self.name, self.version): target },
+        })
     }
 }
 
@@ -128,7 +127,11 @@ impl TrustedRoot {
         let envelope = Envelope::parse(DocumentKind::Targets, bytes, TARGETS_BYTES_MAX)?;
         let document = TargetsDocument::read(envelope.verify(self.root(), Role::Targets)?)?;
         check_expiry(DocumentKind::Targets, document.expires, now)?;
-        Targets::with_sha256(document)
+        let mut targets = BTreeMap::new();
+        for (path, target) in &document.targets {
+            targets.insert(path.clone(), Target::read(target).map_err(malformed)?);
+        }
+        Ok(Targets { version: document.version, expires: document.expires, targets })
     }
 
     /// Verifies targets metadata that speaks of exactly one bundle.
@@ -141,67 +144,67 @@ impl TrustedRoot {
         bytes: &[u8],
         now: UnixMillis,
     ) -> Result<BundleStatement, Error> {
-        if bytes.len() > STATEMENT_BYTES_MAX {
-            return Err(Error::TooLong {
-                document: DocumentKind::Targets,
-                len_bytes: bytes.len(),
-                max_bytes: STATEMENT_BYTES_MAX,
-            });
-        }
-        statement(self.verify_targets(bytes, now)?)
+        self.check_own_expiry(now)?;
+        let envelope = Envelope::parse(DocumentKind::Targets, bytes, STATEMENT_BYTES_MAX)?;
+        let document = TargetsDocument::read(envelope.verify(self.root(), Role::Targets)?)?;
+        check_expiry(DocumentKind::Targets, document.expires, now)?;
+        BundleStatement::read(&document).map_err(malformed)
     }
 }
 
-impl Targets {
-    fn with_sha256(document: TargetsDocument) -> Result<Self, Error> {
-        let targets = document.targets.into_iter().map(|(path, target)| {
-            let sha256 = target.hashes.named("sha256").unwrap_or_default();
-            let digest = digest_from_hex(sha256, "hashes.sha256")?;
-            let blob = Blob { digest, len_bytes: target.length };
-            Ok((path, Target { blob, custom: target.custom }))
-        });
+impl Target {
+    fn read(target: &Value) -> Read<Self> {
+        let TargetDocument { length, hashes, custom } = TargetDocument::read(target)?;
+        let sha256 = hashes.sha256.as_deref().unwrap_or_default();
+        let digest = digest_from_hex(sha256, "hashes.sha256")?;
+        Ok(Self { blob: Blob { digest, len_bytes: length }, custom })
+    }
+}
+
+impl BundleStatement {
+    fn read(document: &TargetsDocument) -> Read<Self> {
+        let mut entries = document.targets.iter();
+        let (Some((path, target)), None) = (entries.next(), entries.next()) else {
+            return Err("a statement is about exactly one bundle".into());
+        };
+        let Target { blob: manifest, custom } = Target::read(target)?;
+        let (name, version) = path.split_once('/').ok_or("its target is not named name/version")?;
+        check_text("the bundle's name", name)?;
+        check_text("the bundle's version", version)?;
+        let custom = Fields::of(&custom).map_err(|reason| format!("custom: {reason}"))?;
+        if custom.parsed::<Digest>("bundle")? != manifest.digest {
+            return Err("custom.bundle is not the digest of the target".into());
+        }
+        let chunk_index = custom.fields("chunk_index")?;
         Ok(Self {
-            version: document.version,
+            name: name.into(),
+            version: version.into(),
+            manifest,
+            chunk_index: Blob {
+                digest: digest_from_hex(chunk_index.text("sha256")?, "custom.chunk_index.sha256")?,
+                len_bytes: chunk_index.number("length")?,
+            },
+            hardware_classes: read_hardware_classes(custom.list("hardware_classes")?)?,
             expires: document.expires,
-            targets: targets.collect::<Result<_, _>>()?,
         })
     }
 }
 
-fn statement(targets: Targets) -> Result<BundleStatement, Error> {
-    let mut entries = targets.targets.into_iter();
-    let (Some((path, target)), None) = (entries.next(), entries.next()) else {
-        return Err(malformed("a statement is about exactly one bundle"));
+fn read_hardware_classes(classes: &[Value]) -> Read<Vec<String>> {
+    if !(1..=HARDWARE_CLASSES_MAX).contains(&classes.len()) {
+        return Err(format!("it has no hardware class or over {HARDWARE_CLASSES_MAX}"));
+    }
+    let read = |class: &Value| {
+        let class = class.as_str().unwrap_or_default();
+        if class != ANY_HARDWARE {
+            check_text("a hardware class", class)?;
+        }
+        Ok(class.to_owned())
     };
-    let (name, version) =
-        path.split_once('/').ok_or_else(|| malformed("its target is not named name/version"))?;
-    check_text("the bundle's name", name)?;
-    check_text("the bundle's version", version)?;
-    let custom = CustomDocument::deserialize(target.custom)
-        .map_err(|error| malformed(format!("custom: {error}")))?;
-    if custom.bundle != target.blob.digest {
-        return Err(malformed("custom.bundle is not the digest of the target"));
-    }
-    if !(1..=HARDWARE_CLASSES_MAX).contains(&custom.hardware_classes.len()) {
-        return Err(malformed(format!("it has no hardware class or over {HARDWARE_CLASSES_MAX}")));
-    }
-    for class in custom.hardware_classes.iter().filter(|class| *class != ANY_HARDWARE) {
-        check_text("a hardware class", class)?;
-    }
-    Ok(BundleStatement {
-        name: name.into(),
-        version: version.into(),
-        manifest: target.blob,
-        chunk_index: Blob {
-            digest: digest_from_hex(&custom.chunk_index.sha256, "custom.chunk_index.sha256")?,
-            len_bytes: custom.chunk_index.length,
-        },
-        hardware_classes: custom.hardware_classes,
-        expires: targets.expires,
-    })
+    classes.iter().map(read).collect()
 }
 
-fn check_text(what: &str, text: &str) -> Result<(), Error> {
+fn check_text(what: &str, text: &str) -> Read<()> {
     let good = (1..=TEXT_BYTES_MAX).contains(&text.len())
         && text
             .bytes()
@@ -210,62 +213,65 @@ fn check_text(what: &str, text: &str) -> Result<(), Error> {
     if good {
         return Ok(());
     }
-    Err(malformed(format!(
-        "{what} is not 1 to {TEXT_BYTES_MAX} letters, digits, '.', '_', '-' and '+'"
-    )))
+    Err(format!("{what} is not 1 to {TEXT_BYTES_MAX} letters, digits, '.', '_', '-' and '+'"))
 }
 
-fn digest_from_hex(text: &str, what: &str) -> Result<Digest, Error> {
-    Digest::from_hex(text)
-        .map_err(|_| malformed(format!("{what} is not 64 lower-case hexadecimal digits")))
+fn digest_from_hex(text: &str, what: &str) -> Read<Digest> {
+    Digest::from_hex(text).map_err(|_| format!("{what} is not 64 lower-case hexadecimal digits"))
 }
 
-fn malformed(reason: impl Into<String>) -> Error {
-    Error::Malformed { document: DocumentKind::Targets, reason: reason.into() }
+fn malformed(reason: String) -> Error {
+    Error::Malformed { document: DocumentKind::Targets, reason }
 }
 
-#[derive(Serialize, Deserialize)]
+/// Targets metadata as TUF has it.
 pub(crate) struct TargetsDocument {
-    #[serde(rename = "_type")]
-    kind: String,
-    spec_version: String,
     pub(crate) version: u64,
     pub(crate) expires: UnixMillis,
-    pub(crate) targets: BTreeMap<String, TargetDocument>,
-    #[serde(default, skip_serializing)]
     pub(crate) delegations: Option<Delegations>,
+    /// Each is a [`TargetDocument`].
+    targets: Map<String, Value>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What targets metadata says about a file.
 pub(crate) struct TargetDocument {
     pub(crate) length: u64,
     pub(crate) hashes: Hashes,
-    #[serde(default)]
     pub(crate) custom: Value,
 }
 
 impl TargetsDocument {
-    pub(crate) fn read(signed: Signed) -> Result<Self, Error> {
-        let document: Self = signed.read()?;
-        if document.version == 0 {
-            return Err(malformed("its version is 0, but versions begin at 1"));
-        }
-        if document.targets.len() > TARGETS_MAX {
-            return Err(malformed(format!("it has more than {TARGETS_MAX} targets")));
-        }
-        Ok(document)
+    pub(crate) fn read(mut signed: Signed) -> Result<Self, Error> {
+        let read = signed.read(|fields| {
+            let targets = fields.fields("targets")?;
+            if targets.len() > TARGETS_MAX {
+                return Err(format!("it has more than {TARGETS_MAX} targets"));
+            }
+            targets.iter().try_for_each(|(_, target)| TargetDocument::read(target).map(drop))?;
+            let delegations = match fields.optional("delegations") {
+                Some(_) => Some(Delegations::read(fields.fields("delegations")?)?),
+                None => None,
+            };
+            let (version, expires) = (fields.version()?, fields.expires()?);
+            Ok(Self { version, expires, delegations, targets: Map::new() })
+        });
+        Ok(Self { targets: signed.take_object("targets"), ..read? })
+    }
+
+    /// What is said about the target at `path`.
+    pub(crate) fn target(&self, path: &str) -> Option<TargetDocument> {
+        let target = TargetDocument::read(self.targets.get(path)?);
+        Some(target.expect("every target was read once"))
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct CustomDocument {
-    bundle: Digest,
-    chunk_index: ChunkIndexDocument,
-    hardware_classes: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct ChunkIndexDocument {
-    length: u64,
-    sha256: String,
+impl TargetDocument {
+    fn read(target: &Value) -> Read<Self> {
+        let fields = Fields::of(target)?;
+        Ok(Self {
+            length: fields.number("length")?,
+            hashes: Hashes::read(fields.fields("hashes")?)?,
+            custom: fields.optional("custom").cloned().unwrap_or_default(),
+        })
+    }
 }

@@ -1,33 +1,33 @@
 //! Delegations: which other role speaks of which targets.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use ring::digest::{SHA256, digest};
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
-    KeyId, PublicKey, RoleName,
+    KeyId, RoleName,
     envelope::Holders,
+    fields::{Fields, Read},
     hex,
-    key::{distinct_ids, known_keys},
+    key::{Keys, read_key_ids, read_keys},
 };
 
+/// The most roles that one document delegates to.
+const DELEGATIONS_MAX: usize = 1024;
+
 /// The roles that targets metadata delegates to, in the order in which they are asked.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "DelegationsDocument")]
+#[derive(Debug)]
 pub(crate) struct Delegations {
-    keys: BTreeMap<KeyId, PublicKey>,
+    keys: Keys,
     roles: Vec<DelegatedRole>,
 }
 
 /// A role, and the targets that it is asked about.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "DelegatedRoleDocument")]
+#[derive(Debug)]
 pub(crate) struct DelegatedRole {
     pub(crate) name: RoleName,
     /// Whether nobody else is asked about these targets.
     pub(crate) terminating: bool,
-    keyids: BTreeSet<KeyId>,
+    keyids: Vec<KeyId>,
     threshold: usize,
     targets: TargetSet,
 }
@@ -41,6 +41,26 @@ enum TargetSet {
 }
 
 impl Delegations {
+    pub(crate) fn read(fields: Fields<'_>) -> Read<Self> {
+        let keys = read_keys(fields.fields("keys")?)?;
+        let listed = match fields.optional("roles") {
+            Some(_) => fields.list("roles")?,
+            None => &[],
+        };
+        if listed.len() > DELEGATIONS_MAX {
+            return Err(format!("it delegates to more than {DELEGATIONS_MAX} roles"));
+        }
+        let mut roles: Vec<DelegatedRole> = Vec::new();
+        for role in listed {
+            let role = DelegatedRole::read(Fields::of(role)?)?;
+            if roles.iter().any(|other| other.name == role.name) {
+                return Err(format!("it delegates to the role {} twice", role.name));
+            }
+            roles.push(role);
+        }
+        Ok(Self { keys, roles })
+    }
+
     /// The roles to ask about the target at `path`.
     pub(crate) fn of_target(&self, path: &str) -> impl Iterator<Item = &DelegatedRole> {
         self.roles.iter().filter(move |role| role.targets.contain(path))
@@ -50,6 +70,38 @@ impl Delegations {
     pub(crate) fn holders(&self, role: &DelegatedRole) -> Holders {
         Holders::among(&self.keys, &role.keyids, role.threshold)
     }
+}
+
+impl DelegatedRole {
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        let name: RoleName = fields.parsed("name")?;
+        if name.is_top_level() {
+            return Err(format!("it delegates to {name}, which only root can"));
+        }
+        let lists = (fields.optional("paths"), fields.optional("path_hash_prefixes"));
+        let targets = match lists {
+            (Some(_), None) => TargetSet::Paths(read_texts(fields.list("paths")?)?),
+            (None, Some(_)) => {
+                TargetSet::HashPrefixes(read_texts(fields.list("path_hash_prefixes")?)?)
+            }
+            _ => {
+                return Err(format!("the role {name} has not one of paths and path_hash_prefixes"));
+            }
+        };
+        Ok(Self {
+            name,
+            terminating: fields.flag("terminating")?,
+            keyids: read_key_ids(fields.list("keyids")?)?,
+            threshold: fields.threshold()?,
+            targets,
+        })
+    }
+}
+
+fn read_texts(list: &[Value]) -> Read<Vec<String>> {
+    let read = |text: &Value| text.as_str().map(String::from);
+    let texts: Option<_> = list.iter().map(read).collect();
+    texts.ok_or_else(|| "a delegation has a path that is not a string".into())
 }
 
 impl TargetSet {
@@ -102,60 +154,6 @@ fn part_matches(pattern: &str, part: &str) -> bool {
     }
 }
 
-#[derive(Deserialize)]
-struct DelegationsDocument {
-    #[serde(deserialize_with = "known_keys")]
-    keys: BTreeMap<KeyId, PublicKey>,
-    #[serde(default)]
-    roles: Vec<DelegatedRole>,
-}
-
-#[derive(Deserialize)]
-struct DelegatedRoleDocument {
-    name: RoleName,
-    #[serde(deserialize_with = "distinct_ids")]
-    keyids: BTreeSet<KeyId>,
-    threshold: usize,
-    terminating: bool,
-    paths: Option<Vec<String>>,
-    path_hash_prefixes: Option<Vec<String>>,
-}
-
-impl TryFrom<DelegationsDocument> for Delegations {
-    type Error = String;
-
-    fn try_from(document: DelegationsDocument) -> Result<Self, String> {
-        let DelegationsDocument { keys, roles } = document;
-        let mut names = BTreeSet::new();
-        if let Some(twice) = roles.iter().find(|role| !names.insert(&role.name)) {
-            return Err(format!("it delegates to the role {} twice", twice.name));
-        }
-        Ok(Self { keys, roles })
-    }
-}
-
-impl TryFrom<DelegatedRoleDocument> for DelegatedRole {
-    type Error = String;
-
-    fn try_from(document: DelegatedRoleDocument) -> Result<Self, String> {
-        let DelegatedRoleDocument { name, keyids, threshold, terminating, .. } = document;
-        if name.is_top_level() {
-            return Err(format!("it delegates to {name}, which only root can"));
-        }
-        if threshold == 0 {
-            return Err(format!("the role {name} has a threshold of 0"));
-        }
-        let targets = match (document.paths, document.path_hash_prefixes) {
-            (Some(patterns), None) => TargetSet::Paths(patterns),
-            (None, Some(prefixes)) => TargetSet::HashPrefixes(prefixes),
-            _ => {
-                return Err(format!("the role {name} has not one of paths and path_hash_prefixes"));
-            }
-        };
-        Ok(Self { name, terminating, keyids, threshold, targets })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -194,7 +192,8 @@ mod tests {
     }
 
     fn role(document: &str) -> Result<DelegatedRole, String> {
-        serde_json::from_str(document).map_err(|error| error.to_string())
+        let value: Value = serde_json::from_str(document).expect("the case is JSON");
+        DelegatedRole::read(Fields::of(&value)?)
     }
 
     #[test]
@@ -226,7 +225,8 @@ mod tests {
             assert!(error.contains(reason), "{reason}: {error}");
         }
         let twice = format!(r#"{{"keys":{{}},"roles":[{good},{good}]}}"#);
-        let error = serde_json::from_str::<Delegations>(&twice).expect_err("twice").to_string();
+        let twice: Value = serde_json::from_str(&twice).expect("the case is JSON");
+        let error = Fields::of(&twice).and_then(Delegations::read).expect_err("twice");
         assert!(error.contains("role a twice"), "{error}");
     }
 

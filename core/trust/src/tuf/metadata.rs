@@ -1,12 +1,11 @@
 //! The roles' metadata, verified: how bytes become what the states work with.
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::{
     DocumentKind, Error, FileCheck, Limits, Role, RoleName, Root, UnixMillis,
     envelope::{Envelope, Holders, check_expiry},
+    fields::{Fields, Read},
     hashes::Hashes,
     targets::TargetsDocument,
 };
@@ -24,11 +23,12 @@ pub(crate) struct Timestamp {
 pub(crate) struct Snapshot {
     pub(crate) version: u64,
     pub(crate) expires: UnixMillis,
-    files: BTreeMap<String, FileMeta>,
+    /// Each is a [`FileMeta`].
+    files: Map<String, Value>,
 }
 
 /// What metadata says about a file of other metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileMeta {
     pub(crate) version: u64,
     length: Option<u64>,
@@ -38,7 +38,7 @@ pub(crate) struct FileMeta {
 /// Reads the root that is trusted: it vouches for itself.
 pub(crate) fn trusted_root(bytes: &[u8], limits: &Limits) -> Result<Root, Error> {
     let envelope = Envelope::parse(DocumentKind::Root, bytes, limits.root_bytes)?;
-    let root = Root::read(envelope.unverified())?;
+    let root = Root::read(&envelope.unverified())?;
     envelope.check(&root, Role::Root)?;
     Ok(root)
 }
@@ -47,7 +47,7 @@ pub(crate) fn trusted_root(bytes: &[u8], limits: &Limits) -> Result<Root, Error>
 pub(crate) fn next_root(bytes: &[u8], root: &Root, limits: &Limits) -> Result<Root, Error> {
     let envelope = Envelope::parse(DocumentKind::Root, bytes, limits.root_bytes)?;
     envelope.check(root, Role::Root)?;
-    let next = Root::read(envelope.unverified())?;
+    let next = Root::read(&envelope.unverified())?;
     envelope.check(&next, Role::Root)?;
     check_version(DocumentKind::Root, next.version(), root.version().saturating_add(1))?;
     Ok(next)
@@ -55,46 +55,71 @@ pub(crate) fn next_root(bytes: &[u8], root: &Root, limits: &Limits) -> Result<Ro
 
 impl Timestamp {
     pub(crate) fn read(bytes: &[u8], root: &Root, limits: &Limits) -> Result<Self, Error> {
-        let document = DocumentKind::Timestamp;
-        let envelope = Envelope::parse(document, bytes, limits.timestamp_bytes)?;
-        let signed = envelope.verify(root, Role::Timestamp)?;
-        let MetaDocument { version, expires, mut meta } = read_meta(document, signed.read()?)?;
-        let snapshot = meta.remove("snapshot.json").ok_or_else(|| Error::Malformed {
-            document,
-            reason: "it does not name a snapshot".into(),
-        })?;
-        Ok(Self { version, expires, snapshot })
+        let envelope = Envelope::parse(DocumentKind::Timestamp, bytes, limits.timestamp_bytes)?;
+        envelope.verify(root, Role::Timestamp)?.read(|fields| {
+            let snapshot = fields.fields("meta")?.value("snapshot.json")?;
+            Ok(Self {
+                version: fields.version()?,
+                expires: fields.expires()?,
+                snapshot: FileMeta::read(snapshot)?,
+            })
+        })
     }
 }
 
 impl Snapshot {
     pub(crate) fn read(bytes: &[u8], root: &Root, limits: &Limits) -> Result<Self, Error> {
-        let document = DocumentKind::Snapshot;
-        let envelope = Envelope::parse(document, bytes, limits.snapshot_bytes)?;
-        let signed = envelope.verify(root, Role::Snapshot)?;
-        let MetaDocument { version, expires, meta } = read_meta(document, signed.read()?)?;
-        Ok(Self { version, expires, files: meta })
+        let envelope = Envelope::parse(DocumentKind::Snapshot, bytes, limits.snapshot_bytes)?;
+        let mut signed = envelope.verify(root, Role::Snapshot)?;
+        let (version, expires) = signed.read(|fields| {
+            let mut files = fields.fields("meta")?.iter();
+            files.try_for_each(|(_, file)| FileMeta::read(file).map(drop))?;
+            Ok((fields.version()?, fields.expires()?))
+        })?;
+        Ok(Self { version, expires, files: signed.take_object("meta") })
     }
 
     /// What is said about the metadata of `role`.
-    pub(crate) fn file(&self, role: &RoleName) -> Option<&FileMeta> {
-        self.files.get(&role.meta_name())
+    pub(crate) fn file(&self, role: &RoleName) -> Option<FileMeta> {
+        self.named(&role.meta_name())
     }
 
     /// Whether everything that `older` names is named here, in no older version (§5.5.5).
     pub(crate) fn check_follows(&self, older: &Self) -> Result<(), Error> {
         for (name, old) in &older.files {
             let new = self
-                .files
-                .get(name)
+                .named(name)
                 .ok_or_else(|| Error::FileVanished { file: name.escape_debug().to_string() })?;
-            check_rollback(name, new.version, old.version)?;
+            check_rollback(name, new.version, known(old).version)?;
         }
         Ok(())
     }
+
+    fn named(&self, name: &str) -> Option<FileMeta> {
+        self.files.get(name).map(known)
+    }
+}
+
+fn known(file: &Value) -> FileMeta {
+    FileMeta::read(file).expect("every file of a snapshot was read once")
 }
 
 impl FileMeta {
+    fn read(file: &Value) -> Read<Self> {
+        let fields = Fields::of(file)?;
+        Ok(Self {
+            version: fields.version()?,
+            length: match fields.optional("length") {
+                Some(_) => Some(fields.number("length")?),
+                None => None,
+            },
+            hashes: match fields.optional("hashes") {
+                Some(_) => Some(Hashes::read(fields.fields("hashes")?)?),
+                None => None,
+            },
+        })
+    }
+
     /// The most bytes that the file can have.
     pub(crate) fn max_bytes(
         &self,
@@ -159,20 +184,4 @@ pub(crate) fn check_version(
     } else {
         Err(Error::OtherVersion { document, version, expected })
     }
-}
-
-#[derive(Deserialize)]
-struct MetaDocument {
-    version: u64,
-    expires: UnixMillis,
-    meta: BTreeMap<String, FileMeta>,
-}
-
-fn read_meta(document: DocumentKind, read: MetaDocument) -> Result<MetaDocument, Error> {
-    let zero = read.version == 0 || read.meta.values().any(|file| file.version == 0);
-    if zero {
-        let reason = "a version is 0, but versions begin at 1".into();
-        return Err(Error::Malformed { document, reason });
-    }
-    Ok(read)
 }

@@ -1,7 +1,5 @@
 //! What a repository says about a target: through delegations, in the order of their trust.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use crate::{
@@ -55,8 +53,7 @@ impl Repository {
         let holders = self.root.holders(Role::Targets);
         let top = Visit { role: RoleName::targets(), holders, depth: 0 };
         let path = path.into();
-        Walk { repository: self, path, to_visit: vec![top], visited: BTreeSet::new() }
-            .go_on(trusted)
+        Walk { repository: self, path, to_visit: vec![top], visited: Vec::new() }.go_on(trusted)
     }
 
     /// How to fetch `target`: the name is relative to where the repository keeps targets.
@@ -64,7 +61,7 @@ impl Repository {
     /// # Errors
     /// [`Error::NoKnownHash`] if no hash of the target is by a function that this build knows.
     pub fn target_request(&self, target: &TargetFile) -> Result<Request, Error> {
-        let hash = target.hashes.known().ok_or(Error::NoKnownHash)?;
+        let hash = target.hashes.any().ok_or(Error::NoKnownHash)?;
         let path = quoted(&target.path, |byte| b"/%!$&'()*+,;=:@".contains(&byte));
         let file = match path.rsplit_once('/') {
             _ if !self.root.consistent_snapshot() => path,
@@ -99,7 +96,7 @@ impl Repository {
     ) -> Result<TargetsDocument, Error> {
         let unlisted = || Error::RoleUnlisted { role: role.clone() };
         let meta = self.snapshot.file(role).ok_or_else(unlisted)?;
-        read_targets(bytes, meta, holders, self.context.now, &self.context.limits)
+        read_targets(bytes, &meta, holders, self.context.now, &self.context.limits)
     }
 }
 
@@ -139,7 +136,7 @@ struct Walk<'repository> {
     path: String,
     /// What comes next is last.
     to_visit: Vec<Visit>,
-    visited: BTreeSet<RoleName>,
+    visited: Vec<RoleName>,
 }
 
 /// A role, as another delegates to it.
@@ -187,13 +184,12 @@ impl<'repository> Walk<'repository> {
     }
 
     /// The target, if `targets` has it; else those that it delegates to are next.
-    fn look_into(&mut self, mut targets: TargetsDocument, visit: Visit) -> Option<TargetFile> {
-        if let Some(TargetDocument { length, hashes, custom }) = targets.targets.remove(&self.path)
-        {
+    fn look_into(&mut self, targets: TargetsDocument, visit: Visit) -> Option<TargetFile> {
+        if let Some(TargetDocument { length, hashes, custom }) = targets.target(&self.path) {
             let path = self.path.clone();
             return Some(TargetFile { path, len_bytes: length, hashes, custom });
         }
-        self.visited.insert(visit.role);
+        self.visited.push(visit.role);
         let delegations = targets.delegations.as_ref()?;
         let mut next = Vec::new();
         for role in delegations.of_target(&self.path) {

@@ -1,6 +1,6 @@
 //! The metadata that a client has come to trust, as the bytes that it was received in.
 
-use std::{collections::BTreeMap, mem};
+use std::mem;
 
 use crate::RoleName;
 
@@ -10,7 +10,7 @@ use crate::RoleName;
 /// what changed. Nothing in it is believed because it is here: each file is verified again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedMetadata {
-    files: BTreeMap<RoleName, Vec<u8>>,
+    files: Vec<(RoleName, Vec<u8>)>,
     changes: Vec<RoleName>,
 }
 
@@ -22,7 +22,7 @@ impl TrustedMetadata {
 
     /// The metadata of `role`, if there is some.
     pub fn file(&self, role: &RoleName) -> Option<&[u8]> {
-        self.files.get(role).map(Vec::as_slice)
+        self.files.iter().find_map(|(held, bytes)| (held == role).then_some(&bytes[..]))
     }
 
     /// The roles whose metadata changed since the last call, in the order to store it in. That of a role
@@ -36,20 +36,22 @@ impl TrustedMetadata {
 
     pub(crate) fn keep(&mut self, role: RoleName, bytes: Vec<u8>) {
         self.changes.push(role.clone());
-        self.files.insert(role, bytes);
+        self.files.retain(|(held, _)| *held != role);
+        self.files.push((role, bytes));
     }
 
     pub(crate) fn forget(&mut self, role: RoleName) {
-        if self.files.remove(&role).is_some() {
+        if self.file(&role).is_some() {
+            self.files.retain(|(held, _)| *held != role);
             self.changes.push(role);
         }
     }
 
     /// Forgets delegated roles that are not `listed`.
     pub(crate) fn forget_delegated_unless(&mut self, listed: impl Fn(&RoleName) -> bool) {
-        let gone = self.files.keys().filter(|role| !role.is_top_level() && !listed(role));
-        for role in gone.cloned().collect::<Vec<_>>() {
-            self.forget(role);
-        }
+        let stays = |role: &RoleName| role.is_top_level() || listed(role);
+        let gone = self.files.iter().map(|(role, _)| role).filter(|role| !stays(role));
+        self.changes.extend(gone.cloned());
+        self.files.retain(|(role, _)| stays(role));
     }
 }

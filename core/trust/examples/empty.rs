@@ -1,0 +1,3 @@
+//! What `footprint` is compared with.
+
+fn main() {}
