@@ -1,5 +1,12 @@
 //! What spans crates: architecture, end to end, golden bytes.
 
+pub mod api;
 pub mod binary;
 pub mod certificates;
+pub mod client;
+pub mod keys;
 pub mod mosquitto;
+pub mod process;
+pub mod shuttle;
+pub mod stage;
+pub mod uplink;
