@@ -1,0 +1,359 @@
+//! What must not run does not, and people see why.
+//!
+//! The attacker owns the broker: an account that may do all that the fleet's may. Two cases go further
+//! and hold the director's key too, which still cannot make a bundle answer that the publisher has not
+//! signed. In each case the bundle before goes on answering, nothing of the new one is in the slot, and
+//! the reason stands in the API and on the dashboard.
+
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use selvedge_bundle::{
+    Bundle, BundleBuilder, Golden, Manifest, ManifestDraft, NamedTensor, TensorData, chunks_of,
+    compress,
+};
+use selvedge_link::Publish;
+use selvedge_tests::{
+    api::number,
+    client::Client,
+    keys::{new_key, statement},
+    shuttle,
+    stage::{Stage, id, replay, runs, topic_name},
+};
+use selvedge_trust::SigningKey;
+use selvedge_wire::{BundleOffer, Desired, Digest, Topic, decode, encode};
+use serde_json::Value;
+
+/// An attack on one device, and what becomes of it.
+struct Case {
+    device: &'static str,
+    /// What is done, after which the device is to refuse something.
+    attack: fn(&mut Scene<'_>),
+    shown: Shown,
+    /// What the reason says.
+    reason: &'static str,
+}
+
+/// Where the API shows the reason.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// In the device's report about its slot.
+    Slot,
+    /// In an event of this kind.
+    Event(&'static str),
+}
+
+const CASES: &[Case] = &[
+    Case {
+        device: "tampered-chunk",
+        attack: tamper_with_a_chunk,
+        shown: Shown::Event("input-malformed"),
+        reason: "its content has another digest",
+    },
+    Case {
+        device: "truncated-offer",
+        attack: truncate_the_offer,
+        shown: Shown::Event("input-malformed"),
+        reason: "does not encode",
+    },
+    Case {
+        device: "truncated-index",
+        attack: truncate_the_index,
+        shown: Shown::Slot,
+        reason: "the chunk index is not the one that the statement names",
+    },
+    Case {
+        device: "unknown-signer",
+        attack: sign_with_a_key_of_nobodys,
+        shown: Shown::Slot,
+        reason: "0 valid signatures of the role targets",
+    },
+    Case {
+        device: "director-signs",
+        attack: sign_with_the_directors_key,
+        shown: Shown::Slot,
+        reason: "but only targets may sign it",
+    },
+    Case {
+        device: "wrong-shape",
+        attack: publish_a_manifest_with_another_shape,
+        shown: Shown::Slot,
+        reason: "in the manifest and",
+    },
+    Case {
+        device: "wrong-golden",
+        attack: publish_golden_vectors_that_do_not_match,
+        shown: Shown::Slot,
+        reason: "golden vectors: output",
+    },
+    Case {
+        device: "foreign-desired",
+        attack: replay_what_another_device_should_run,
+        shown: Shown::Event("desired-refused"),
+        reason: "is for the device bystander, not for foreign-desired",
+    },
+    Case {
+        device: "older-desired",
+        attack: replay_what_the_device_should_run_before,
+        shown: Shown::Event("desired-refused"),
+        reason: "has generation 1, older than 2",
+    },
+];
+
+/// A device with a bundle that answers, and an attacker.
+struct Scene<'a> {
+    stage: &'a mut Stage,
+    thief: &'a mut Client,
+    device: &'static str,
+    /// The bundle that must go on answering.
+    answering: Digest,
+}
+
+#[test]
+fn what_is_tampered_truncated_wrongly_signed_or_unfit_stays_out_of_the_slot_and_is_explained() {
+    let Some(mut stage) = Stage::mosquitto() else { return };
+    let first = stage.publish(&shuttle::bundle("v1"));
+    stage.add_device("bystander");
+    stage.assign("bystander", first);
+    let mut thief = stage.thief();
+    let failures: Vec<&str> = CASES
+        .iter()
+        .filter(|case| {
+            let played = || play(case, &mut stage, &mut thief, first);
+            // Every case that fails is named, not the first alone.
+            catch_unwind(AssertUnwindSafe(played)).is_err()
+        })
+        .map(|case| case.device)
+        .collect();
+    assert_eq!(failures, [] as [&str; 0]);
+}
+
+#[test]
+fn a_chunk_that_was_tampered_with_is_taken_once_it_is_right_again() {
+    let Some(mut stage) = Stage::mosquitto() else { return };
+    let first = stage.publish(&shuttle::bundle("v1"));
+    let mut thief = stage.thief();
+    let mut scene = Scene::set(&mut stage, &mut thief, "line-1", first);
+    let bundle = variant("healed").build().expect("it is well formed");
+    let (chunk, content) = own_chunk(&bundle, "healed");
+    tamper(&mut scene, &bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
+    stage.wait_for_event("line-1", "input-malformed", "another digest");
+    assert!(runs(&stage.api().get("/api/v1/devices/line-1"), first));
+    thief.plant(Publish::retained(topic_name(&Topic::Chunk(chunk)), encode(&compress(&content))));
+    stage.wait_until_runs("line-1", bundle.digest());
+}
+
+fn play(case: &Case, stage: &mut Stage, thief: &mut Client, first: Digest) {
+    let mut scene = Scene::set(stage, thief, case.device, first);
+    (case.attack)(&mut scene);
+    let Scene { stage, device, answering, .. } = scene;
+    match case.shown {
+        Shown::Slot => {
+            let seen = stage.wait_for_device(device, case.reason, |seen| {
+                let slot = &seen["reported"]["slots"][0];
+                slot["reason"].as_str().is_some_and(|reason| reason.contains(case.reason))
+            });
+            assert_eq!(seen["reported"]["slots"][0]["phase"], "refused");
+            let problems = seen["problems"].as_array().expect("problems are a list");
+            let is = |problem: &Value| problem.as_str().is_some_and(|p| p.contains(case.reason));
+            assert!(problems.iter().any(is), "{problems:?}");
+        }
+        Shown::Event(kind) => drop(stage.wait_for_event(device, kind, case.reason)),
+    }
+    let page = stage.api().get("/");
+    let page = page.as_str().expect("the dashboard is a page");
+    assert!(page.contains(case.reason), "{:?} is not on the page:\n{page}", case.reason);
+    assert_goes_on(stage, device, answering);
+    stage.take_agent(device).stop();
+}
+
+/// The bundle before answers, nothing fails, and the disk has no other bundle.
+fn assert_goes_on(stage: &Stage, device: &str, answering: Digest) {
+    let stored = number(&stage.stream(device, 1, "results")["records"]);
+    stage.wait_for_results(device, 1, stored + 20);
+    let seen = stage.api().get(&format!("/api/v1/devices/{device}"));
+    assert!(runs(&seen, answering), "{:#}", seen["reported"]);
+    assert_eq!(number(&seen["health"]["inferences_failed"]), 0);
+    let newest = stage.api().rows(device, "results").pop().expect("there are results");
+    assert_eq!(newest["bundle"], answering.to_string());
+    let state = stage.device_folder(device).join("state");
+    let record = fs::read(state.join("slots/main.json")).expect("the slot has a record");
+    let record: Value = serde_json::from_slice(&record).expect("the record is JSON");
+    assert_eq!(record["current"], answering.to_string());
+}
+
+impl<'a> Scene<'a> {
+    /// A new device on which `first` answers.
+    fn set(
+        stage: &'a mut Stage,
+        thief: &'a mut Client,
+        device: &'static str,
+        first: Digest,
+    ) -> Self {
+        stage.add_agent(device, &replay(&shuttle::replay_file(), 20, true));
+        stage.deploy(device, first);
+        stage.wait_for_results(device, 1, 10);
+        Self { stage, thief, device, answering: first }
+    }
+
+    fn plant_chunk(&self, chunk: Digest, content: &[u8]) {
+        let payload = encode(&compress(content));
+        self.thief.plant(Publish::retained(topic_name(&Topic::Chunk(chunk)), payload));
+    }
+
+    fn plant_offer(&self, bundle: Digest, payload: Vec<u8>) {
+        self.thief.plant(Publish::retained(topic_name(&Topic::Bundle(bundle)), payload));
+    }
+
+    fn plant_desired(&self, payload: Vec<u8>) {
+        let topic = topic_name(&Topic::Desired(id(self.device)));
+        self.thief.plant(Publish::retained(topic, payload));
+    }
+
+    /// What the broker keeps under a topic.
+    fn retained(&mut self, topic: &Topic) -> Vec<u8> {
+        self.thief.retained(&topic_name(topic))
+    }
+}
+
+/// Lets the fleet send out `bundle`, and changes at the broker what the device is about to fetch.
+fn tamper(scene: &mut Scene<'_>, bundle: &Bundle, change: impl FnOnce(&mut Scene<'_>)) {
+    scene.stage.publish(bundle);
+    scene.stage.agent(scene.device).pause();
+    scene.stage.assign(scene.device, bundle.digest());
+    scene.retained(&Topic::Bundle(bundle.digest()));
+    for (chunk, _) in chunks_of(bundle) {
+        scene.retained(&Topic::Chunk(chunk.digest));
+    }
+    change(scene);
+    scene.stage.agent(scene.device).resume();
+}
+
+fn tamper_with_a_chunk(scene: &mut Scene<'_>) {
+    let bundle = variant(scene.device).build().expect("it is well formed");
+    let (chunk, content) = own_chunk(&bundle, scene.device);
+    tamper(scene, &bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
+}
+
+fn truncate_the_offer(scene: &mut Scene<'_>) {
+    let bundle = variant(scene.device).build().expect("it is well formed");
+    tamper(scene, &bundle, |scene| {
+        let mut offer = scene.retained(&Topic::Bundle(bundle.digest()));
+        offer.truncate(offer.len() / 2);
+        scene.plant_offer(bundle.digest(), offer);
+    });
+}
+
+fn truncate_the_index(scene: &mut Scene<'_>) {
+    let bundle = variant(scene.device).build().expect("it is well formed");
+    tamper(scene, &bundle, |scene| {
+        let offer = scene.retained(&Topic::Bundle(bundle.digest()));
+        let mut offer: BundleOffer = decode(&offer).expect("the fleet speaks well");
+        offer.index.truncate(offer.index.len() / 2);
+        scene.plant_offer(bundle.digest(), encode(&offer));
+    });
+}
+
+fn sign_with_a_key_of_nobodys(scene: &mut Scene<'_>) {
+    forge(scene, &new_key());
+}
+
+fn sign_with_the_directors_key(scene: &mut Scene<'_>) {
+    let pkcs8 = scene.stage.keys().director.to_pkcs8().to_vec();
+    forge(scene, &SigningKey::from_pkcs8(&pkcs8).expect("it was just written"));
+}
+
+/// The fleet takes no such bundle. So the attacker, who has the director's key, sends out all of it.
+fn forge(scene: &mut Scene<'_>, signer: &SigningKey) {
+    let bundle = variant(scene.device).build().expect("it is well formed");
+    let forged = statement(&bundle).sign(signer);
+    let (status, answer) = scene.stage.upload_with(&bundle, forged.clone());
+    assert_eq!(status, 400, "{answer}");
+    let path = format!("/api/v1/devices/{}/desired", scene.device);
+    let body = serde_json::json!({ "slots": { "main": bundle.digest() } });
+    let assigned = scene.stage.api().call("PUT", &path, Some(&body)).expect("the fleet answers");
+    assert_eq!(assigned.0, 404, "{}", assigned.1);
+
+    for (chunk, content) in chunks_of(&bundle) {
+        scene.plant_chunk(chunk.digest, content);
+    }
+    let index = selvedge_bundle::ChunkIndex::of(&bundle).expect("it is not too large").encode();
+    scene.plant_offer(bundle.digest(), encode(&BundleOffer { statement: forged, index }));
+    let document = scene.stage.keys().desired(scene.device, 2, bundle.digest());
+    scene.plant_desired(encode(&Desired { document }));
+}
+
+fn publish_a_manifest_with_another_shape(scene: &mut Scene<'_>) {
+    let parts = variant(scene.device);
+    let mut draft = parts.manifest.clone().into_draft();
+    let shape = serde_json::json!([-1, 3]);
+    draft.outputs[0].shape = serde_json::from_value(shape).expect("a shape is a list of extents");
+    draft.labels.push("other".into());
+    let manifest = keep(draft);
+    let rows = parts.golden.rows();
+    let outputs = vec![tensor("logits", vec![rows, 3], vec![0.0; 3 * rows])];
+    let golden = Golden::new(&manifest, parts.golden.inputs().to_vec(), outputs);
+    let golden = golden.expect("they fit the manifest, though not the model");
+    send_out(scene, BundleBuilder { manifest, golden, ..parts });
+}
+
+fn publish_golden_vectors_that_do_not_match(scene: &mut Scene<'_>) {
+    let parts = variant(scene.device);
+    let rows = parts.golden.rows();
+    let outputs = vec![tensor("logits", vec![rows, 2], vec![1e6; 2 * rows])];
+    let golden = Golden::new(&parts.manifest, parts.golden.inputs().to_vec(), outputs);
+    send_out(scene, BundleBuilder { golden: golden.expect("they have the right shape"), ..parts });
+}
+
+fn replay_what_another_device_should_run(scene: &mut Scene<'_>) {
+    let foreign = scene.retained(&Topic::Desired(id("bystander")));
+    scene.plant_desired(foreign);
+}
+
+fn replay_what_the_device_should_run_before(scene: &mut Scene<'_>) {
+    let before = scene.retained(&Topic::Desired(id(scene.device)));
+    let second = variant(scene.device).build().expect("it is well formed");
+    scene.stage.publish(&second);
+    scene.stage.deploy(scene.device, second.digest());
+    scene.answering = second.digest();
+    scene.plant_desired(before);
+}
+
+/// The fleet cannot run a bundle, so it takes one that is signed and whole; devices do run it.
+fn send_out(scene: &mut Scene<'_>, parts: BundleBuilder) {
+    let bundle = parts.build().expect("it is well formed");
+    scene.stage.publish(&bundle);
+    scene.stage.assign(scene.device, bundle.digest());
+}
+
+/// The second version with a description of its own, which makes it another bundle.
+fn variant(words: &str) -> BundleBuilder {
+    let parts = shuttle::parts("v2");
+    let mut draft = parts.manifest.into_draft();
+    draft.description = format!("A bundle for the case {words}.");
+    BundleBuilder { manifest: keep(draft), ..parts }
+}
+
+fn keep(draft: ManifestDraft) -> Manifest {
+    Manifest::try_from(draft).expect("the manifest keeps every rule")
+}
+
+fn tensor(name: &str, shape: Vec<usize>, values: Vec<f32>) -> NamedTensor {
+    NamedTensor::new(name, shape, TensorData::F32(values)).expect("the shape has as many values")
+}
+
+/// The chunk of a variant that no other bundle has.
+fn own_chunk(bundle: &Bundle, words: &str) -> (Digest, Vec<u8>) {
+    let has = |content: &[u8]| content.windows(words.len()).any(|part| part == words.as_bytes());
+    let found = chunks_of(bundle).find(|(_, content)| has(content));
+    let (chunk, content) = found.expect("the manifest is in a chunk");
+    (chunk.digest, content.to_vec())
+}
+
+fn tampered(content: &[u8]) -> Vec<u8> {
+    let mut content = content.to_vec();
+    content[0] ^= 1;
+    content
+}
