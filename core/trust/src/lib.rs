@@ -3,14 +3,21 @@
 //! Bytes and the time go in, decisions come out. The crate never touches the network, a disk or a
 //! clock. A device builds it without the feature `sign`, and so cannot make a signature.
 //!
-//! What it guarantees: a value that [`TrustedRoot`] returns was signed, in the canonical form of the
-//! bytes that were received, by as many distinct keys as the pinned root demands of that role; it has
-//! not expired at the time given; it names this fleet and this device where it names any.
+//! Two ways lead to what a device believes. [`TrustedRoot`] is pinned and decides about single documents:
+//! statements and desired states. That is what agent and fleet use. [`Refresh`] and [`Search`] are a client
+//! of a whole TUF repository, with a chain of roots and delegations; `selvedge tuf` uses them, agent and
+//! fleet do not yet.
+//!
+//! What it guarantees: a value that is returned was signed, in the canonical form of the bytes that were
+//! received, by as many distinct keys as the root, or the role that delegates, demands; it has not expired
+//! at the time given; it names this fleet and this device where it names any. What the client adds to that
+//! stands with its module's types: no version goes back, and files belong together.
 //!
 //! Vocabulary (TUF 1.0, Uptane): a *role* is a job that keys can hold. *root* says which keys hold
 //! which role, *targets* (the publisher) says what a bundle is, the *director* (online, in the fleet)
 //! says which device runs which bundle, its *desired state*. A *statement* is targets metadata about
-//! exactly one bundle.
+//! exactly one bundle. *snapshot* says which versions of metadata belong together, *timestamp* which
+//! snapshot is current.
 
 #![forbid(unsafe_code)]
 
