@@ -62,7 +62,7 @@ impl Refresh {
             State::Root(state) => state.handle(answer, &context, trusted),
             State::Timestamp(state) => state.handle(answer, &context, trusted),
             State::Snapshot(state) => state.handle(answer, &context, trusted),
-            State::Targets(state) => state.handle(answer, &context, trusted),
+            State::Targets(state) => state.handle(answer, trusted),
         };
         Ok(match next? {
             Next::Fetch(state) => Next::Fetch(Self { state, context }),
@@ -77,12 +77,19 @@ pub struct Repository {
     pub(crate) root: Root,
     pub(crate) snapshot: Snapshot,
     pub(crate) context: Context,
+    fresh_until: UnixMillis,
 }
 
 impl Repository {
     /// The root that holds.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// When root, timestamp or snapshot expires. A client that could not refresh until then does not know
+    /// whether it is being kept from news, and should say so.
+    pub fn fresh_until(&self) -> UnixMillis {
+        self.fresh_until
     }
 }
 
@@ -223,7 +230,7 @@ impl AwaitsSnapshot {
             && snapshot.expires > context.now
             && meta.check_bytes(bytes).is_ok()
         {
-            return AwaitsTargets::enter(root, snapshot.clone(), context, trusted);
+            return AwaitsTargets::enter(root, &timestamp, snapshot.clone(), context, trusted);
         }
         let version = root.consistent_snapshot().then_some(meta.version);
         let request = Request {
@@ -238,7 +245,7 @@ impl AwaitsSnapshot {
         let snapshot = self.read(&bytes, context).map_err(|error| self.request.refused(error))?;
         trusted.keep(RoleName::snapshot(), bytes);
         trusted.forget_delegated_unless(|role| snapshot.file(role).is_some());
-        AwaitsTargets::enter(self.root, snapshot, context, trusted)
+        AwaitsTargets::enter(self.root, &self.timestamp, snapshot, context, trusted)
     }
 
     fn read(&self, bytes: &[u8], context: &Context) -> Result<Snapshot, Error> {
@@ -257,27 +264,32 @@ impl AwaitsSnapshot {
 /// Asks for the targets metadata that the snapshot names (§5.6).
 #[derive(Debug)]
 struct AwaitsTargets {
-    root: Root,
-    snapshot: Snapshot,
+    repository: Repository,
     request: Request,
 }
 
 impl AwaitsTargets {
-    fn enter(root: Root, snapshot: Snapshot, context: &Context, trusted: &TrustedMetadata) -> Step {
-        let repository = Repository { root, snapshot, context: *context };
+    fn enter(
+        root: Root,
+        timestamp: &Timestamp,
+        snapshot: Snapshot,
+        context: &Context,
+        trusted: &TrustedMetadata,
+    ) -> Step {
+        let fresh_until = root.expires().min(timestamp.expires).min(snapshot.expires);
+        let repository = Repository { root, snapshot, context: *context, fresh_until };
         let role = RoleName::targets();
         if trusted.file(&role).is_some_and(|bytes| repository.check_targets(bytes).is_ok()) {
             return Ok(Next::Done(repository));
         }
         let request = repository.role_request(&role)?;
-        let Repository { root, snapshot, .. } = repository;
-        Ok(Next::Fetch(State::Targets(Self { root, snapshot, request })))
+        Ok(Next::Fetch(State::Targets(Self { repository, request })))
     }
 
-    fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
-        let Answer::Found(bytes) = answer else { return Err(self.request.missing()) };
-        let repository = Repository { root: self.root, snapshot: self.snapshot, context: *context };
-        repository.check_targets(&bytes).map_err(|error| self.request.refused(error))?;
+    fn handle(self, answer: Answer, trusted: &mut TrustedMetadata) -> Step {
+        let Self { repository, request } = self;
+        let Answer::Found(bytes) = answer else { return Err(request.missing()) };
+        repository.check_targets(&bytes).map_err(|error| request.refused(error))?;
         trusted.keep(RoleName::targets(), bytes);
         Ok(Next::Done(repository))
     }

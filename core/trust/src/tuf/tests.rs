@@ -332,7 +332,8 @@ fn a_repository_that_stands_still_is_noticed_when_its_timestamp_expires() {
     server.serve("timestamp");
     let mut trusted = server.client();
     let at = |seconds| NOW.plus_seconds(seconds);
-    assert!(server.refresh_within(&mut trusted, at(59), Limits::default()).is_ok());
+    let repository = server.refresh_within(&mut trusted, at(59), Limits::default());
+    assert_eq!(repository.map(|repository| repository.fresh_until()), Ok(at(60)));
     let error = server.refresh_within(&mut trusted, at(60), Limits::default());
     let expired =
         |error: &Error| matches!(error, Error::Expired { document: DocumentKind::Timestamp, .. });
