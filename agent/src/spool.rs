@@ -59,6 +59,10 @@ const MERGE_REACH: usize = 32;
 /// How many segments a quota is divided into at least, so that dropping one does not drop all.
 const SEGMENTS_PER_QUOTA: u64 = 8;
 
+/// Merging keeps one part in so many of a quota free. What was handed out for sending cannot merge any
+/// more, so after a long time offline this is the room for new windows until the fleet has stored it.
+const HEADROOM_PER_QUOTA: u64 = 4;
+
 /// How many bytes of each stream are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpoolQuotas {
@@ -539,14 +543,11 @@ impl StreamLog {
 impl StreamLog {
     fn make_room(&mut self, disk: &SharedDisk, boot: Boot) -> Result<(), DiskError> {
         let incoming = self.pending_bytes.min(self.segment_bytes_max() as usize) as u64;
-        while self.len_bytes() + incoming > self.quota_bytes {
-            self.unsettled = true;
-            let shrunk = self.merge_cheapest(disk, boot)? || self.drop_oldest(disk)?;
-            self.unsettled = false;
-            if !shrunk {
-                break;
-            }
-        }
+        let merge_above = self.quota_bytes - self.quota_bytes / HEADROOM_PER_QUOTA;
+        self.unsettled = true;
+        while self.len_bytes() + incoming > merge_above && self.merge_cheapest(disk, boot)? {}
+        while self.len_bytes() + incoming > self.quota_bytes && self.drop_oldest(disk)? {}
+        self.unsettled = false;
         Ok(())
     }
 

@@ -326,6 +326,23 @@ fn a_profile_that_was_handed_out_never_merges() {
 }
 
 #[test]
+fn profiles_of_a_long_time_offline_leave_room_for_those_that_close_while_they_are_sent() {
+    let mut world = World::new(TIGHT, 0);
+    for _ in 0..1000 {
+        world.push(Stream::Profiles, 0);
+        world.commit(Stream::Profiles);
+    }
+    while world.send(Stream::Profiles, false) {}
+    // A quarter of 4 KiB has room for seven records of 117 bytes and the headers of their segments.
+    for _ in 0..7 {
+        world.push(Stream::Profiles, 0);
+        world.commit(Stream::Profiles);
+    }
+    assert_eq!(world.spool.dropped(Stream::Profiles), 0);
+    world.calm_down();
+}
+
+#[test]
 fn a_full_disk_keeps_records_in_memory_until_there_is_room() {
     let mut world = World::new(ROOMY, 0);
     world.disk.set_capacity(Some(0));
