@@ -250,12 +250,11 @@ impl Updates {
         while let Some(bundle) = record.current {
             match self.load_kept(bundle, UnixMillis(0)) {
                 Ok(model) => {
-                    self.running.insert(slot.clone(), model.running.clone());
-                    let model = Some(Box::new(model));
-                    self.effects.push(Effect::Swap { slot: slot.clone(), model });
+                    self.answer_again(&slot, model);
                     break;
                 }
-                Err(StoreError::Disk(reason) | StoreError::Unfit(reason)) => {
+                Err(StoreError::Disk(reason)) => return self.stand_in(slot, record, reason, now),
+                Err(StoreError::Unfit(reason)) => {
                     let refusal = Refusal { bundle, generation: self.generation, reason };
                     self.tell_refused(&slot, &refusal, now);
                     let current = record.previous;
@@ -268,6 +267,26 @@ impl Updates {
             }
         }
         self.slots.insert(slot, SlotUpdate::new(record));
+    }
+
+    /// Lets the bundle before answer until the disk gives the one that should. Nothing is given up.
+    fn stand_in(&mut self, slot: SlotName, record: SlotRecord, reason: String, now: Now) {
+        tracing::error!("slot {slot}: {reason}");
+        let mut answering = None;
+        if let Some(bundle) = record.previous
+            && let Ok(model) = self.load_kept(bundle, UnixMillis(0))
+        {
+            self.answer_again(&slot, model);
+            answering = Some(bundle);
+        }
+        let update = SlotUpdate::unread(record, answering, &reason, now.elapsed_ms);
+        self.slots.insert(slot, update);
+    }
+
+    fn answer_again(&mut self, slot: &SlotName, model: LoadedModel) {
+        self.running.insert(slot.clone(), model.running.clone());
+        let model = Some(Box::new(model));
+        self.effects.push(Effect::Swap { slot: slot.clone(), model });
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Faults that it makes: a torn or lost tail of unsynced writes, lost creations, renames and removals
 //! (a prefix of those that were made since the folder's last sync survives, as on a journalling file
-//! system), a full disk, and a cut after any operation.
+//! system), a full disk, a read that fails, and a cut after any operation.
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +27,8 @@ struct State {
     capacity_bytes: Option<u64>,
     operations_left: Option<usize>,
     operations: usize,
+    // How many more reads of a file fail.
+    unreadable: BTreeMap<String, usize>,
 }
 
 type Names = BTreeMap<String, usize>;
@@ -57,6 +59,11 @@ impl SimulatedDisk {
     /// The power fails after this many more operations that change something.
     pub(crate) fn cut_after(&self, operations: usize) {
         self.lock().operations_left = Some(operations);
+    }
+
+    /// The next reads of a file fail, so many of them.
+    pub(crate) fn fail_reads(&self, path: &str, reads: usize) {
+        self.lock().unreadable.insert(path.into(), reads);
     }
 
     /// How many operations changed something so far.
@@ -129,6 +136,16 @@ impl State {
         Ok(())
     }
 
+    fn count_read(&mut self, path: &str) -> io::Result<()> {
+        match self.unreadable.get_mut(path).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                Err(io::Error::other("the medium does not answer"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn find(&self, path: &str) -> io::Result<usize> {
         self.live.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -195,7 +212,9 @@ fn moved_name(path: &str, from: &str, to: &str) -> Option<String> {
 
 impl Disk for SimulatedDisk {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, DiskError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        let counted = state.count_read(path);
+        counted.map_err(|source| DiskError { verb: "read", path: path.into(), source })?;
         Ok(state.find(path).ok().map(|id| state.inodes[id].live.clone()))
     }
 

@@ -126,6 +126,8 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct SlotUpdate {
     record: SlotRecord,
+    // What the worker answers with: not what the record says, while the disk does not give that.
+    answering: Option<Digest>,
     generation: u64,
     desired: Option<Digest>,
     state: State,
@@ -166,8 +168,20 @@ struct Fetching {
 impl SlotUpdate {
     /// A slot as its record has it; `record.current` is what answers.
     pub fn new(record: SlotRecord) -> Self {
-        let desired = record.current;
-        Self { record, generation: 0, desired, state: State::Settled }
+        let (desired, answering) = (record.current, record.current);
+        Self { record, answering, generation: 0, desired, state: State::Settled }
+    }
+
+    /// A slot whose disk did not give `record.current`, and that `answering` stands in for.
+    pub fn unread(
+        record: SlotRecord,
+        answering: Option<Digest>,
+        reason: &str,
+        now_ms: u64,
+    ) -> Self {
+        let (target, desired) = (record.current, record.current);
+        let state = State::blocked(target, reason, now_ms);
+        Self { record, answering, generation: 0, desired, state }
     }
 
     /// What the slot remembers.
@@ -269,12 +283,13 @@ impl SlotUpdate {
             return;
         }
         let was_recording = matches!(self.state, State::Recording { .. });
+        let answers = bundle == self.record.current && bundle == self.answering;
         self.stop(actions);
-        if bundle == self.record.current && !was_recording {
+        if answers && !was_recording {
             self.state = State::Settled;
         } else if let Some(refusal) = refused_now {
             self.state = State::Refused(refusal);
-        } else if bundle == self.record.current {
+        } else if answers {
             // The disk may have the other record by now.
             self.write(self.record.clone(), actions);
         } else {
@@ -372,6 +387,7 @@ impl SlotUpdate {
     }
 
     fn switched(&mut self, bundle: Option<Digest>, actions: &mut Vec<Action>) {
+        self.answering = bundle;
         if self.state != State::Switching || bundle != self.record.current {
             return;
         }
@@ -382,6 +398,10 @@ impl SlotUpdate {
 
     fn refuse(&mut self, bundle: Digest, reason: String, actions: &mut Vec<Action>) {
         self.stop(actions);
+        if self.record.current == Some(bundle) && self.answering != Some(bundle) {
+            // It was to answer again; what stands in for it stays.
+            self.record.current = self.record.previous.take();
+        }
         let refusal = Refusal { bundle, generation: self.generation, reason };
         self.record.refused = Some(refusal.clone());
         self.state = State::Refused(refusal.clone());
@@ -396,9 +416,7 @@ impl SlotUpdate {
         }
         let target = self.target();
         self.stop(actions);
-        let retry_at_ms = now_ms + DISK_RETRY_MS;
-        let reason = format!("{reason}; trying again every {} s", DISK_RETRY_MS / 1000);
-        self.state = State::Blocked { target, reason, retry_at_ms };
+        self.state = State::blocked(target, &reason, now_ms);
     }
 
     fn tick(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
@@ -410,6 +428,14 @@ impl SlotUpdate {
             State::Fetching(fetching) => fetching.request_overdue_again(now_ms, actions),
             _ => {}
         }
+    }
+}
+
+impl State {
+    fn blocked(target: Option<Digest>, reason: &str, now_ms: u64) -> Self {
+        let retry_at_ms = now_ms + DISK_RETRY_MS;
+        let reason = format!("{reason}; trying again every {} s", DISK_RETRY_MS / 1000);
+        Self::Blocked { target, reason, retry_at_ms }
     }
 }
 
@@ -596,6 +622,33 @@ mod tests {
         slot.handle(Happening::DiskFailed { reason: "no space".into() }, 0);
         assert_eq!(slot.record().current, Some(OLD));
         assert_eq!(slot.handle(Happening::Tick, DISK_RETRY_MS), [Action::Seek(NEW)]);
+    }
+
+    #[test]
+    fn a_bundle_that_the_disk_does_not_give_is_tried_again_and_its_stand_in_is_not_taken_for_it() {
+        let record = SlotRecord { current: Some(NEW), previous: Some(OLD), refused: None };
+        let unread = || SlotUpdate::unread(record.clone(), Some(OLD), "it does not answer", 0);
+        let mut slot = unread();
+        assert!(slot.handle(desired(1, NEW), 0).is_empty());
+        assert!(slot.reason().is_some_and(|reason| reason.contains("does not answer")));
+        assert_eq!(slot.handle(Happening::Tick, DISK_RETRY_MS), [Action::Seek(NEW)]);
+        slot.handle(offered(NEW, 0), 0);
+        assert_eq!(
+            slot.handle(Happening::Verified { bundle: NEW }, 0),
+            [Action::Record(record.clone())]
+        );
+
+        // Away to another bundle and back: the record's does not answer yet.
+        let mut slot = unread();
+        slot.handle(desired(1, NEXT), 0);
+        let back = [Action::StopSeeking(NEXT), Action::Seek(NEW)];
+        assert_eq!(slot.handle(desired(2, NEW), 0), back);
+
+        // If it turns out to be bad, the record follows what answers.
+        slot.handle(offered(NEW, 0), 0);
+        slot.handle(Happening::Unfit { bundle: NEW, reason: "bad".into() }, 0);
+        assert_eq!((slot.record().current, slot.phase()), (Some(OLD), SlotPhase::Refused));
+        assert_eq!(slot.handle(desired(3, NEW), 0), [Action::Seek(NEW)]);
     }
 
     #[test]

@@ -155,6 +155,8 @@ impl BundleStore {
     /// Reads a bundle that is kept, and checks it as a whole.
     pub(super) fn read(&self, bundle: Digest) -> Result<Bundle, StoreError> {
         let folder = dir(BUNDLES, bundle);
+        // A disk that does not answer says nothing about the bundle.
+        let mut unread = None;
         let read = |blob: Digest| {
             let path = format!("{folder}/{BLOBS}/{}", blob.hex());
             let part = format!("blob {blob}");
@@ -162,12 +164,17 @@ impl BundleStore {
                 Ok(Some(bytes)) => Ok(bytes),
                 Ok(None) => Err(selvedge_bundle::Error::Missing { part }),
                 Err(error) => {
-                    Err(selvedge_bundle::Error::Malformed { part, reason: error.to_string() })
+                    unread = Some(error);
+                    Err(selvedge_bundle::Error::Missing { part })
                 }
             }
         };
         let unfit = |error: selvedge_bundle::Error| StoreError::Unfit(one_line(&error));
-        let whole = Bundle::from_blobs(bundle, read, &self.limits).map_err(unfit)?;
+        let whole = Bundle::from_blobs(bundle, read, &self.limits);
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
+        let whole = whole.map_err(unfit)?;
         match self.disk.read(&format!("{folder}/{STATEMENT_FILE}"))? {
             Some(statement) => whole.with_statement(statement).map_err(unfit),
             None => Ok(whole),

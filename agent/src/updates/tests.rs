@@ -564,6 +564,38 @@ fn a_bundle_that_went_bad_on_the_disk_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn a_read_that_fails_on_start_costs_no_bundle() {
+    // Which of the two bundles cannot be read at first.
+    for unread in [&[1][..], &[0, 1]] {
+        let mut world = World::new();
+        let bundles = [v1(), v2()];
+        for (generation, bundle) in [(1, &bundles[0]), (2, &bundles[1])] {
+            world.publish(bundle);
+            world.desire(generation, Some(bundle.digest()));
+        }
+        world.retained.clear();
+        world.events.clear();
+        let files = world.disk.files();
+        for bundle in unread.iter().map(|place| &bundles[*place]) {
+            let (bundle, model) = (bundle.digest(), digest_of(bundle.model()));
+            let path = format!("bundles/{}/blobs/sha256/{}", bundle.hex(), model.hex());
+            world.disk.fail_reads(&path, 1);
+        }
+        world.start().expect("the disk takes writes");
+        let stands_in = (unread.len() == 1).then(|| bundles[0].digest());
+        assert_eq!(world.answering, stands_in);
+        let reason = world.report().reason.clone().unwrap_or_default();
+        assert!(reason.contains("does not answer") && reason.contains("trying again"), "{reason}");
+        assert!(files == world.disk.files(), "records and bundles stay");
+        assert!(world.events.is_empty(), "nothing was refused: {:?}", world.events);
+        world.pass(DISK_RETRY_MS);
+        assert_eq!(world.answering, Some(bundles[1].digest()), "{:?}", world.report());
+        assert_eq!((world.report().phase, &world.report().reason), (SlotPhase::Settled, &None));
+        assert!(files == world.disk.files(), "nothing was fetched or lost");
+    }
+}
+
+#[test]
 fn a_full_disk_is_reported_and_the_update_goes_on_when_there_is_room() {
     let mut world = World::new();
     let (v1, v2) = (v1(), v2());
