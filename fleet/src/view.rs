@@ -301,7 +301,9 @@ fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceVi
     let online = row.status.as_ref().is_some_and(|status| status.online);
     let history = rates(&points);
     let throughput_per_s = if online { history.last().copied().unwrap_or(0.0) } else { 0.0 };
-    let sum = |field: fn(&StreamRow) -> i64| streams.iter().map(field).map(natural).sum();
+    let sum = |field: fn(&StreamRow) -> i64| {
+        streams.iter().map(field).map(natural).fold(0, u64::saturating_add)
+    };
     let mut view = DeviceView {
         online,
         boot: row.status.as_ref().map(|status| status.boot),

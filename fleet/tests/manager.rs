@@ -12,8 +12,8 @@ use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
 use selvedge_trust::UnixMillis;
 use selvedge_wire::{
     Batch, Boot, BundleOffer, Chunk, Desired, Digest, Event, EventKind, Health, InferenceResult,
-    Outcome, Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status, Stored, Stream,
-    Topic, decode,
+    NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running,
+    Sequence, SlotPhase, SlotReport, Status, Stored, Stream, Topic, WindowRange, decode,
 };
 
 use support::{Desk, Device, fleet_name};
@@ -398,6 +398,95 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
         !page.contains("http://") && !page.contains("https://"),
         "nothing comes from elsewhere"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_of_one_device_takes_the_pages_of_all_away() {
+    const COUNT_MAX: u64 = (1 << 53) - 1;
+    let desk = Desk::start().await;
+    let devices = [desk.connect_device("line-1").await, desk.connect_device("line-2").await];
+    for device in &devices {
+        for (boot, count) in [(1, i64::MAX as u64), (2, u64::MAX), (3, COUNT_MAX), (4, COUNT_MAX)] {
+            let health = Health {
+                boot: Boot(boot),
+                uptime_s: count,
+                inferences: count,
+                inferences_failed: count,
+                inputs_malformed: count,
+                swaps: count,
+                sent_bytes: count,
+                received_bytes: count,
+                resident_bytes: count,
+                resident_bytes_peak: count,
+                spool_bytes: count,
+                records_dropped: count,
+            };
+            device.say(Topic::Health(device.id.clone()), &health).await;
+        }
+        let extreme = InferenceResult {
+            at_ms: u64::MAX,
+            sample: u64::MAX,
+            latency_us: u32::MAX,
+            outcome: Outcome::Class { index: u32::MAX, score: f32::MAX },
+            ..result(0)
+        };
+        let results = Batch {
+            boot: Boot(u32::MAX),
+            first: Sequence(2),
+            records: vec![Record::Dropped { covers: COUNT_MAX - 2 }, Record::One(extreme)],
+        };
+        device.say(Topic::Stream(device.id.clone(), Stream::Results), &results).await;
+        let profile = ProfileRecord {
+            origin: ProfileOrigin::Node {
+                node: NodeId(u64::MAX),
+                latest: Reading {
+                    count: u32::MAX,
+                    uptime_ms: u32::MAX,
+                    quantity: Quantity::TemperatureMilliCelsius,
+                    value: i32::MIN,
+                },
+            },
+            windows: WindowRange { first: 0, last: u64::MAX },
+            opened_ms: 0,
+            closed_ms: u64::MAX,
+            profile: vec![0xff; 64],
+        };
+        let profiles = Batch {
+            boot: Boot(u32::MAX),
+            first: Sequence(1),
+            records: vec![Record::Merged { covers: COUNT_MAX, value: profile }],
+        };
+        device.say(Topic::Stream(device.id.clone(), Stream::Profiles), &profiles).await;
+        let event = Event {
+            at_ms: u64::MAX,
+            kind: EventKind::Started,
+            slot: None,
+            bundle: None,
+            detail: String::new(),
+        };
+        let events = Batch {
+            boot: Boot(u32::MAX),
+            first: Sequence(COUNT_MAX),
+            records: vec![Record::One(event)],
+        };
+        device.say(Topic::Stream(device.id.clone(), Stream::Events), &events).await;
+        let reported = Reported { boot: Boot(u32::MAX), generation: u64::MAX, slots: vec![] };
+        device.say(Topic::State(device.id.clone()), &reported).await;
+    }
+    let fleet = desk.wait_for("/api/v1/fleet", |fleet| fleet["events"] == 2).await;
+    assert_eq!(fleet["inferences"], 2 * COUNT_MAX);
+    for device in ["line-1", "line-2"] {
+        let seen = desk.get(&format!("/api/v1/devices/{device}")).await;
+        assert_eq!((&seen["health"]["swaps"], &seen["malformed"]), (&json!(COUNT_MAX), &json!(2)));
+        for below in ["results", "profiles", "events", "nodes", "streams"] {
+            let path = format!("/api/v1/devices/{device}/{below}");
+            let (status, rows) = desk.call("GET", &path, None).await;
+            assert_eq!((status, rows.as_array().is_some_and(|rows| !rows.is_empty())), (200, true));
+        }
+    }
+    for path in ["/", "/live", "/api/v1/devices"] {
+        assert_eq!(desk.call("GET", path, None).await.0, 200, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

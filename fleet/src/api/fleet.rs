@@ -111,7 +111,9 @@ pub async fn read_fleet(State(manager): State<Arc<Manager>>) -> Result<Json<Flee
     let count = |is: fn(&DeviceView) -> bool| devices.iter().filter(|device| is(device)).count();
     let health: Vec<&HealthView> =
         devices.iter().filter_map(|device| device.health.as_ref()).collect();
-    let sum = |field: fn(&HealthView) -> u64| health.iter().map(|health| field(health)).sum();
+    let sum = |field: fn(&HealthView) -> u64| {
+        health.iter().map(|health| field(health)).fold(0, u64::saturating_add)
+    };
     Ok(Json(FleetSums {
         fleet: manager.director.fleet().to_string(),
         devices: devices.len(),

@@ -112,7 +112,8 @@ fn tiles(view: &FleetView, gaps: i64) -> Markup {
     let devices = &view.devices;
     let count = |is: fn(&DeviceView) -> bool| devices.iter().filter(|device| is(device)).count();
     let sum = |of: fn(&crate::view::HealthView) -> u64| -> u64 {
-        devices.iter().filter_map(|device| device.health.as_ref()).map(of).sum()
+        let counters = devices.iter().filter_map(|device| device.health.as_ref());
+        counters.map(of).fold(0, u64::saturating_add)
     };
     let total = devices.len();
     let (online, settled) = (count(|device| device.online), count(DeviceView::is_settled));

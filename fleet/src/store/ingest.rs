@@ -19,8 +19,9 @@ use crate::{
     ranges::{SequenceRanges, Span},
 };
 
-/// Sequence numbers above this one are refused: JSON readers hold integers up to here exactly.
-const SEQUENCE_MAX: u64 = (1 << 53) - 1;
+/// Sequence numbers and counters above this one are refused: JSON readers hold integers up to here
+/// exactly.
+const COUNT_MAX: u64 = (1 << 53) - 1;
 
 /// How many rows of one kind a device adds before its oldest are looked at again.
 const TRIM_STRIDE: u64 = 256;
@@ -28,6 +29,10 @@ const TRIM_STRIDE: u64 = 256;
 /// Deletes the points of device `$1` beyond the newest `$2`.
 const TRIM_HEALTH: &str = "DELETE FROM health_history WHERE device = $1 AND id <= \
      (SELECT id FROM health_history WHERE device = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)";
+
+/// Deletes the counters of boots of device `$1` beyond the latest `$2`.
+const TRIM_BOOTS: &str = "DELETE FROM health WHERE device = $1 AND boot <= \
+     (SELECT boot FROM health WHERE device = $1 ORDER BY boot DESC LIMIT 1 OFFSET $2)";
 
 /// A message that was understood.
 #[derive(Clone, Debug)]
@@ -212,6 +217,9 @@ impl Store {
             Upward::Reported(reported) => {
                 store_reported(tx, device, reported, at_ms, &self.limits).await.map(Ok)
             }
+            Upward::Health(health) if largest_counter(health) > COUNT_MAX => {
+                Ok(Err(format!("a counter of its health is above {COUNT_MAX}")))
+            }
             Upward::Health(health) => {
                 store_health(tx, device, health, at_ms, &self.limits).await.map(Ok)
             }
@@ -319,7 +327,7 @@ fn plan_batch<T>(
         let covers = record.covers();
         let last = next.checked_add(covers).and_then(|end| end.checked_sub(1));
         let span = match last {
-            Some(last) if 1 <= next && next <= last && last <= SEQUENCE_MAX => {
+            Some(last) if 1 <= next && next <= last && last <= COUNT_MAX => {
                 Span { first: next, last }
             }
             _ => return Err(format!("{covers} sequence numbers from {next} are not possible")),
@@ -585,6 +593,38 @@ async fn store_reported(
     .map(drop)
 }
 
+fn largest_counter(health: &Health) -> u64 {
+    let Health {
+        boot: _,
+        uptime_s,
+        inferences,
+        inferences_failed,
+        inputs_malformed,
+        swaps,
+        sent_bytes,
+        received_bytes,
+        resident_bytes,
+        resident_bytes_peak,
+        spool_bytes,
+        records_dropped,
+    } = *health;
+    [
+        uptime_s,
+        inferences,
+        inferences_failed,
+        inputs_malformed,
+        swaps,
+        sent_bytes,
+        received_bytes,
+        resident_bytes,
+        resident_bytes_peak,
+        spool_bytes,
+        records_dropped,
+    ]
+    .into_iter()
+    .fold(0, u64::max)
+}
+
 async fn store_health(
     tx: &mut Tx,
     device: &DeviceId,
@@ -632,7 +672,8 @@ async fn store_health(
     .bind(integer(at_ms))
     .execute(&mut **tx)
     .await?;
-    trim(tx, TRIM_HEALTH, device, limits.health_kept_max).await
+    trim(tx, TRIM_HEALTH, device, limits.health_kept_max).await?;
+    trim(tx, TRIM_BOOTS, device, limits.boots_kept_max).await
 }
 
 async fn load_ranges(

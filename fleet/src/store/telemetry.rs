@@ -146,7 +146,7 @@ pub struct StreamRow {
     pub conflicting: i64,
 }
 
-/// The sum of a device's counters over its boots; memory is that of the newest boot.
+/// The sum of a device's counters over its boots, up to 2⁵³ − 1; memory is that of the newest boot.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct HealthRow {
     /// The device.
@@ -220,15 +220,21 @@ pub struct FleetTotals {
     pub records_conflicting: i64,
 }
 
+/// SQLite's SUM fails where integers overflow. TOTAL adds as floating point, exact up to 2⁵³ − 1, where
+/// these sums end.
 const HEALTH: &str = "SELECT device, \
      MAX(CASE WHEN newest THEN uptime_s END) AS uptime_s, \
-     SUM(inferences) AS inferences, SUM(inferences_failed) AS inferences_failed, \
-     SUM(inputs_malformed) AS inputs_malformed, SUM(swaps) AS swaps, \
-     SUM(sent_bytes) AS sent_bytes, SUM(received_bytes) AS received_bytes, \
+     CAST(MIN(TOTAL(inferences), 9007199254740991) AS INTEGER) AS inferences, \
+     CAST(MIN(TOTAL(inferences_failed), 9007199254740991) AS INTEGER) AS inferences_failed, \
+     CAST(MIN(TOTAL(inputs_malformed), 9007199254740991) AS INTEGER) AS inputs_malformed, \
+     CAST(MIN(TOTAL(swaps), 9007199254740991) AS INTEGER) AS swaps, \
+     CAST(MIN(TOTAL(sent_bytes), 9007199254740991) AS INTEGER) AS sent_bytes, \
+     CAST(MIN(TOTAL(received_bytes), 9007199254740991) AS INTEGER) AS received_bytes, \
      MAX(CASE WHEN newest THEN resident_bytes END) AS resident_bytes, \
      MAX(resident_bytes_peak) AS resident_bytes_peak, \
      MAX(CASE WHEN newest THEN spool_bytes END) AS spool_bytes, \
-     SUM(records_dropped) AS records_dropped, MAX(received_ms) AS received_ms \
+     CAST(MIN(TOTAL(records_dropped), 9007199254740991) AS INTEGER) AS records_dropped, \
+     MAX(received_ms) AS received_ms \
      FROM (SELECT h.*, h.boot = (SELECT MAX(boot) FROM health n WHERE n.device = h.device) \
      AS newest FROM health h WHERE $1 IS NULL OR h.device = $1) AS counted GROUP BY device";
 
@@ -440,14 +446,14 @@ impl Store {
         .map_err(Error::store("read malformed payloads"))
     }
 
-    /// Sums over all devices.
+    /// Sums over all devices. Numbers that devices choose end at 2⁵³ − 1.
     pub async fn totals(&self) -> Result<FleetTotals, Error> {
         sqlx::query_as(
             "SELECT COALESCE(SUM(CASE WHEN stream = 'results' THEN records END), 0) AS results, \
              COALESCE(SUM(CASE WHEN stream = 'profiles' THEN records END), 0) AS profiles, \
              COALESCE(SUM(CASE WHEN stream = 'events' THEN records END), 0) AS events, \
-             COALESCE(SUM(missing), 0) AS sequence_gaps, \
-             COALESCE(SUM(dropped), 0) AS records_dropped, \
+             CAST(MIN(TOTAL(missing), 9007199254740991) AS INTEGER) AS sequence_gaps, \
+             CAST(MIN(TOTAL(dropped), 9007199254740991) AS INTEGER) AS records_dropped, \
              COALESCE(SUM(conflicting), 0) AS records_conflicting FROM streams",
         )
         .fetch_one(&self.readers)

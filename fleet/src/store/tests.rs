@@ -264,6 +264,73 @@ async fn a_device_that_lost_its_state_is_told_apart() {
     assert!(applied.refusals[0].reason.contains("boot 1"), "{:?}", applied.refusals);
 }
 
+/// Counters that are all `count`.
+fn counters(boot: u32, count: u64) -> Upward {
+    Upward::Health(Health {
+        boot: Boot(boot),
+        uptime_s: count,
+        inferences: count,
+        inferences_failed: count,
+        inputs_malformed: count,
+        swaps: count,
+        sent_bytes: count,
+        received_bytes: count,
+        resident_bytes: count,
+        resident_bytes_peak: count,
+        spool_bytes: count,
+        records_dropped: count,
+    })
+}
+
+#[tokio::test]
+async fn counters_that_no_reader_holds_exactly_are_refused_and_sums_end_where_they_would_not() {
+    const COUNT_MAX: u64 = (1 << 53) - 1;
+    let (_folder, store) = store_with(Limits::default(), &["a", "b"]).await;
+    let messages = [
+        received("a", counters(1, COUNT_MAX + 1)),
+        received("a", counters(2, i64::MAX as u64)),
+        received("a", counters(3, u64::MAX)),
+        received("a", counters(4, COUNT_MAX)),
+        received("a", counters(5, COUNT_MAX)),
+        received("a", counters(u32::MAX, COUNT_MAX)),
+        received("b", counters(1, 7)),
+    ];
+    let applied = store.apply(&messages, &[]).await.expect("the database takes it");
+    assert_eq!(applied.refusals.len(), 3, "{:?}", applied.refusals);
+    let rows = store.health(None).await.expect("health can be summed");
+    let sums: Vec<u64> = rows.iter().map(|row| row.inferences.cast_unsigned()).collect();
+    assert_eq!(sums, [COUNT_MAX, 7]);
+    let malformed = store.malformed().await.expect("counts can be read");
+    assert_eq!((malformed[0].sender.as_str(), malformed[0].count), ("a", 3));
+
+    let last_alone = |boot, record| Batch {
+        boot: Boot(boot),
+        first: Sequence(COUNT_MAX),
+        records: vec![Record::One(record)],
+    };
+    for boots in (1..=1024).collect::<Vec<u32>>().chunks(256) {
+        let with_gaps = boots.iter().flat_map(|&boot| {
+            ["a", "b"].map(|device| received(device, Upward::Results(last_alone(boot, result(0)))))
+        });
+        store.apply(&with_gaps.collect::<Vec<_>>(), &[]).await.expect("the database takes it");
+    }
+    let totals = store.totals().await.expect("streams can be summed");
+    assert_eq!((totals.sequence_gaps.cast_unsigned(), totals.results), (COUNT_MAX, 2048));
+}
+
+#[tokio::test]
+async fn counters_of_only_so_many_boots_are_kept() {
+    let limits = Limits { boots_kept_max: 3, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    let messages: Vec<Received> = (1..=9).map(|boot| received("a", counters(boot, 1))).collect();
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let kept: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM health")
+        .fetch_one(&store.readers)
+        .await
+        .expect("rows can be counted");
+    assert_eq!(kept, 3);
+}
+
 #[tokio::test]
 async fn counters_are_summed_over_boots() {
     let (_folder, store) = store_with(Limits::default(), &["a", "b"]).await;
