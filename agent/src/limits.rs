@@ -39,6 +39,12 @@ pub const CHUNKS_REQUESTED_MAX: usize = 8;
 /// A chunk that has not come in this time is asked for again.
 pub const CHUNK_OVERDUE_MS: u64 = 30_000;
 
+/// An offer that is not to be believed is looked at again after this time: the clock may be right by then.
+pub const OFFER_RETRY_MS: u64 = 60_000;
+
+/// The most reasons that are told of offers for one bundle which are not to be believed.
+pub const OFFER_REASONS_TOLD_MAX: usize = 8;
+
 /// After a full disk, the next try comes after this time.
 pub const DISK_RETRY_MS: u64 = 10_000;
 

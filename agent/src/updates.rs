@@ -112,6 +112,22 @@ pub struct Updates {
     effects: Vec<Effect>,
 }
 
+/// Why an offer is not taken.
+enum OfferError {
+    /// It is not to be believed: not signed by the publisher, about another bundle, or out of date.
+    Unbelieved(String),
+    /// It is signed, and the bundle must not run here.
+    Unfit(String),
+    /// The disk failed.
+    Disk(String),
+}
+
+impl From<DiskError> for OfferError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error.to_string())
+    }
+}
+
 /// A bundle that is on its way.
 struct Transfer {
     statement: Vec<u8>,
@@ -248,7 +264,7 @@ impl Updates {
     /// Lets the bundle of a record answer again; if it cannot, the one before it.
     fn revive(&mut self, slot: SlotName, mut record: SlotRecord, now: Now) {
         while let Some(bundle) = record.current {
-            match self.load_kept(bundle, UnixMillis(0)) {
+            match self.load_kept(bundle) {
                 Ok(model) => {
                     self.answer_again(&slot, model);
                     break;
@@ -274,7 +290,7 @@ impl Updates {
         tracing::error!("slot {slot}: {reason}");
         let mut answering = None;
         if let Some(bundle) = record.previous
-            && let Ok(model) = self.load_kept(bundle, UnixMillis(0))
+            && let Ok(model) = self.load_kept(bundle)
         {
             self.answer_again(&slot, model);
             answering = Some(bundle);
@@ -387,8 +403,9 @@ impl Updates {
         }
         let happening = match self.check_offer(bundle, offer, now) {
             Ok((missing, chunks_total)) => Happening::Offered { bundle, missing, chunks_total },
-            Err(StoreError::Disk(reason)) => Happening::DiskFailed { reason },
-            Err(StoreError::Unfit(reason)) => Happening::Unfit { bundle, reason },
+            Err(OfferError::Unbelieved(reason)) => Happening::Misoffered { bundle, reason },
+            Err(OfferError::Unfit(reason)) => Happening::Unfit { bundle, reason },
+            Err(OfferError::Disk(reason)) => Happening::DiskFailed { reason },
         };
         self.tell_those_with_target(bundle, &happening, now);
     }
@@ -399,11 +416,16 @@ impl Updates {
         bundle: Digest,
         offer: &BundleOffer,
         now: Now,
-    ) -> Result<(Vec<Digest>, u32), StoreError> {
+    ) -> Result<(Vec<Digest>, u32), OfferError> {
         let now = UnixMillis(now.unix_ms);
         let statement = self.verify_statement(bundle, &offer.statement, now);
-        let statement = statement.map_err(StoreError::Unfit)?;
-        let index = chunk_index(&statement, &offer.index).map_err(StoreError::Unfit)?;
+        let statement = statement.map_err(OfferError::Unbelieved)?;
+        if !is_named(&statement, &offer.index) {
+            let reason = "the chunk index is not the one that the statement names";
+            return Err(OfferError::Unbelieved(reason.to_owned()));
+        }
+        self.check_hardware(&statement).map_err(OfferError::Unfit)?;
+        let index = chunk_index(&statement, &offer.index).map_err(OfferError::Unfit)?;
         self.check_room(&index)?;
         self.store.keep_offer(bundle, offer)?;
         let missing = self.store.missing(&index)?;
@@ -414,46 +436,50 @@ impl Updates {
         Ok((missing, chunks_total))
     }
 
+    /// The statement, if the publisher made it, about this bundle, for this time.
     fn verify_statement(
         &self,
         bundle: Digest,
         statement: &[u8],
         now: UnixMillis,
     ) -> Result<BundleStatement, String> {
-        let Identity { root, hardware_class, .. } = &self.identity;
-        let statement = root.verify_statement(statement, now).map_err(|error| one_line(&error))?;
+        let verified = self.identity.root.verify_statement(statement, now);
+        let statement = verified.map_err(|error| one_line(&error))?;
         if statement.bundle() != bundle {
             return Err(format!("the statement is about the bundle {}", statement.bundle()));
-        }
-        if !statement.allows_hardware(hardware_class) {
-            let allowed = statement.hardware_classes.join(", ");
-            return Err(format!(
-                "it is for the hardware {allowed}; this device is {hardware_class}"
-            ));
         }
         Ok(statement)
     }
 
-    fn check_room(&self, index: &ChunkIndex) -> Result<(), StoreError> {
+    fn check_hardware(&self, statement: &BundleStatement) -> Result<(), String> {
+        let hardware_class = &self.identity.hardware_class;
+        if statement.allows_hardware(hardware_class) {
+            return Ok(());
+        }
+        let allowed = statement.hardware_classes.join(", ");
+        Err(format!("it is for the hardware {allowed}; this device is {hardware_class}"))
+    }
+
+    fn check_room(&self, index: &ChunkIndex) -> Result<(), OfferError> {
         let len = index.len_bytes();
         let BundleLimits { bundle_bytes_max, bundles_bytes_max } = self.limits;
         if len > bundle_bytes_max {
             let reason = format!("it has {len} bytes; this device takes {bundle_bytes_max}");
-            return Err(StoreError::Unfit(reason));
+            return Err(OfferError::Unfit(reason));
         }
         let kept = self.store.kept_bytes(index.bundle())?;
         if kept + len > bundles_bytes_max {
             let reason = format!(
                 "it has {len} bytes beside {kept} of other bundles; this device keeps {bundles_bytes_max}"
             );
-            return Err(StoreError::Unfit(reason));
+            return Err(OfferError::Unfit(reason));
         }
         // Its chunks and its layout are on the disk at the same time for a moment.
         let needed = 2 * len + DISK_RESERVE_BYTES;
         let free = self.store.free_bytes()?;
         if free < needed && !self.store.has(index.bundle())? {
             let reason = format!("the disk has {free} bytes free, {needed} are needed");
-            return Err(StoreError::Disk(reason));
+            return Err(OfferError::Disk(reason));
         }
         Ok(())
     }
@@ -507,16 +533,20 @@ impl Updates {
     fn act(&mut self, slot: &SlotName, action: Action, now: Now) -> Option<Happening> {
         match action {
             Action::Seek(bundle) => return self.seek(bundle, now),
+            Action::SeekAgain(bundle) => self.seek_again(bundle),
             Action::StopSeeking(bundle) => self.unsubscribe(Topic::Bundle(bundle)),
             Action::Request(chunk) => self.subscribe(Topic::Chunk(chunk)),
             Action::StopRequesting(chunk) => self.unsubscribe(Topic::Chunk(chunk)),
-            Action::Verify(bundle) => return Some(self.verify(slot, bundle, now)),
+            Action::Verify(bundle) => return Some(self.verify(slot, bundle)),
             Action::Record(record) => return Some(self.record(slot, &record)),
             Action::Switch(bundle) => self.switch(slot, bundle),
             Action::TellSwapped(bundle) => self.tell_swapped(slot, bundle, now),
             Action::TellRefused(refusal) => {
                 self.loaded.remove(slot);
                 self.tell_refused(slot, &refusal, now);
+            }
+            Action::TellMisoffered { bundle, reason } => {
+                self.tell_misoffered(slot, bundle, &reason, now);
             }
             Action::Tidy => self.tidy(),
         }
@@ -536,6 +566,15 @@ impl Updates {
         }
     }
 
+    /// A broker gives what it retains only to a subscription that is new to it.
+    fn seek_again(&mut self, bundle: Digest) {
+        let topic = Topic::Bundle(bundle);
+        if self.subscribed.contains_key(&topic.to_string()) {
+            self.effects.push(Effect::Unsubscribe(topic.clone()));
+            self.effects.push(Effect::Subscribe(topic));
+        }
+    }
+
     /// What is missing of a bundle that is known already, and how many chunks it has.
     fn find_on_disk(
         &mut self,
@@ -550,16 +589,16 @@ impl Updates {
         let Some(offer) = offer else { return Ok(None) };
         match self.check_offer(bundle, &offer, now) {
             Ok(known) => Ok(Some(known)),
-            Err(StoreError::Disk(reason)) => Err(reason),
-            Err(StoreError::Unfit(_)) => Ok(None),
+            Err(OfferError::Disk(reason)) => Err(reason),
+            Err(OfferError::Unbelieved(_) | OfferError::Unfit(_)) => Ok(None),
         }
     }
 
-    fn verify(&mut self, slot: &SlotName, bundle: Digest, now: Now) -> Happening {
+    fn verify(&mut self, slot: &SlotName, bundle: Digest) -> Happening {
         let kept = self.store.has(bundle);
         let model = match kept {
-            Ok(true) => self.load_kept(bundle, UnixMillis(0)),
-            Ok(false) => self.load_arrived(bundle, UnixMillis(now.unix_ms)),
+            Ok(true) => self.load_kept(bundle),
+            Ok(false) => self.load_arrived(bundle),
             Err(error) => Err(error.into()),
         };
         match model {
@@ -578,25 +617,27 @@ impl Updates {
         }
     }
 
-    /// A bundle that is on the disk as a whole. It was believed when it came; its statement's time
-    /// may be over by now.
-    fn load_kept(&self, bundle: Digest, now: UnixMillis) -> Result<LoadedModel, StoreError> {
+    /// A bundle that is on the disk as a whole.
+    fn load_kept(&self, bundle: Digest) -> Result<LoadedModel, StoreError> {
         let whole = self.store.read(bundle)?;
-        self.load_whole(&whole, now).map_err(StoreError::Unfit)
+        self.load_whole(&whole).map_err(StoreError::Unfit)
     }
 
-    fn load_arrived(&self, bundle: Digest, now: UnixMillis) -> Result<LoadedModel, StoreError> {
+    fn load_arrived(&self, bundle: Digest) -> Result<LoadedModel, StoreError> {
         let lost = || StoreError::Disk(format!("what was known of bundle {bundle} is gone"));
         let transfer = self.transfers.get(&bundle).ok_or_else(lost)?;
         let whole = self.store.assemble(&transfer.index, &transfer.statement)?;
-        let model = self.load_whole(&whole, now).map_err(StoreError::Unfit)?;
+        let model = self.load_whole(&whole).map_err(StoreError::Unfit)?;
         self.store.keep(&whole)?;
         Ok(model)
     }
 
-    fn load_whole(&self, bundle: &Bundle, now: UnixMillis) -> Result<LoadedModel, String> {
+    /// The offer was in time when it was taken; that its statement's time may be over by now, or that the
+    /// clock went wrong since, is no fault of the bundle.
+    fn load_whole(&self, bundle: &Bundle) -> Result<LoadedModel, String> {
         let statement = bundle.statement().ok_or("the bundle has no signed statement")?;
-        let statement = self.verify_statement(bundle.digest(), statement, now)?;
+        let statement = self.verify_statement(bundle.digest(), statement, UnixMillis(0))?;
+        self.check_hardware(&statement)?;
         let manifest = bundle.manifest();
         let named = (manifest.name.to_string(), manifest.version.to_string());
         if named != (statement.name.clone(), statement.version.clone()) {
@@ -695,6 +736,12 @@ impl Updates {
         self.tell(EventKind::BundleRefused, Some(slot), Some(*bundle), reason.clone(), now);
     }
 
+    fn tell_misoffered(&mut self, slot: &SlotName, bundle: Digest, reason: &str, now: Now) {
+        tracing::warn!("slot {slot}: an offer of the bundle {bundle} is not believed: {reason}");
+        let detail = format!("an offer is not believed, waiting for another: {reason}");
+        self.tell(EventKind::BundleRefused, Some(slot), Some(bundle), detail, now);
+    }
+
     fn tell(
         &mut self,
         kind: EventKind,
@@ -708,12 +755,13 @@ impl Updates {
     }
 }
 
-/// The chunk index of an offer, if it is the one that the statement names.
-fn chunk_index(statement: &BundleStatement, bytes: &[u8]) -> Result<ChunkIndex, String> {
+/// Whether a chunk index is the one that the statement names.
+fn is_named(statement: &BundleStatement, index: &[u8]) -> bool {
     let named = &statement.chunk_index;
-    if bytes.len() as u64 != named.len_bytes || digest_of(bytes) != named.digest {
-        return Err("the chunk index is not the one that the statement names".to_owned());
-    }
+    index.len() as u64 == named.len_bytes && digest_of(index) == named.digest
+}
+
+fn chunk_index(statement: &BundleStatement, bytes: &[u8]) -> Result<ChunkIndex, String> {
     let index = ChunkIndex::decode(bytes).map_err(|error| one_line(&error))?;
     if index.bundle() != statement.bundle() {
         return Err("the chunk index is about another bundle".to_owned());

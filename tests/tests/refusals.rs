@@ -39,8 +39,11 @@ struct Case {
 /// Where the API shows the reason.
 #[derive(Clone, Copy)]
 enum Shown {
-    /// In the device's report about its slot.
+    /// In the device's report about its slot, which has refused the bundle.
     Slot,
+    /// In the device's report about its slot, which waits: anybody at the broker can make such an offer,
+    /// and it must not keep the good one out.
+    WaitingSlot,
     /// In an event of this kind.
     Event(&'static str),
 }
@@ -61,19 +64,19 @@ const CASES: &[Case] = &[
     Case {
         device: "truncated-index",
         attack: truncate_the_index,
-        shown: Shown::Slot,
+        shown: Shown::WaitingSlot,
         reason: "the chunk index is not the one that the statement names",
     },
     Case {
         device: "unknown-signer",
         attack: sign_with_a_key_of_nobodys,
-        shown: Shown::Slot,
+        shown: Shown::WaitingSlot,
         reason: "0 valid signatures of the role targets",
     },
     Case {
         device: "director-signs",
         attack: sign_with_the_directors_key,
-        shown: Shown::Slot,
+        shown: Shown::WaitingSlot,
         reason: "but only targets may sign it",
     },
     Case {
@@ -150,12 +153,14 @@ fn play(case: &Case, stage: &mut Stage, thief: &mut Client, first: Digest) {
     (case.attack)(&mut scene);
     let Scene { stage, device, answering, .. } = scene;
     match case.shown {
-        Shown::Slot => {
+        Shown::Slot | Shown::WaitingSlot => {
             let seen = stage.wait_for_device(device, case.reason, |seen| {
                 let slot = &seen["reported"]["slots"][0];
                 slot["reason"].as_str().is_some_and(|reason| reason.contains(case.reason))
             });
-            assert_eq!(seen["reported"]["slots"][0]["phase"], "refused");
+            let waits = matches!(case.shown, Shown::WaitingSlot);
+            let phase = if waits { "fetching" } else { "refused" };
+            assert_eq!(seen["reported"]["slots"][0]["phase"], phase);
             let problems = seen["problems"].as_array().expect("problems are a list");
             let is = |problem: &Value| problem.as_str().is_some_and(|p| p.contains(case.reason));
             assert!(problems.iter().any(is), "{problems:?}");

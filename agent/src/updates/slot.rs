@@ -11,15 +11,20 @@
 //!                            (tries again)                    Refused (the bundle before goes on)
 //! ```
 //!
+//! An offer that is not to be believed says nothing about its bundle: the slot goes on seeking. Only what
+//! is signed and yet must not run here is refused.
+//!
 //! A bundle that is desired next interrupts any of these. The record names the new bundle before it
 //! answers; whatever it replaced is kept as the previous one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use selvedge_wire::{Digest, SlotPhase};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, DISK_RETRY_MS};
+use crate::limits::{
+    CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, DISK_RETRY_MS, OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS,
+};
 
 /// What a slot remembers across restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +69,13 @@ pub enum Happening {
         /// How many chunks it has.
         chunks_total: u32,
     },
+    /// An offer came that is not to be believed. It may be anybody's.
+    Misoffered {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
+    },
     /// A chunk was checked and is durable.
     ChunkKept {
         /// The chunk.
@@ -102,6 +114,8 @@ pub enum Happening {
 pub enum Action {
     /// Look on the disk, then on the network, for what is known of a bundle.
     Seek(Digest),
+    /// Ask the network once more for what it has offered.
+    SeekAgain(Digest),
     /// Stop looking.
     StopSeeking(Digest),
     /// Ask for a chunk.
@@ -118,6 +132,13 @@ pub enum Action {
     TellSwapped(Digest),
     /// Say that the bundle was refused, and why.
     TellRefused(Refusal),
+    /// Say that an offer is not to be believed, and why.
+    TellMisoffered {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
+    },
     /// Remove what no slot needs any more.
     Tidy,
 }
@@ -136,9 +157,7 @@ pub struct SlotUpdate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Settled,
-    Seeking {
-        target: Digest,
-    },
+    Seeking(Seeking),
     Fetching(Fetching),
     Verifying {
         target: Digest,
@@ -154,6 +173,14 @@ enum State {
         retry_at_ms: u64,
     },
     Refused(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seeking {
+    target: Digest,
+    // What is wrong with the newest offer, and when it is looked at again.
+    problem: Option<(String, u64)>,
+    told: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,7 +225,8 @@ impl SlotUpdate {
     pub fn target(&self) -> Option<Digest> {
         match &self.state {
             State::Settled | State::Refused(_) => None,
-            State::Seeking { target } | State::Verifying { target } => Some(*target),
+            State::Seeking(seeking) => Some(seeking.target),
+            State::Verifying { target } => Some(*target),
             State::Fetching(fetching) => Some(fetching.target),
             State::Recording { next } => next.current,
             State::Switching => self.record.current,
@@ -210,7 +238,7 @@ impl SlotUpdate {
     pub fn phase(&self) -> SlotPhase {
         match &self.state {
             State::Settled => SlotPhase::Settled,
-            State::Seeking { .. } | State::Blocked { .. } => {
+            State::Seeking(_) | State::Blocked { .. } => {
                 SlotPhase::Fetching { chunks_present: 0, chunks_total: 0 }
             }
             State::Fetching(fetching) => {
@@ -232,6 +260,7 @@ impl SlotUpdate {
     /// Why the desired bundle does not answer, when that is not a matter of time.
     pub fn reason(&self) -> Option<&str> {
         match &self.state {
+            State::Seeking(seeking) => seeking.problem.as_ref().map(|(reason, _)| reason.as_str()),
             State::Blocked { reason, .. } => Some(reason),
             State::Refused(refusal) => Some(&refusal.reason),
             _ => None,
@@ -246,9 +275,16 @@ impl SlotUpdate {
                 self.desire(generation, bundle, &mut actions);
             }
             Happening::Offered { bundle, missing, chunks_total } => {
-                if self.state == (State::Seeking { target: bundle }) {
+                if matches!(&self.state, State::Seeking(seeking) if seeking.target == bundle) {
                     actions.push(Action::StopSeeking(bundle));
                     self.fetch(bundle, missing, chunks_total, now_ms, &mut actions);
+                }
+            }
+            Happening::Misoffered { bundle, reason } => {
+                if let State::Seeking(seeking) = &mut self.state
+                    && seeking.target == bundle
+                {
+                    seeking.disbelieve(reason, now_ms, &mut actions);
                 }
             }
             Happening::ChunkKept { chunk } => self.keep(chunk, now_ms, &mut actions),
@@ -300,7 +336,7 @@ impl SlotUpdate {
     fn begin(&mut self, target: Option<Digest>, actions: &mut Vec<Action>) {
         match target {
             Some(target) => {
-                self.state = State::Seeking { target };
+                self.state = State::Seeking(Seeking::new(target));
                 actions.push(Action::Seek(target));
             }
             None => {
@@ -313,7 +349,7 @@ impl SlotUpdate {
     /// Gives up what is under way. What is on the disk stays, until it is tidied up.
     fn stop(&mut self, actions: &mut Vec<Action>) {
         match std::mem::replace(&mut self.state, State::Settled) {
-            State::Seeking { target } => actions.push(Action::StopSeeking(target)),
+            State::Seeking(seeking) => actions.push(Action::StopSeeking(seeking.target)),
             State::Fetching(fetching) => {
                 actions.extend(fetching.requested.into_keys().map(Action::StopRequesting));
             }
@@ -425,6 +461,7 @@ impl SlotUpdate {
                 let target = *target;
                 self.begin(target, actions);
             }
+            State::Seeking(seeking) => seeking.look_again(now_ms, actions),
             State::Fetching(fetching) => fetching.request_overdue_again(now_ms, actions),
             _ => {}
         }
@@ -436,6 +473,32 @@ impl State {
         let retry_at_ms = now_ms + DISK_RETRY_MS;
         let reason = format!("{reason}; trying again every {} s", DISK_RETRY_MS / 1000);
         Self::Blocked { target, reason, retry_at_ms }
+    }
+}
+
+impl Seeking {
+    fn new(target: Digest) -> Self {
+        Self { target, problem: None, told: BTreeSet::new() }
+    }
+
+    fn disbelieve(&mut self, reason: String, now_ms: u64, actions: &mut Vec<Action>) {
+        let known = self.told.contains(&reason) || self.told.len() == OFFER_REASONS_TOLD_MAX;
+        if !known {
+            self.told.insert(reason.clone());
+            let bundle = self.target;
+            actions.push(Action::TellMisoffered { bundle, reason: reason.clone() });
+        }
+        let reason = format!("{reason}; waiting for an offer to believe");
+        self.problem = Some((reason, now_ms + OFFER_RETRY_MS));
+    }
+
+    fn look_again(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+        if let Some((_, again_at_ms)) = &mut self.problem
+            && now_ms >= *again_at_ms
+        {
+            *again_at_ms = now_ms + OFFER_RETRY_MS;
+            actions.push(Action::SeekAgain(self.target));
+        }
     }
 }
 
@@ -555,6 +618,34 @@ mod tests {
         assert!(slot.handle(desired(1, NEW), 0).is_empty());
         assert_eq!((slot.phase(), slot.reason()), (SlotPhase::Refused, Some(reason.as_str())));
         assert_eq!(slot.handle(desired(2, NEW), 0), [Action::Seek(NEW)]);
+    }
+
+    #[test]
+    fn offers_that_are_not_to_be_believed_are_told_once_each_and_a_good_one_is_taken() {
+        let mut slot = running_old();
+        slot.handle(desired(1, NEW), 0);
+        let misoffered = |number: usize| {
+            let reason = format!("signature {number} is not valid");
+            Happening::Misoffered { bundle: NEW, reason }
+        };
+        let told = |actions: Vec<Action>| {
+            actions.iter().filter(|action| matches!(action, Action::TellMisoffered { .. })).count()
+        };
+        for number in 0..2 * OFFER_REASONS_TOLD_MAX {
+            let expected = usize::from(number < OFFER_REASONS_TOLD_MAX);
+            assert_eq!(told(slot.handle(misoffered(number), 0)), expected, "{number}");
+            assert_eq!(told(slot.handle(misoffered(0), 0)), 0);
+        }
+        slot.handle(misoffered(3), 5);
+        assert!(slot.reason().is_some_and(|reason| reason.contains("signature 3")));
+        assert_eq!(slot.phase(), SlotPhase::Fetching { chunks_present: 0, chunks_total: 0 });
+        assert!(slot.handle(Happening::Tick, 4 + OFFER_RETRY_MS).is_empty());
+        assert_eq!(slot.handle(Happening::Tick, 5 + OFFER_RETRY_MS), [Action::SeekAgain(NEW)]);
+        assert!(slot.handle(Happening::Tick, 6 + OFFER_RETRY_MS).is_empty());
+        let taken = slot.handle(offered(NEW, 1), 0);
+        assert_eq!(taken, [Action::StopSeeking(NEW), Action::Request(chunk(0))]);
+        assert_eq!(slot.reason(), None);
+        assert!(slot.handle(misoffered(4), 0).is_empty(), "it comes too late");
     }
 
     #[test]
