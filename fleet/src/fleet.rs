@@ -44,6 +44,9 @@ const UNACKED_MAX: u16 = 256;
 /// The link to the broker in this process is made again quickly.
 const EMBEDDED_BACKOFF_MS: (u64, u64) = (50, 1000);
 
+/// One elsewhere is not stormed by a single manager, and while it is away nothing is stored.
+const EXTERNAL_BACKOFF_MS: (u64, u64) = (1000, 10_000);
+
 /// Where the manager listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
@@ -207,6 +210,7 @@ async fn open_broker(config: &Config, store: &Store) -> Result<(Access, LinkConf
             let mut link = LinkConfig::new(url.clone(), format!("{MANAGER}-{}", config.name));
             link.login.clone_from(login);
             link.tls.clone_from(tls);
+            (link.limits.backoff_first_ms, link.limits.backoff_ms_max) = EXTERNAL_BACKOFF_MS;
             (url.to_string(), link, None)
         }
     };

@@ -11,7 +11,8 @@ use selvedge_wire::{DeviceId, Digest, SlotName, SlotPhase, SlotReport, VERSION, 
 use crate::{
     Error,
     store::{
-        BundleRow, DesiredRow, DeviceRow, HealthPoint, HealthRow, MalformedRow, Store, StreamRow,
+        BundleRow, DesiredRow, DeviceRow, GENERATION_JUMP_MAX, HealthPoint, HealthRow,
+        MalformedRow, Store, StreamRow,
     },
 };
 
@@ -282,6 +283,8 @@ struct Parts {
     points: Vec<HealthPoint>,
     streams: Vec<StreamRow>,
     merged: Merged,
+    /// Why the device refused what it should run, as long as it does not follow it.
+    refusal: Option<String>,
 }
 
 impl Parts {
@@ -291,13 +294,14 @@ impl Parts {
             points: store.health_points(id).await?,
             streams: store.streams(id).await?,
             merged: merge_newest(store, id).await?,
+            refusal: store.desired_refusal(id).await?,
             ..Self::default()
         })
     }
 }
 
 fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceView {
-    let Parts { desired, health, malformed, points, streams, merged } = parts;
+    let Parts { desired, health, malformed, points, streams, merged, refusal } = parts;
     let online = row.status.as_ref().is_some_and(|status| status.online);
     let history = rates(&points);
     let throughput_per_s = if online { history.last().copied().unwrap_or(0.0) } else { 0.0 };
@@ -333,20 +337,35 @@ fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceVi
         registered_ms: row.registered_ms,
         last_seen_ms: row.last_seen_ms,
     };
-    view.problems = problems(&view, row.wire_met);
+    view.problems = problems(&view, row.wire_met, refusal);
     view
 }
 
-fn problems(device: &DeviceView, wire_met: Option<u8>) -> Vec<String> {
+fn problems(device: &DeviceView, wire_met: Option<u8>, refusal: Option<String>) -> Vec<String> {
     let version = wire_met.map(|met| {
         format!("speaks wire version {met}; this fleet reads {VERSION_OLDEST} to {VERSION}")
     });
+    let refused = refusal.map(|reason| format!("refuses what it should run: {reason}"));
+    let ahead =
+        device.desired.as_ref().zip(device.reported.as_ref()).and_then(|(desired, reported)| {
+            generation_ahead(desired.generation, reported.generation)
+        });
     let slots = device.reported.iter().flat_map(|reported| &reported.slots);
     let reasons = slots.filter_map(|slot| {
         let reason = slot.reason.as_ref()?;
         Some(format!("{}: {reason}", slot.slot))
     });
-    version.into_iter().chain(reasons).collect()
+    version.into_iter().chain(refused).chain(ahead).chain(reasons).collect()
+}
+
+/// A device believes no generation below the one that it follows.
+fn generation_ahead(signed: u64, followed: u64) -> Option<String> {
+    let what = format!("follows generation {followed}, but this fleet is at {signed}");
+    match followed.saturating_sub(signed) {
+        0 => None,
+        1..=GENERATION_JUMP_MAX => Some(format!("{what}: assign its bundles again")),
+        _ => Some(format!("{what}, too far behind to catch up: its agent needs a new state")),
+    }
 }
 
 async fn merge_newest(store: &Store, id: &DeviceId) -> Result<Merged, Error> {

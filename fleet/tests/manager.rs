@@ -490,6 +490,46 @@ async fn no_number_of_one_device_takes_the_pages_of_all_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_lost_its_database_goes_on_where_its_devices_are() {
+    let desk = Desk::start().await;
+    let device = desk.connect_device("line-1").await;
+    let (folder, bundle) = desk.pack(1);
+    desk.publish(&folder).await;
+    assert_eq!(desk.assign("line-1", bundle.digest()).await, 1);
+    let path = "/api/v1/devices/line-1";
+    let boot = Boot(9);
+    let event = Event {
+        at_ms: 0,
+        kind: EventKind::DesiredRefused,
+        slot: None,
+        bundle: None,
+        detail: "generation 1, older than 4".into(),
+    };
+    let events = Batch { boot, first: Sequence(1), records: vec![Record::One(event)] };
+    device.say(Topic::Stream(device.id.clone(), Stream::Events), &events).await;
+    desk.wait_for(path, |seen| {
+        seen["problems"] == json!(["refuses what it should run: generation 1, older than 4"])
+    })
+    .await;
+    let reported = Reported { boot, generation: 4, slots: vec![] };
+    device.say(Topic::State(device.id.clone()), &reported).await;
+    let ahead = "follows generation 4, but this fleet is at 1: assign its bundles again";
+    desk.wait_for(path, |seen| seen["problems"][1] == ahead).await;
+    let page = desk.get("/").await;
+    let page = page.as_str().expect("the page is text");
+    assert!(page.contains("generation 1, older than 4") && page.contains(ahead), "{page}");
+
+    assert_eq!(desk.assign("line-1", bundle.digest()).await, 5);
+    assert_eq!(desk.get(path).await["problems"], json!([]), "the refusal was of an earlier one");
+    let reported = Reported { boot, generation: u64::MAX, slots: vec![] };
+    device.say(Topic::State(device.id.clone()), &reported).await;
+    let far = desk.wait_for(path, |seen| seen["problems"] != json!([])).await;
+    let problem = far["problems"][0].as_str().expect("problems are sentences");
+    assert!(problem.contains("too far behind"), "{problem}");
+    assert_eq!(desk.assign("line-1", bundle.digest()).await, 6, "nobody uses the numbers up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_answered_with_one_sentence() {
     let desk = Desk::start().await;
     desk.add_device("line-1").await;

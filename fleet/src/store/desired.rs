@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
-use selvedge_wire::{DeviceId, Digest, SlotName};
+use selvedge_wire::{DeviceId, Digest, EventKind, SlotName};
 
-use super::{Store, devices::no_device, integer, natural};
+use super::{Store, Tx, devices::no_device, integer, natural};
 use crate::Error;
+
+/// How far ahead of its fleet a device may be with its generation: a fleet that lost its database goes on
+/// where the device is. What says more is not believed, so that no device uses the numbers up.
+pub const GENERATION_JUMP_MAX: u64 = 1_000_000;
 
 /// The bundle of each slot.
 pub type Slots = BTreeMap<SlotName, Digest>;
@@ -41,7 +45,8 @@ struct Row {
 
 impl Store {
     /// Takes the next generation for `device`, has `sign` make the document, and keeps both: the
-    /// generation is in the database before anybody sees the document.
+    /// generation is in the database before anybody sees the document. It is above all that were
+    /// signed here, and above the one that the device follows.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such device or bundle; what `sign` says.
@@ -70,25 +75,19 @@ impl Store {
                 Error::NotFound(format!("there is no bundle {digest}; publish it first"))
             })?;
         }
-        let generation: i64 = sqlx::query_scalar(
-            "INSERT INTO generations (device, generation) VALUES ($1, 1) \
-             ON CONFLICT (device) DO UPDATE SET generation = generations.generation + 1 \
-             RETURNING generation",
-        )
-        .bind(device.as_str())
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(Error::store(doing))?;
-        let (document, expires_ms) = sign(natural(generation))?;
+        let generation = take_generation(&mut tx, device).await.map_err(Error::store(doing))?;
+        let (document, expires_ms) = sign(generation)?;
         sqlx::query(
-            "INSERT INTO desired (device, generation, slots, document, set_ms, expires_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device) DO UPDATE SET \
+            "INSERT INTO desired \
+             (device, generation, slots, document, set_ms, expires_ms, events_before) \
+             VALUES ($1, $2, $3, $4, $5, $6, (SELECT COALESCE(MAX(id), 0) FROM events)) \
+             ON CONFLICT (device) DO UPDATE SET \
              generation = excluded.generation, slots = excluded.slots, \
              document = excluded.document, set_ms = excluded.set_ms, \
-             expires_ms = excluded.expires_ms",
+             expires_ms = excluded.expires_ms, events_before = excluded.events_before",
         )
         .bind(device.as_str())
-        .bind(generation)
+        .bind(integer(generation))
         .bind(serde_json::to_string(slots).expect("a map of names to digests is JSON"))
         .bind(document)
         .bind(integer(now_ms))
@@ -97,7 +96,7 @@ impl Store {
         .await
         .map_err(Error::store(doing))?;
         tx.commit().await.map_err(Error::store(doing))?;
-        Ok(natural(generation))
+        Ok(generation)
     }
 
     /// What `device` should run, if that was ever said.
@@ -108,6 +107,21 @@ impl Store {
     /// What each device should run.
     pub async fn all_desired(&self) -> Result<Vec<DesiredRow>, Error> {
         self.select_desired(None).await
+    }
+
+    /// Why `device` has refused what it should run, as long as it does not follow it.
+    pub async fn desired_refusal(&self, device: &DeviceId) -> Result<Option<String>, Error> {
+        sqlx::query_scalar(
+            "SELECT e.detail FROM desired d LEFT JOIN reported r ON r.device = d.device \
+             JOIN events e ON e.device = d.device AND e.id > d.events_before AND e.kind = $2 \
+             WHERE d.device = $1 AND COALESCE(r.generation, 0) <> d.generation \
+             ORDER BY e.id DESC LIMIT 1",
+        )
+        .bind(device.as_str())
+        .bind(EventKind::DesiredRefused.as_str())
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::store("read refusals of desired states"))
     }
 
     async fn select_desired(&self, device: Option<&DeviceId>) -> Result<Vec<DesiredRow>, Error> {
@@ -123,6 +137,31 @@ impl Store {
     }
 }
 
+async fn take_generation(tx: &mut Tx, device: &DeviceId) -> Result<u64, sqlx::Error> {
+    let (signed, followed): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "SELECT (SELECT generation FROM generations WHERE device = $1), \
+         (SELECT generation FROM reported WHERE device = $1)",
+    )
+    .bind(device.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    let generation = next_generation(signed.map_or(0, natural), followed.map_or(0, natural));
+    sqlx::query(
+        "INSERT INTO generations (device, generation) VALUES ($1, $2) \
+         ON CONFLICT (device) DO UPDATE SET generation = excluded.generation",
+    )
+    .bind(device.as_str())
+    .bind(integer(generation))
+    .execute(&mut **tx)
+    .await?;
+    Ok(generation)
+}
+
+fn next_generation(signed: u64, followed: u64) -> u64 {
+    let believed = followed <= signed.saturating_add(GENERATION_JUMP_MAX);
+    if believed { signed.max(followed) + 1 } else { signed + 1 }
+}
+
 impl From<Row> for DesiredRow {
     fn from(row: Row) -> Self {
         Self {
@@ -132,6 +171,26 @@ impl From<Row> for DesiredRow {
             document: row.document,
             set_ms: natural(row.set_ms),
             expires_ms: natural(row.expires_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_generation_is_above_all_that_can_be_believed() {
+        for (signed, followed, next) in [
+            (0, 0, 1),
+            (4, 0, 5),
+            (4, 4, 5),
+            (0, 4, 5),
+            (0, GENERATION_JUMP_MAX, GENERATION_JUMP_MAX + 1),
+            (0, GENERATION_JUMP_MAX + 1, 1),
+            (7, u64::MAX, 8),
+        ] {
+            assert_eq!(next_generation(signed, followed), next, "{signed}, {followed}");
         }
     }
 }

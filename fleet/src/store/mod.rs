@@ -30,7 +30,7 @@ use self::transaction::Tx;
 use crate::{Error, Limits};
 
 pub use bundles::BundleRow;
-pub use desired::{DesiredRow, Slots};
+pub use desired::{DesiredRow, GENERATION_JUMP_MAX, Slots};
 pub use devices::DeviceRow;
 pub use ingest::{Malformed, Received, Upward};
 pub use telemetry::{
@@ -92,8 +92,14 @@ impl Store {
 
 /// Every step from an empty file to the tables of today. A step that was released is never edited.
 fn migrations() -> Vec<Migration> {
-    let first = include_str!("../../migrations/0001_first.sql");
-    vec![Migration::new(1, "first".into(), MigrationType::Simple, first.into_sql_str(), false)]
+    let steps = [
+        ("first", include_str!("../../migrations/0001_first.sql")),
+        ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
+    ];
+    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    (1..).zip(steps).map(migration).collect()
 }
 
 /// SQLite's integers are signed; what is too large for them is clamped.
