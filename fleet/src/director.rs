@@ -7,7 +7,7 @@ use selvedge_wire::{DeviceId, Digest, FleetName};
 
 use crate::{
     Error,
-    store::{DesiredRow, Slots, Store},
+    store::{DesiredRow, DesiredSet, Slots, Store},
 };
 
 /// How long a desired state is valid. A device that hears nothing for longer keeps its bundle, but
@@ -82,19 +82,21 @@ impl Director {
         &self.fleet
     }
 
-    /// Signs and keeps a new desired state for `device`; returns its generation.
+    /// Signs and keeps what `change` makes of the desired state of `device`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such device or bundle.
+    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Refused`] for too many slots.
     pub async fn direct(
         &self,
         store: &Store,
         device: &DeviceId,
-        slots: &Slots,
+        change: impl FnOnce(&mut Slots),
         now_ms: u64,
-    ) -> Result<u64, Error> {
-        let sign = |generation| Ok(self.sign(device, slots, generation, UnixMillis(now_ms)));
-        store.set_desired(device, slots, now_ms, sign).await
+    ) -> Result<DesiredSet, Error> {
+        let sign = |generation, slots: &Slots| {
+            Ok(self.sign(device, slots, generation, UnixMillis(now_ms)))
+        };
+        store.set_desired(device, change, now_ms, sign).await
     }
 
     /// Signs again what is about to expire; returns the devices concerned.
@@ -102,7 +104,7 @@ impl Director {
         let mut renewed = Vec::new();
         for desired in store.all_desired().await? {
             if is_due(&desired, now_ms) {
-                self.direct(store, &desired.device, &desired.slots, now_ms).await?;
+                self.direct(store, &desired.device, |_| {}, now_ms).await?;
                 renewed.push(desired.device);
             }
         }
@@ -147,8 +149,8 @@ mod tests {
             .expect("the keys are good");
         let (_folder, store) = open_store(&["a", "b"]).await;
         let device: DeviceId = name("a");
-        let generation = director
-            .direct(&store, &device, &Slots::new(), NOW_MS)
+        let set = director
+            .direct(&store, &device, |_| {}, NOW_MS)
             .await
             .expect("the device is registered");
         let row = store.desired(&device).await.expect("it can be read").expect("it was set");
@@ -156,7 +158,7 @@ mod tests {
             let fleet = director.fleet();
             director.root().verify_desired(&row.document, device, fleet, floor, UnixMillis(NOW_MS))
         };
-        assert_eq!(verify(&device, generation).expect("it is believed").generation, 1);
+        assert_eq!(verify(&device, set.generation).expect("it is believed").generation, 1);
         assert!(verify(&name("b"), 0).is_err(), "meant for another device");
         assert!(verify(&device, 2).is_err(), "older than what the device has");
     }
@@ -167,7 +169,7 @@ mod tests {
         let director = Director::open(keys.path(), "demo".parse().expect("a name"), NOW_MS)
             .expect("the keys are good");
         let (_folder, store) = open_store(&["a"]).await;
-        director.direct(&store, &name("a"), &Slots::new(), NOW_MS).await.expect("it is signed");
+        director.direct(&store, &name("a"), |_| {}, NOW_MS).await.expect("it is signed");
         let later = |days| NOW_MS + days * DAY_MS;
         let renewed = director.renew(&store, later(VALID_DAYS - RENEW_DAYS - 1)).await;
         assert_eq!(renewed.expect("it can be read"), []);

@@ -15,7 +15,7 @@ use crate::{
     live::Live,
     registry::Registry,
     secret::new_password,
-    store::{BundleRow, Slots, Store},
+    store::{BundleRow, DesiredSet, Slots, Store},
 };
 
 /// The parts of a running manager.
@@ -85,16 +85,16 @@ impl Manager {
         Ok(())
     }
 
-    /// Says what `device` should run from now on; returns the generation.
-    pub async fn set_desired(&self, device: &DeviceId, slots: &Slots) -> Result<u64, Error> {
-        if slots.len() > self.limits.slots_max {
-            let max = self.limits.slots_max;
-            return Err(Error::Refused(format!("a device has at most {max} slots")));
-        }
-        let generation = self.director.direct(&self.store, device, slots, self.now_ms()).await?;
+    /// Changes what `device` should run from now on.
+    pub async fn set_desired(
+        &self,
+        device: &DeviceId,
+        change: impl FnOnce(&mut Slots),
+    ) -> Result<DesiredSet, Error> {
+        let set = self.director.direct(&self.store, device, change, self.now_ms()).await?;
         self.downlink.replan();
         self.live.tell([device.clone()]);
-        Ok(generation)
+        Ok(set)
     }
 
     /// Keeps a bundle that the registry has verified.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::json;
 
@@ -527,6 +527,72 @@ async fn a_fleet_that_lost_its_database_goes_on_where_its_devices_are() {
     let problem = far["problems"][0].as_str().expect("problems are sentences");
     assert!(problem.contains("too far behind"), "{problem}");
     assert_eq!(desk.assign("line-1", bundle.digest()).await, 6, "nobody uses the numbers up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_are_set_at_the_same_time_are_all_kept() {
+    const SLOTS: u64 = 12;
+    let desk = Desk::start().await;
+    desk.add_device("line-1").await;
+    let (folder, bundle) = desk.pack(1);
+    desk.publish(&folder).await;
+    let path = |slot: u64| format!("/api/v1/devices/line-1/desired/slot-{slot}");
+    let body = || Some(json!({ "bundle": bundle.digest() }));
+    let desk = Arc::new(desk);
+    let puts = (0..SLOTS).map(|slot| {
+        let (desk, path, body) = (desk.clone(), path(slot), body());
+        tokio::spawn(async move { desk.call("PUT", &path, body).await.0 })
+    });
+    let mut answers = Vec::new();
+    for put in puts.collect::<Vec<_>>() {
+        answers.push(put.await.expect("a request does not panic"));
+    }
+    assert_eq!(answers, [200; SLOTS as usize]);
+    let desired = desk.get("/api/v1/devices/line-1/desired").await;
+    assert_eq!(desired["slots"].as_object().map(|slots| slots.len() as u64), Some(SLOTS));
+    assert_eq!(desired["generation"], SLOTS);
+    for slot in SLOTS..16 {
+        assert_eq!(desk.call("PUT", &path(slot), body()).await.0, 200);
+    }
+    let (status, answer) = desk.call("PUT", &path(16), body()).await;
+    assert_eq!((status, &answer["error"]), (400, &json!("a device has at most 16 slots")));
+    for (path, body, expected) in [
+        ("/api/v1/devices/nobody/desired/main", body(), 404),
+        ("/api/v1/devices/line-1/desired/MAIN", body(), 400),
+        ("/api/v1/devices/line-1/desired/slot-1", Some(json!({ "bundle": Digest([9; 32]) })), 404),
+        ("/api/v1/devices/line-1/desired/slot-1", Some(json!({ "slots": {} })), 422),
+    ] {
+        let (status, answer) = desk.call("PUT", path, body).await;
+        assert_eq!((status, answer["error"].is_string()), (expected, true), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_to_a_desired_state_are_told_from_those_before_and_of_other_slots() {
+    let desk = Desk::start().await;
+    let device = desk.connect_device("line-1").await;
+    let (folder, bundle) = desk.pack(1);
+    desk.publish(&folder).await;
+    let of_slot = |slot: &str, sample| {
+        let slot = slot.parse().expect("the name is well formed");
+        Record::One(InferenceResult { slot, bundle: bundle.digest(), ..result(sample) })
+    };
+    let say = async |first, records| {
+        let batch = Batch { boot: Boot(1), first: Sequence(first), records };
+        device.say(Topic::Stream(device.id.clone(), Stream::Results), &batch).await;
+    };
+    say(1, vec![of_slot("main", 10), of_slot("aux", 11)]).await;
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["results"] == 2).await;
+    let body = Some(json!({ "bundle": bundle.digest() }));
+    let (_, set) = desk.call("PUT", "/api/v1/devices/line-1/desired/main", body).await;
+    assert_eq!(set, json!({ "generation": 1, "results_before": 2 }));
+    let digest = bundle.digest();
+    let path = format!("/api/v1/devices/line-1/results?slot=main&bundle={digest}&after=2&limit=1");
+    say(3, vec![of_slot("aux", 12)]).await;
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["results"] == 3).await;
+    assert_eq!(desk.get(&path).await, json!([]));
+    say(4, vec![of_slot("main", 13)]).await;
+    desk.wait_for(&path, |answers| answers[0]["sample"] == 13).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

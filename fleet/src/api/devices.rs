@@ -12,6 +12,7 @@ use super::{Body, ErrorBody, Path};
 use crate::{
     Error,
     manager::Manager,
+    store::{DesiredSet, Slots},
     view::{DesiredView, DeviceView, FleetView},
 };
 
@@ -58,11 +59,22 @@ pub struct NewDesired {
     slots: BTreeMap<SlotName, Digest>,
 }
 
+/// What one slot should run.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewSlot {
+    /// The bundle.
+    #[schema(value_type = String, example = "sha256:…")]
+    bundle: Digest,
+}
+
 /// A desired state that was signed and kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SetDesired {
     /// Its generation.
     generation: u64,
+    /// The id of the newest result at that moment: what answers to this desired state has a higher one.
+    results_before: u64,
 }
 
 /// Registers a device.
@@ -155,8 +167,32 @@ pub async fn set_desired(
     Path(id): Path<DeviceId>,
     Body(new): Body<NewDesired>,
 ) -> Result<Json<SetDesired>, Error> {
-    let generation = manager.set_desired(&id, &new.slots).await?;
-    Ok(Json(SetDesired { generation }))
+    let set = manager.set_desired(&id, |slots| *slots = new.slots).await?;
+    Ok(Json(SetDesired::from(set)))
+}
+
+/// Says what one slot of a device should run from now on; its other slots stay as they are.
+#[utoipa::path(
+    put, path = "/api/v1/devices/{id}/desired/{slot}", tag = "devices", request_body = NewSlot,
+    params(
+        ("id" = String, Path, description = "The device's name"),
+        ("slot" = String, Path, description = "The slot's name")
+    ),
+    responses(
+        (status = 200, description = "The desired state is signed and kept", body = SetDesired),
+        (status = "4XX", description = "There is no such device or bundle", body = ErrorBody),
+        (status = 500, description = "The manager failed", body = ErrorBody)
+    )
+)]
+pub async fn set_slot(
+    State(manager): State<Arc<Manager>>,
+    Path((id, slot)): Path<(DeviceId, SlotName)>,
+    Body(new): Body<NewSlot>,
+) -> Result<Json<SetDesired>, Error> {
+    let put = |slots: &mut Slots| {
+        slots.insert(slot, new.bundle);
+    };
+    Ok(Json(SetDesired::from(manager.set_desired(&id, put).await?)))
 }
 
 /// What a device should run.
@@ -176,4 +212,10 @@ pub async fn read_desired(
     let desired = manager.store.desired(&id).await?;
     let unsaid = || Error::NotFound(format!("nobody has said what {id} should run"));
     desired.map(|row| Json(DesiredView::from(row))).ok_or_else(unsaid)
+}
+
+impl From<DesiredSet> for SetDesired {
+    fn from(set: DesiredSet) -> Self {
+        Self { generation: set.generation, results_before: set.results_before }
+    }
 }

@@ -67,6 +67,7 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(devices::add_device, devices::list_devices))
         .routes(routes!(devices::read_device, devices::delete_device))
         .routes(routes!(devices::set_desired, devices::read_desired))
+        .routes(routes!(devices::set_slot))
         .routes(routes!(bundles::add_bundle, bundles::list_bundles))
         .routes(routes!(bundles::read_bundle))
         .routes(routes!(telemetry::list_results))
@@ -198,7 +199,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 12, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 13, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use selvedge_sketch::GatewayProfile;
-use selvedge_wire::{DeviceId, Digest};
+use selvedge_wire::{DeviceId, Digest, SlotName};
 
 use super::{ErrorBody, Path, Query};
 use crate::{
@@ -38,6 +38,9 @@ pub struct ResultsPage {
     after: Option<u64>,
     /// At most this many; 100 if it is not said.
     limit: Option<u32>,
+    /// Those of this slot alone.
+    #[param(value_type = Option<String>)]
+    slot: Option<SlotName>,
     /// Those of this bundle alone.
     #[param(value_type = Option<String>)]
     bundle: Option<Digest>,
@@ -203,7 +206,8 @@ pub async fn list_results(
 ) -> Result<Json<Vec<ResultView>>, Error> {
     manager.store.device(&id).await?;
     let cursor = cursor(&manager, page.after, page.limit);
-    let rows = manager.store.results(&id, page.bundle.as_ref(), cursor).await?;
+    let (slot, bundle) = (page.slot.as_ref(), page.bundle.as_ref());
+    let rows = manager.store.results(&id, slot, bundle, cursor).await?;
     let mut labels = Labels::default();
     let mut views = Vec::with_capacity(rows.len());
     for row in rows {

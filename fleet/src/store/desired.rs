@@ -16,6 +16,15 @@ pub const GENERATION_JUMP_MAX: u64 = 1_000_000;
 /// The bundle of each slot.
 pub type Slots = BTreeMap<SlotName, Digest>;
 
+/// A desired state that was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DesiredSet {
+    /// Its generation.
+    pub generation: u64,
+    /// The id of the newest result at that moment; what answers to it has a higher one.
+    pub results_before: u64,
+}
+
 /// What one device should run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredRow {
@@ -44,19 +53,21 @@ struct Row {
 }
 
 impl Store {
-    /// Takes the next generation for `device`, has `sign` make the document, and keeps both: the
+    /// Has `change` make of what `device` should run what it should run from now on, in one
+    /// transaction. Takes the next generation for `device`, has `sign` make the document, and keeps both: the
     /// generation is in the database before anybody sees the document. It is above all that were
     /// signed here, and above the one that the device follows.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such device or bundle; what `sign` says.
+    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Refused`] for too many slots;
+    /// what `sign` says.
     pub async fn set_desired(
         &self,
         device: &DeviceId,
-        slots: &Slots,
+        change: impl FnOnce(&mut Slots),
         now_ms: u64,
-        sign: impl FnOnce(u64) -> Result<(Vec<u8>, u64), Error>,
-    ) -> Result<u64, Error> {
+        sign: impl FnOnce(u64, &Slots) -> Result<(Vec<u8>, u64), Error>,
+    ) -> Result<DesiredSet, Error> {
         let doing = "set a desired state";
         let mut tx = self.begin().await?;
         let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM devices WHERE id = $1")
@@ -65,6 +76,18 @@ impl Store {
             .await
             .map_err(Error::store(doing))?;
         known.ok_or_else(|| no_device(device))?;
+        let kept: Option<String> =
+            sqlx::query_scalar("SELECT slots FROM desired WHERE device = $1")
+                .bind(device.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(Error::store(doing))?;
+        let mut slots = kept.map_or_else(Slots::new, |kept| read_slots(&kept));
+        change(&mut slots);
+        let max = self.limits.slots_max;
+        if slots.len() > max {
+            return Err(Error::Refused(format!("a device has at most {max} slots")));
+        }
         for digest in slots.values() {
             let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM bundles WHERE digest = $1")
                 .bind(&digest.0[..])
@@ -76,7 +99,7 @@ impl Store {
             })?;
         }
         let generation = take_generation(&mut tx, device).await.map_err(Error::store(doing))?;
-        let (document, expires_ms) = sign(generation)?;
+        let (document, expires_ms) = sign(generation, &slots)?;
         sqlx::query(
             "INSERT INTO desired \
              (device, generation, slots, document, set_ms, expires_ms, events_before) \
@@ -88,15 +111,19 @@ impl Store {
         )
         .bind(device.as_str())
         .bind(integer(generation))
-        .bind(serde_json::to_string(slots).expect("a map of names to digests is JSON"))
+        .bind(serde_json::to_string(&slots).expect("a map of names to digests is JSON"))
         .bind(document)
         .bind(integer(now_ms))
         .bind(integer(expires_ms))
         .execute(&mut *tx)
         .await
         .map_err(Error::store(doing))?;
+        let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(Error::store(doing))?;
         tx.commit().await.map_err(Error::store(doing))?;
-        Ok(generation)
+        Ok(DesiredSet { generation, results_before: newest.map_or(0, natural) })
     }
 
     /// What `device` should run, if that was ever said.
@@ -137,6 +164,10 @@ impl Store {
     }
 }
 
+fn read_slots(json: &str) -> Slots {
+    serde_json::from_str(json).expect("slots are stored as they were read")
+}
+
 async fn take_generation(tx: &mut Tx, device: &DeviceId) -> Result<u64, sqlx::Error> {
     let (signed, followed): (Option<i64>, Option<i64>) = sqlx::query_as(
         "SELECT (SELECT generation FROM generations WHERE device = $1), \
@@ -167,7 +198,7 @@ impl From<Row> for DesiredRow {
         Self {
             device: row.device.parse().expect("names are checked before they are stored"),
             generation: natural(row.generation),
-            slots: serde_json::from_str(&row.slots).expect("slots are stored as they were read"),
+            slots: read_slots(&row.slots),
             document: row.document,
             set_ms: natural(row.set_ms),
             expires_ms: natural(row.expires_ms),

@@ -30,7 +30,7 @@ use self::transaction::Tx;
 use crate::{Error, Limits};
 
 pub use bundles::BundleRow;
-pub use desired::{DesiredRow, GENERATION_JUMP_MAX, Slots};
+pub use desired::{DesiredRow, DesiredSet, GENERATION_JUMP_MAX, Slots};
 pub use devices::DeviceRow;
 pub use ingest::{Malformed, Received, Upward};
 pub use telemetry::{

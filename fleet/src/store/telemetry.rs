@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use selvedge_wire::{DeviceId, Digest, NodeId};
+use selvedge_wire::{DeviceId, Digest, NodeId, SlotName};
 
 use super::{Store, digest, natural};
 use crate::Error;
@@ -239,10 +239,11 @@ const HEALTH: &str = "SELECT device, \
      AS newest FROM health h WHERE $1 IS NULL OR h.device = $1) AS counted GROUP BY device";
 
 impl Store {
-    /// Answers of `device`, oldest first; those of `bundle` alone, if one is given.
+    /// Answers of `device`, oldest first; those of `slot` and of `bundle` alone, if they are given.
     pub async fn results(
         &self,
         device: &DeviceId,
+        slot: Option<&SlotName>,
         bundle: Option<&Digest>,
         cursor: Cursor,
     ) -> Result<Vec<ResultRow>, Error> {
@@ -265,11 +266,13 @@ impl Store {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT id, boot, sequence, at_ms, slot, bundle, source, sample, latency_us, \
              class_index, score, output_values, failure FROM results \
-             WHERE device = $1 AND id > $2 AND ($3 IS NULL OR bundle = $3) ORDER BY id LIMIT $4",
+             WHERE device = $1 AND id > $2 AND ($3 IS NULL OR bundle = $3) \
+             AND ($4 IS NULL OR slot = $4) ORDER BY id LIMIT $5",
         )
         .bind(device.as_str())
         .bind(super::integer(cursor.after))
         .bind(bundle.map(|bundle| &bundle.0[..]))
+        .bind(slot.map(SlotName::as_str))
         .bind(cursor.limit)
         .fetch_all(&self.readers)
         .await

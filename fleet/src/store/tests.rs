@@ -8,7 +8,7 @@ use selvedge_wire::{
     Reported, Sequence, Status, Stream,
 };
 
-use super::{Cursor, Malformed, Received, Store, Upward};
+use super::{Cursor, Malformed, Received, Slots, Store, Upward};
 use crate::{Error, ErrorKind, Limits, secret::new_password};
 
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -54,7 +54,7 @@ fn results(boot: u32, first: u64, count: u64) -> Batch<InferenceResult> {
 async fn stored_samples(store: &Store, device: &str) -> Vec<u64> {
     let all = Cursor { after: 0, limit: 100_000 };
     let mut samples: Vec<u64> = store
-        .results(&name(device), None, all)
+        .results(&name(device), None, None, all)
         .await
         .expect("results can be read")
         .iter()
@@ -387,24 +387,27 @@ async fn a_wire_version_that_is_not_understood_is_shown_until_one_is() {
 #[tokio::test]
 async fn generations_go_on_when_a_device_comes_back() {
     let (_folder, store) = store_with(Limits::default(), &["a"]).await;
-    let slots = BTreeMap::new();
-    let sign = |generation: u64| Ok((generation.to_be_bytes().to_vec(), NOW_MS));
-    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(1));
-    let refused = |_| Err(Error::Refused("no".into()));
-    assert!(store.set_desired(&name("a"), &slots, NOW_MS, refused).await.is_err());
-    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(2));
+    let sign = |generation: u64, _: &Slots| Ok((generation.to_be_bytes().to_vec(), NOW_MS));
+    let set = async |change: fn(&mut Slots)| {
+        let set = store.set_desired(&name("a"), change, NOW_MS, sign).await;
+        set.map(|set| set.generation).map_err(|error| error.kind())
+    };
+    assert_eq!(set(|_| {}).await, Ok(1));
+    let refused = |_, _: &Slots| Err(Error::Refused("no".into()));
+    assert!(store.set_desired(&name("a"), |_| {}, NOW_MS, refused).await.is_err());
+    assert_eq!(set(|_| {}).await, Ok(2));
     store.delete_device(&name("a")).await.expect("the device is there");
-    let gone = store.set_desired(&name("a"), &slots, NOW_MS, sign).await;
-    assert_eq!(gone.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    assert_eq!(set(|_| {}).await, Err(ErrorKind::NotFound));
     let (_, password) = new_password();
     store
         .add_device(&name("a"), &BTreeMap::new(), &password, NOW_MS)
         .await
         .expect("the name is free again");
-    assert_eq!(store.set_desired(&name("a"), &slots, NOW_MS, sign).await.ok(), Some(3));
-    let missing = [("main".parse().expect("the name is well formed"), Digest([1; 32]))].into();
-    let unknown = store.set_desired(&name("a"), &missing, NOW_MS, sign).await;
-    assert_eq!(unknown.map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    assert_eq!(set(|_| {}).await, Ok(3));
+    let unknown = |slots: &mut Slots| {
+        slots.insert("main".parse().expect("the name is well formed"), Digest([1; 32]));
+    };
+    assert_eq!(set(unknown).await, Err(ErrorKind::NotFound));
 }
 
 #[tokio::test]
