@@ -284,7 +284,8 @@ impl Agent {
             uptime_s: self.clock.elapsed().as_secs(),
             inferences: counters.answered.load(Ordering::Relaxed),
             inferences_failed: counters.failed.load(Ordering::Relaxed),
-            inputs_malformed: self.reporter.malformed_total(),
+            inputs_malformed: self.reporter.malformed_total()
+                + counters.outdated.load(Ordering::Relaxed),
             swaps: counters.swaps.load(Ordering::Relaxed),
             sent_bytes: link.sent_bytes,
             received_bytes: link.received_bytes,

@@ -1,7 +1,8 @@
 //! One thread per slot that answers samples with the slot's model, one after the other.
 //!
 //! A model is loaded and warmed elsewhere; the worker takes it over between two samples, so none is
-//! lost and none fails because of the change. What it counts goes into a profile per window; what it
+//! lost and none fails because of the change. Only if the new model takes other samples than the one
+//! before, those that wait were read for nothing: they are dropped and counted. What it counts goes into a profile per window; what it
 //! answers, if wanted, into the stream of results.
 
 mod model;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use selvedge_bundle::SampleSpec;
 use selvedge_runtime::{Answer, Sample};
 use selvedge_wire::{Digest, InferenceResult, Outcome, SlotName, Stream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,7 +40,7 @@ pub use model::{Answerer, FeatureBins, LoadedModel};
 pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;
 
 /// What a slot's model takes; nothing while the slot is empty.
-pub type SampleShape = Option<Arc<selvedge_bundle::SampleSpec>>;
+pub type SampleShape = Option<Arc<SampleSpec>>;
 
 /// Counters of all slots, since the start.
 #[derive(Debug, Default)]
@@ -51,6 +53,8 @@ pub struct InferenceCounters {
     pub swaps: AtomicU64,
     /// Samples for a slot without a bundle. They are no inferences.
     pub without_model: AtomicU64,
+    /// Samples that were read for the model before, which took others. They are no inferences.
+    pub outdated: AtomicU64,
 }
 
 /// What a worker needs beside its slot.
@@ -76,6 +80,8 @@ pub struct SampleRequest {
     pub number: u64,
     /// The sample.
     pub sample: Sample,
+    /// What it was read for: the slot's model may take something else by the time of its turn.
+    pub read_for: Arc<SampleSpec>,
     /// Where the outcome is wanted, beside the stream of results.
     pub reply: Option<oneshot::Sender<Outcome>>,
 }
@@ -194,6 +200,10 @@ impl Worker {
             counters.without_model.fetch_add(1, Ordering::Relaxed);
             return;
         };
+        if !are_read_alike(&request.read_for, &model.sample) {
+            counters.outdated.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let begun = self.settings.clock.elapsed();
         let answer = model.answerer.answer(&request.sample);
         let latency = self.settings.clock.elapsed().saturating_sub(begun);
@@ -245,6 +255,20 @@ impl Worker {
         if let Some(record) = self.window.close() {
             (self.settings.sink)(Stream::Profiles, encode_record(&record));
         }
+    }
+}
+
+/// Whether a source makes the same samples for both.
+fn are_read_alike(one: &SampleSpec, other: &SampleSpec) -> bool {
+    match (one, other) {
+        (SampleSpec::Row(one), SampleSpec::Row(other)) => {
+            let names = one.columns.iter().map(|column| &column.name);
+            names.eq(other.columns.iter().map(|column| &column.name))
+        }
+        (SampleSpec::Image(one), SampleSpec::Image(other)) => {
+            (&one.axes, &one.shape, one.dtype) == (&other.axes, &other.shape, other.dtype)
+        }
+        _ => false,
     }
 }
 

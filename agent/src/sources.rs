@@ -9,6 +9,7 @@ mod replay;
 
 use std::{sync::Arc, time::Duration};
 
+use selvedge_bundle::SampleSpec;
 use selvedge_runtime::Sample;
 use selvedge_wire::EventKind;
 
@@ -38,10 +39,15 @@ impl Feed {
         &self.slot
     }
 
-    async fn answer(&mut self, sample: Sample) -> Result<(), WorkerEnded> {
+    async fn answer(
+        &mut self,
+        sample: Sample,
+        read_for: &Arc<SampleSpec>,
+    ) -> Result<(), WorkerEnded> {
         let (source, number) = (self.source.clone(), self.number);
         self.number += 1;
-        self.slot.answer(SampleRequest { source, number, sample, reply: None }).await
+        let read_for = read_for.clone();
+        self.slot.answer(SampleRequest { source, number, sample, read_for, reply: None }).await
     }
 }
 

@@ -54,8 +54,13 @@ impl Answerer for Constant {
     }
 }
 
+fn rows_of(names: &[&str]) -> SampleSpec {
+    let column =
+        |name: &&str| Column { name: (*name).into(), unit: String::new(), min: None, max: None };
+    SampleSpec::Row(RowSpec { columns: names.iter().map(column).collect() })
+}
+
 fn model(number: u8) -> Box<LoadedModel> {
-    let column = Column { name: "a".into(), unit: String::new(), min: None, max: None };
     let key = key_from_f32;
     let bins = BinSpec::new(&[key(1.0)], key(0.0), key(2.0)).expect("the edges are in order");
     Box::new(LoadedModel {
@@ -64,7 +69,7 @@ fn model(number: u8) -> Box<LoadedModel> {
             name: "constant".into(),
             version: "1.0.0".into(),
         },
-        sample: SampleSpec::Row(RowSpec { columns: vec![column] }),
+        sample: rows_of(&["a"]),
         features: FeatureBins { spec_id: SpecId([number; 8]), bins: vec![bins] },
         answerer: Box::new(Constant(number.into())),
     })
@@ -102,7 +107,8 @@ impl Bench {
     async fn send(&self, value: f32) {
         let number = self.sent.fetch_add(1, Ordering::SeqCst);
         let sample = Sample::Row(vec![value]);
-        let request = SampleRequest { source: "test".into(), number, sample, reply: None };
+        let (source, read_for) = ("test".into(), Arc::new(rows_of(&["a"])));
+        let request = SampleRequest { source, number, sample, read_for, reply: None };
         self.handle.answer(request).await.expect("the worker runs");
     }
 
@@ -148,6 +154,39 @@ async fn a_swap_loses_no_sample_and_fails_none() {
 }
 
 #[tokio::test]
+async fn samples_that_were_read_for_other_columns_fail_in_no_model() {
+    let bench = Bench::new(true);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    bench.send(0.5).await;
+    // The same number of columns, or the same samples with another range.
+    for (number, sample, outdated) in [
+        (2, rows_of(&["b"]), true),
+        (3, rows_of(&["a", "b"]), true),
+        (4, with_range(rows_of(&["a"])), false),
+    ] {
+        let other = LoadedModel { sample, ..*model(number) };
+        bench.handle.swap(Some(Box::new(other))).await.expect("the worker runs");
+        let before = bench.counters.outdated.load(Ordering::SeqCst);
+        bench.send(f32::NAN).await;
+        bench.send(0.5).await;
+        bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+        let dropped = bench.counters.outdated.load(Ordering::SeqCst) - before;
+        assert_eq!(dropped, if outdated { 2 } else { 0 }, "model {number}");
+    }
+    bench.handle.stop().await;
+    assert_eq!(bench.counters.answered.load(Ordering::SeqCst), 2);
+    assert_eq!(bench.counters.failed.load(Ordering::SeqCst), 1, "a NaN of the right shape");
+    assert_eq!(bench.results().len(), 3);
+}
+
+fn with_range(mut sample: SampleSpec) -> SampleSpec {
+    if let SampleSpec::Row(row) = &mut sample {
+        row.columns[0].max = Some(9.0);
+    }
+    sample
+}
+
+#[tokio::test]
 async fn each_bundle_has_profiles_of_its_own_and_every_sample_is_in_one() {
     let bench = Bench::new(false);
     bench.handle.swap(Some(model(1))).await.expect("the worker runs");
@@ -185,7 +224,8 @@ async fn a_window_closes_in_time_even_if_no_sample_comes() {
     bench.send(0.5).await;
     let (reply, answered) = oneshot::channel();
     let sample = Sample::Row(vec![1.0]);
-    let request = SampleRequest { source: "test".into(), number: 9, sample, reply: Some(reply) };
+    let (source, read_for) = ("test".into(), Arc::new(rows_of(&["a"])));
+    let request = SampleRequest { source, number: 9, sample, read_for, reply: Some(reply) };
     bench.handle.answer(request).await.expect("the worker runs");
     assert_eq!(answered.await, Ok(Outcome::Class { index: 1, score: 0.5 }));
     assert_eq!(bench.profiles().len(), 1, "the second window is still open");

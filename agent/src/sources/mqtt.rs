@@ -88,7 +88,7 @@ async fn read(
         let Some(spec) = spec else { continue };
         match sample(&payload, &spec) {
             Ok(sample) => {
-                if feed.answer(sample).await.is_err() {
+                if feed.answer(sample, &spec).await.is_err() {
                     return;
                 }
             }

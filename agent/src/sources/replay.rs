@@ -6,6 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -49,7 +50,8 @@ pub(crate) async fn run_replay(replay: Replay, mut feed: Feed, reporter: Reporte
         };
         match player.recording.reader(&spec) {
             Ok(reader) => {
-                let end = player.play(&reader, replay.repeat, &mut feed, &mut shape, &reporter);
+                let end =
+                    player.play(&reader, &spec, replay.repeat, &mut feed, &mut shape, &reporter);
                 match end.await {
                     Played::ToTheEnd => break,
                     Played::UntilTheModelChanged => {}
@@ -101,6 +103,7 @@ impl Player {
     async fn play(
         &mut self,
         reader: &Reader,
+        spec: &Arc<SampleSpec>,
         repeat: bool,
         feed: &mut Feed,
         shape: &mut watch::Receiver<SampleShape>,
@@ -118,7 +121,7 @@ impl Player {
                 self.next += 1;
                 match sample {
                     Ok(sample) => {
-                        if feed.answer(sample).await.is_err() {
+                        if feed.answer(sample, spec).await.is_err() {
                             return Played::UntilTheWorkerEnded;
                         }
                     }
