@@ -1,5 +1,7 @@
 //! `selvedge-agent`: the daemon on a gateway.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;
