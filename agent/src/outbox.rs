@@ -124,7 +124,7 @@ impl Outbox {
         match input {
             OutboxInput::Up { payload_bytes_max } => {
                 self.payload_bytes_max = Some(payload_bytes_max);
-                self.ways.iter_mut().for_each(|way| way.rewind(now));
+                self.ways.iter_mut().for_each(|way| way.begin_anew(now));
                 None
             }
             OutboxInput::Down => {
@@ -155,9 +155,7 @@ impl Outbox {
             tracing::error!("the broker refuses {name}: {code}; trying again every {again_s} s");
         }
         if code == Refusal::PacketTooLarge {
-            let way = &mut self.ways[stream as usize];
-            way.records_max =
-                Some(way.records_max.map_or(self.config.batch_records_max, |n| n) / 2);
+            self.ways[stream as usize].halve_batches(self.config.batch_records_max);
         }
     }
 
@@ -177,7 +175,7 @@ impl Outbox {
         let bytes_max = payload_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
         while self.ways[stream as usize].may_send() {
             let way = &self.ways[stream as usize];
-            let records_max = way.records_max.unwrap_or(self.config.batch_records_max).max(1);
+            let records_max = way.records_max.unwrap_or(self.config.batch_records_max);
             let order = BatchOrder { stream, after: way.cursor, bytes_max, records_max };
             let Some(batch) = self.spool.next_batch(order).await else { return Ok(()) };
             let end = batch.end();
@@ -200,7 +198,7 @@ struct Way {
     unstored: VecDeque<Position>,
     // When something was sent after nothing was on its way, or was stored.
     progress_at: Duration,
-    // Fewer than configured, if the broker found a batch too large.
+    // Fewer than configured, if the broker found a batch too large on this connection.
     records_max: Option<usize>,
 }
 
@@ -219,6 +217,16 @@ impl Way {
 
     fn stored(&mut self, through: &StoredThrough) {
         self.unstored.retain(|end| end.boot != through.boot || end.sequence > through.through);
+    }
+
+    /// On a new connection: it may lead to another broker, or to one that takes more by now.
+    fn begin_anew(&mut self, now: Duration) {
+        self.rewind(now);
+        self.records_max = None;
+    }
+
+    fn halve_batches(&mut self, configured: usize) {
+        self.records_max = Some((self.records_max.unwrap_or(configured) / 2).max(1));
     }
 
     fn rewind(&mut self, now: Duration) {
@@ -319,6 +327,19 @@ mod tests {
         way.rewind(11 * second);
         assert_eq!(way.cursor, None);
         assert!(way.may_send() && !way.is_overdue(50 * second, second));
+    }
+
+    #[test]
+    fn batches_that_were_too_large_stay_small_until_the_next_connection() {
+        let mut way = Way::default();
+        way.halve_batches(100);
+        way.halve_batches(100);
+        way.rewind(Duration::ZERO);
+        assert_eq!(way.records_max, Some(25));
+        (0..10).for_each(|_| way.halve_batches(100));
+        assert_eq!(way.records_max, Some(1));
+        way.begin_anew(Duration::ZERO);
+        assert_eq!(way.records_max, None);
     }
 
     #[test]
