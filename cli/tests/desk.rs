@@ -99,7 +99,13 @@ fn what_cannot_be_packed_is_refused_with_what_to_do() {
     fs::write(desk.path("narrow.csv"), "a,b\n1,2\n").expect("writable");
     fs::create_dir(desk.path("full")).expect("writable");
     fs::write(desk.path("full/file"), "").expect("writable");
-    let cases: [(&[&str], &[&str]); 7] = [
+    fs::write(desk.path("nan.csv"), "f1,f2,f3,f4,f5,f6,f7,f8,f9\n50,0,,0,50,1,30,30,0\n")
+        .expect("writable");
+    let cases: [(&[&str], &[&str]); 8] = [
+        (
+            &["pack", &model, "--reference", "nan.csv", "--out", "b"],
+            &["nan.csv", "golden vectors need one row"],
+        ),
         (
             &["pack", "text.onnx", "--reference", &table, "--out", "b"],
             &["text.onnx", "not a usable ONNX file"],

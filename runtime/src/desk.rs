@@ -210,13 +210,17 @@ pub fn tensor_spec(
 /// Golden vectors from the graph as it is written, before any optimisation, for `samples` of reference data.
 ///
 /// # Errors
-/// As [`Model::load`](crate::Model::load).
+/// As [`Model::load`](crate::Model::load), and [`ErrorKind::Sample`](crate::ErrorKind) if there is no sample or the model
+/// does not take one of them.
 pub fn self_made_golden(
     manifest: &Manifest,
     onnx: &[u8],
     samples: &[Sample],
     limits: &Limits,
 ) -> Result<Golden, Error> {
+    if samples.is_empty() {
+        return Err(Error::NoSamples { what: "a set of golden vectors" });
+    }
     let graph = Graph::parse(onnx, limits)?;
     let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
     let outputs = ports("output", &manifest.outputs, &graph.outputs())?;

@@ -38,6 +38,13 @@ pub enum Error {
         value: f32,
     },
 
+    /// Nothing to compute from.
+    #[error("no sample was given, and {what} needs at least one")]
+    NoSamples {
+        /// What was asked for.
+        what: &'static str,
+    },
+
     /// The file is not an ONNX model.
     #[error("not a usable ONNX file: {detail}")]
     Malformed {
@@ -170,7 +177,9 @@ impl Error {
     /// Who has to act.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::SampleShape { .. } | Error::SampleValue { .. } => ErrorKind::Sample,
+            Error::SampleShape { .. } | Error::SampleValue { .. } | Error::NoSamples { .. } => {
+                ErrorKind::Sample
+            }
             Error::Limit { .. } => ErrorKind::Limit,
             Error::Run { .. } | Error::Panic { .. } | Error::OutputNotANumber { .. } => {
                 ErrorKind::Engine

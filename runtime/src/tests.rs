@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tract_onnx::pb::tensor_proto::DataType;
 
 use crate::onnx_builder::OnnxBuilder;
-use crate::{Answer, Error, ErrorKind, LoadOptions, Model, Sample};
+use crate::{Answer, Error, ErrorKind, Limits, LoadOptions, Model, Sample, desk};
 
 /// `y = relu(x)` over `[batch, 4]`.
 fn relu() -> Vec<u8> {
@@ -63,6 +63,17 @@ fn with(changes: &[(&str, Value)]) -> Value {
 
 fn tensor(name: &str, axes: &[&str], shape: &[i64], dtype: &str) -> Value {
     json!([{"name": name, "axes": axes, "shape": shape, "dtype": dtype}])
+}
+
+#[test]
+fn golden_vectors_of_no_sample_are_refused_and_a_batch_of_none_has_no_answers() {
+    let manifest = manifest();
+    let parsed = Manifest::from_json(manifest.to_string().as_bytes()).expect("keeps every rule");
+    let error = desk::self_made_golden(&parsed, &relu(), &[], &Limits::default())
+        .expect_err("there is nothing to compute from");
+    assert_eq!(error.kind(), ErrorKind::Sample, "{error}");
+    let model = load(&manifest, &relu()).expect("the manifest fits");
+    assert_eq!(model.answer_batch(&[]).expect("nothing was asked").len(), 0);
 }
 
 #[test]

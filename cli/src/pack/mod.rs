@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use selvedge_bundle::{
     Accuracy, Baseline, Bundle, BundleBuilder, ChunkIndex, Golden, GoldenOrigin, Manifest,
-    ManifestDraft, Reference, ReferenceData, digest_of, write_statement,
+    ManifestDraft, Reference, ReferenceData, SampleSpec, digest_of, write_statement,
 };
 use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWORK};
 use selvedge_runtime::{FeatureReader, Limits, LoadOptions, Model, Sample};
@@ -101,7 +101,7 @@ struct Ingredients {
     draft: ManifestDraft,
     onnx: Vec<u8>,
     survey: OnnxSurvey,
-    reference: Option<Samples>,
+    reference: Option<ReferenceSamples>,
     golden: Option<PathBuf>,
     card: Option<String>,
     warnings: Vec<String>,
@@ -173,7 +173,7 @@ impl Ingredients {
             (None, None) => None,
         };
         let reference = reference
-            .map(|(path, labels)| Samples::read(&path, &draft.sample, &labels))
+            .map(|(path, labels)| ReferenceSamples::read(&path, &draft.sample, &labels))
             .transpose()?;
         let golden = draft.golden.dir.take().map(|dir| folder.join(dir));
         let card = find_card(folder).map(|path| read_text(&path)).transpose()?;
@@ -197,7 +197,7 @@ impl Ingredients {
         };
         let draft = inferred.answer()?;
         let labels = args.label.clone().map_or(Labels::Usual, Labels::Column);
-        let reference = Some(Samples::read(data, &draft.sample, &labels)?);
+        let reference = Some(ReferenceSamples::read(data, &draft.sample, &labels)?);
         Ok(Ingredients {
             draft,
             onnx,
@@ -216,7 +216,7 @@ impl Ingredients {
         let model = Model::from_parts(&manifest, &self.onnx, &golden, &options)
             .context("the model does not do what its manifest and golden vectors say")?;
         let baseline = match &self.reference {
-            Some(reference) => Some(baseline(&manifest, &model, reference)?),
+            Some(reference) => Some(baseline(&manifest, &model, &reference.samples)?),
             None => {
                 self.warnings.push("no reference data: the bundle has no baseline, and its devices cannot notice drift".to_owned());
                 None
@@ -244,7 +244,7 @@ impl Ingredients {
             return Ok((manifest, golden));
         }
         let samples: Vec<Sample> = match &self.reference {
-            Some(reference) => spread(&reference.samples, SELF_MADE_SAMPLES),
+            Some(reference) => reference.spread(SELF_MADE_SAMPLES)?,
             None => bail!(
                 "golden vectors need data: give --golden DIR, or --reference FILE to compute them"
             ),
@@ -274,6 +274,35 @@ impl Ingredients {
                 (output.name.clone(), desk::tolerance(output, &self.survey, largest(index)))
             })
             .collect()
+    }
+}
+
+/// The reference data, and the file that it came from.
+struct ReferenceSamples {
+    path: PathBuf,
+    samples: Samples,
+}
+
+impl ReferenceSamples {
+    fn read(path: &Path, spec: &SampleSpec, labels: &Labels) -> anyhow::Result<ReferenceSamples> {
+        let samples = Samples::read(path, spec, labels)?;
+        Ok(ReferenceSamples { path: path.to_owned(), samples })
+    }
+
+    /// From one to `count` samples that a model can answer, evenly over the whole of them.
+    fn spread(&self, count: usize) -> anyhow::Result<Vec<Sample>> {
+        let finite = |sample: &&Sample| match sample {
+            Sample::Row(values) => values.iter().all(|value| value.is_finite()),
+            Sample::Image { .. } => true,
+        };
+        let usable: Vec<&Sample> = self.samples.samples.iter().filter(finite).collect();
+        ensure!(
+            !usable.is_empty(),
+            "{}: every row has an empty cell or a value that is not a finite number in a column that the model takes, and golden vectors need one row without",
+            self.path.display()
+        );
+        let count = count.min(usable.len());
+        Ok((0..count).map(|index| usable[index * usable.len() / count].clone()).collect())
     }
 }
 
@@ -370,17 +399,6 @@ fn read_golden(manifest: &Manifest, folder: &Path) -> anyhow::Result<Golden> {
     }
     Golden::from_npy(manifest, |tensor| Ok(files[&tensor.name].clone()))
         .with_context(|| format!("golden vectors in {}", folder.display()))
-}
-
-/// At most `count` samples, evenly over the whole of them.
-fn spread(samples: &[Sample], count: usize) -> Vec<Sample> {
-    let finite = |sample: &&Sample| match sample {
-        Sample::Row(values) => values.iter().all(|value| value.is_finite()),
-        Sample::Image { .. } => true,
-    };
-    let usable: Vec<&Sample> = samples.iter().filter(finite).collect();
-    let count = count.min(usable.len());
-    (0..count).map(|index| usable[index * usable.len() / count].clone()).collect()
 }
 
 fn baseline(manifest: &Manifest, model: &Model, reference: &Samples) -> anyhow::Result<Baseline> {
