@@ -8,6 +8,7 @@ mod tests;
 use std::{
     fmt, fs,
     io::Read,
+    net::IpAddr,
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
@@ -437,6 +438,13 @@ impl BrokerTable {
                 let problem = "expected an mqtts broker, since ca is given";
                 return Err(reader.at(&self.url.span(), problem));
             }
+            (None, false) if login.is_some() && !is_loopback(url.host()) => {
+                let host = url.host();
+                let problem = format!(
+                    "the password would cross the network to {host} in clear; use mqtts://"
+                );
+                return Err(reader.at(&self.url.span(), problem));
+            }
             _ => {}
         }
         let wait = |value, default| reader.number(value, default, 1..=3_600_000, "milliseconds");
@@ -451,6 +459,12 @@ impl BrokerTable {
             reconnect_max: Duration::from_millis(reconnect_ms_max),
         })
     }
+}
+
+/// Whether what is sent to a host stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn read_password(path: &Spanned<PathBuf>, reader: &Reader<'_>) -> Result<String, ConfigError> {

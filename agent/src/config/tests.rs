@@ -171,6 +171,35 @@ fn keys_at_the_top_are_checked_where_they_stand() {
 }
 
 #[test]
+fn a_password_does_not_cross_a_network_in_clear() {
+    let folder = Folder::new();
+    let login = "user = \"line-1\"\npassword_file = \"password\"\n";
+    for (host, stays) in [
+        ("127.0.0.1", true),
+        ("127.8.9.1", true),
+        ("localhost", true),
+        ("[::1]", true),
+        ("10.0.0.7", false),
+        ("broker.local", false),
+        ("localhost.example", false),
+        ("[fe80::1]", false),
+    ] {
+        let text = MINIMAL.replace("127.0.0.1", host);
+        assert!(folder.parse(&text).is_ok(), "{host}: without a login");
+        match folder.parse(&format!("{text}{login}")) {
+            Ok(_) => assert!(stays, "{host} was accepted"),
+            Err(error) => {
+                assert!(!stays, "{error}");
+                assert_eq!((error.line, error.key.as_deref()), (Some(6), Some("url")));
+                assert!(error.problem.contains("use mqtts://"), "{error}");
+            }
+        }
+        let site = format!("{MINIMAL}[local_broker]\nurl = \"mqtt://{host}\"\n{login}");
+        assert_eq!(folder.parse(&site).is_ok(), stays, "{host}: the site's broker");
+    }
+}
+
+#[test]
 fn a_missing_configuration_names_its_path() {
     let error = Config::load(Path::new("/nowhere/agent.toml")).expect_err("there is none");
     assert!(error.to_string().starts_with("/nowhere/agent.toml: cannot read"), "{error}");
