@@ -137,7 +137,7 @@ impl Table {
             let line = record.position().map_or(0, csv::Position::line);
             let column = &self.header[position];
             format!(
-                "{}, line {line}, column {column:?}: {cell:?} is not a number",
+                "{}, line {line}, column {column:?}: {cell:?} is not a number, and a number was expected",
                 self.path.display()
             )
         })

@@ -9,6 +9,7 @@ use selvedge_runtime::{LoadOptions, Model};
 use selvedge_trust::{Role, TrustedRoot, UnixMillis};
 
 use crate::clock;
+use crate::keys::ROOT_FILE;
 use crate::terminal::good;
 
 /// Checks a bundle as a device does: whole, signed, runnable, right on its golden vectors
@@ -17,8 +18,11 @@ pub struct VerifyArgs {
     /// The bundle's folder
     bundle: PathBuf,
     /// The root that devices trust
-    #[arg(long, value_name = "root.json")]
-    root: PathBuf,
+    #[arg(long, value_name = "root.json", required_unless_present = "keys")]
+    root: Option<PathBuf>,
+    /// The folder of keys with that root, as `selvedge keys new` makes it
+    #[arg(long, value_name = "DIR", conflicts_with = "root")]
+    keys: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -29,7 +33,11 @@ pub fn main(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         "whole",
         format!("{} blobs as their digests say, {}", bundle.blobs().count(), bundle.digest()),
     );
-    let signed = check_statement(&bundle, &args.root, clock::now())?;
+    let root = match (args.root, args.keys) {
+        (Some(root), _) => root,
+        (None, keys) => keys.expect("the arguments have a root or keys").join(ROOT_FILE),
+    };
+    let signed = check_statement(&bundle, &root, clock::now())?;
     passed("signed", signed);
     let model = load(&bundle)?;
     let golden = model.golden();
@@ -47,6 +55,11 @@ pub fn main(args: VerifyArgs) -> anyhow::Result<ExitCode> {
 
 /// Opens a bundle, or says what to do instead.
 pub fn open(folder: &Path) -> anyhow::Result<Bundle> {
+    ensure!(
+        folder.is_dir() || folder.extension().is_none_or(|extension| extension != "onnx"),
+        "{0} is an ONNX file, not a bundle: `selvedge pack {0} --reference DATA.csv --out DIR` makes one, `selvedge bench {0}` times the bare model",
+        folder.display()
+    );
     Bundle::open(folder, &Limits::default()).with_context(|| {
         format!("{} is not a bundle that can be used; `selvedge pack` makes one", folder.display())
     })

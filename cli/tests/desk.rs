@@ -140,6 +140,9 @@ fn what_cannot_be_packed_is_refused_with_what_to_do() {
         })
         .collect();
     assert!(failures.is_empty(), "{failures:#?}");
+    let said = desk.fails(&["inspect", &model]);
+    assert!(said.contains("an ONNX file") && said.contains("selvedge pack"), "{said}");
+    assert!(said.contains("selvedge bench"), "{said}");
     assert!(!desk.path("b").exists(), "a refused bundle leaves nothing behind");
 }
 
@@ -152,6 +155,8 @@ fn verify_refuses_another_publisher_an_unsigned_bundle_and_a_changed_byte() {
     desk.succeeds(&["pack", &source, "--keys", "keys", "--out", "signed"]);
     desk.succeeds(&["pack", &source, "--out", "unsigned"]);
     assert!(desk.fails(&["verify", "signed", "--root", "other/root.json"]).contains("signature"));
+    assert!(desk.succeeds(&["verify", "signed", "--keys", "keys"]).contains("ok signed"));
+    assert!(desk.fails(&["verify", "signed", "--keys", "other"]).contains("signature"));
     assert!(desk.fails(&["verify", "unsigned", "--root", "keys/root.json"]).contains("not signed"));
 
     let blobs = fs::read_dir(desk.path("signed/blobs/sha256")).expect("a layout").flatten();
@@ -177,6 +182,13 @@ fn rows_without_an_answer_are_counted_and_make_the_command_fail() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("\"f3\"") && said.contains("1 answered, 1 failed"), "{said}");
+
+    fs::write(desk.path("text.csv"), "f1,f2,f3,f4,f5,f6,f7,f8,f9\n50,0,high,0,50,1,30,30,0\n")
+        .expect("writable");
+    let said = desk.fails(&["run", "b", "text.csv"]);
+    for word in ["text.csv", "line 2", "\"f3\"", "\"high\"", "a number was expected"] {
+        assert!(said.contains(word), "{word} in {said}");
+    }
 }
 
 #[test]
