@@ -76,6 +76,25 @@ fn a_bare_model_and_a_table_become_a_bundle_that_says_its_golden_vectors_are_sel
 }
 
 #[test]
+fn pack_says_which_class_each_label_is_and_takes_another_order() {
+    let desk = Desk::new();
+    let model = text(&models().join("shuttle/v2/model.onnx"));
+    let numbered = fs::read_to_string(models().join("shuttle/data/reference.csv")).expect("there");
+    let table = numbered.replace(",0\n", ",normal\n").replace(",1\n", ",anomaly\n");
+    fs::write(desk.path("words.csv"), table).expect("writable");
+    let pack = ["pack", &model, "--reference", "words.csv", "--label", "label", "--out"];
+    let with = |more: &[&'static str]| [pack.as_slice(), more].concat();
+    let sorted = desk.succeeds(&with(&["sorted"]));
+    let line = "labels    0=anomaly, 1=normal (in alphabetical order; --labels names another)";
+    assert!(sorted.contains(line), "{sorted}");
+    let named = desk.succeeds(&with(&["named", "--labels", "normal,anomaly"]));
+    assert!(named.contains("labels    0=normal, 1=anomaly (as --labels names them)"), "{named}");
+    let wrong = desk.fails(&with(&["wrong", "--labels", "normal,odd"]));
+    assert!(wrong.contains("words.csv") && wrong.contains("\"anomaly\""), "{wrong}");
+    assert!(desk.fails(&with(&["twice", "--labels", "normal,normal"])).contains("twice"));
+}
+
+#[test]
 fn packing_the_same_twice_gives_the_same_digest() {
     let desk = Desk::new();
     let source = text(&models().join("meter-digits/v1"));

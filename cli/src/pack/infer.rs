@@ -16,7 +16,7 @@ use selvedge_bundle::{
 use selvedge_runtime::desk::{self, BareModel, OnnxSurvey};
 use selvedge_runtime::{DeclaredTensor, Limits, Sample};
 
-use crate::data::{Table, read_file, read_images};
+use crate::data::{Table, class_of, read_file, read_images};
 
 /// What is known.
 pub struct Question<'a> {
@@ -30,6 +30,8 @@ pub struct Question<'a> {
     pub data: &'a Path,
     /// The column with the label.
     pub label: Option<&'a str>,
+    /// The classes in their order, or none to take them from the labels.
+    pub classes: &'a [String],
     /// Whether to scale the inputs.
     pub normalize: bool,
 }
@@ -131,7 +133,7 @@ impl Question<'_> {
         };
         let sample =
             SampleSpec::Row(RowSpec { columns: names.iter().zip(&columns).map(column).collect() });
-        Ok(Reference { sample, pre, labels: labels.map(|labels| classes(&labels)) })
+        Ok(Reference { sample, pre, labels: self.classes_of(labels)? })
     }
 
     fn images(&self, input: &DeclaredTensor) -> anyhow::Result<Reference> {
@@ -178,7 +180,24 @@ impl Question<'_> {
             "--label names a column of a table; images have their classes in <name>-labels.npy"
         );
         let beside = crate::data::Samples::read(self.data, &sample, &crate::data::Labels::Usual)?;
-        Ok(Reference { sample, pre, labels: beside.labels.map(|labels| classes(&labels)) })
+        Ok(Reference { sample, pre, labels: self.classes_of(beside.labels)? })
+    }
+
+    /// The classes as they were named, if every label of the data is one of them; else those that the labels give.
+    fn classes_of(&self, labels: Option<Vec<String>>) -> anyhow::Result<Option<Vec<String>>> {
+        let named = self.classes;
+        if named.is_empty() {
+            return Ok(labels.map(|labels| classes(&labels)));
+        }
+        if let Some(twice) = (1..named.len()).find(|i| named[..*i].contains(&named[*i])) {
+            bail!("--labels names {:?} twice", named[twice]);
+        }
+        for label in labels.iter().flatten() {
+            class_of(label, named).with_context(|| {
+                format!("--labels does not name every class in {}", self.data.display())
+            })?;
+        }
+        Ok(Some(named.to_vec()))
     }
 
     /// The outputs as the file declares them, or else as the engine infers them.

@@ -47,6 +47,10 @@ pub struct PackArgs {
     /// The column of the reference data with the true class
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
+    /// The classes of an inferred manifest, index = class [default: the distinct labels, numbers by value, others in
+    /// alphabetical order]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    labels: Vec<String>,
     /// A folder with <tensor>.npy for each input and output, computed by the framework that trained the model
     #[arg(long, value_name = "DIR")]
     golden: Option<PathBuf>,
@@ -114,6 +118,10 @@ impl Ingredients {
             (None, true) => Some(args.source.join("manifest.toml")),
             (None, false) => None,
         };
+        ensure!(
+            path.is_none() || args.labels.is_empty(),
+            "--labels is for a manifest that is inferred; here, write `labels` into the manifest"
+        );
         let mut gathered = match path {
             Some(path) => Ingredients::written(&path, args)?,
             None => Ingredients::inferred(args)?,
@@ -193,6 +201,7 @@ impl Ingredients {
             model: &args.source,
             data,
             label: args.label.as_deref(),
+            classes: &args.labels,
             normalize: args.normalize,
         };
         let draft = inferred.answer()?;
@@ -340,6 +349,10 @@ impl Packed {
             args.out.display()
         );
         println!("  digest    {}", bundle.digest());
+        let inferred = args.manifest.is_none() && !args.source.is_dir();
+        if inferred && !manifest.labels.is_empty() {
+            println!("  labels    {}", labels_text(&manifest.labels, !args.labels.is_empty()));
+        }
         println!("  size      {}", bytes(bundle.len_bytes()));
         println!("  golden    {}: {} samples reproduced", manifest.golden.origin, golden.samples);
         if let Some(accuracy) = accuracy {
@@ -356,6 +369,18 @@ impl Packed {
             None => println!("  signed    no: devices refuse it; add --keys DIR"),
         }
     }
+}
+
+/// The classes of an inferred manifest, and why they are in this order.
+fn labels_text(labels: &[String], named: bool) -> String {
+    let classes = labels.iter().enumerate().map(|(index, label)| format!("{index}={label}"));
+    let classes: Vec<String> = classes.collect();
+    let order = match labels.iter().enumerate().all(|(i, label)| *label == i.to_string()) {
+        _ if named => "as --labels names them",
+        true => "numbers by their value; --labels names another",
+        false => "in alphabetical order; --labels names another",
+    };
+    format!("{} ({order})", classes.join(", "))
 }
 
 fn surveyed(onnx: &[u8], path: &Path) -> anyhow::Result<OnnxSurvey> {
