@@ -123,7 +123,8 @@ fn print(bundle: &Bundle) {
             );
         }
     }
-    line("memory", format!("at most {}", bytes(manifest.resources.ram_peak_bytes_max)));
+    let stated = bytes(manifest.resources.ram_peak_bytes_max);
+    line("memory", format!("stated at most {stated}; no device enforces it"));
     line(
         "signed",
         if bundle.statement().is_some() { "yes; `selvedge verify` checks it" } else { "no" }
