@@ -31,7 +31,10 @@ const TARGET_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// How much of a target is read at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Keeps up with a TUF repository, and downloads targets from it
+/// The TUF client's command line, as the public conformance suite speaks it
+///
+/// Keeps up with a TUF repository over HTTP and downloads targets from it, in the words that
+/// theupdateframework/tuf-conformance gives to every client. Agent and fleet do not use repository metadata yet.
 #[derive(Debug, clap::Args)]
 pub struct TufArgs {
     /// Where trusted metadata is kept, as root.json, timestamp.json and so on
