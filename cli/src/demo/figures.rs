@@ -74,6 +74,12 @@ impl Figures {
             let late = self.devices - self.on_latest;
             broken.push(format!("{late} of {} devices do not run version 2", self.devices));
         }
+        if self.swaps < self.devices as u64 {
+            broken.push(format!(
+                "{} changes of a running bundle were counted on {} devices",
+                self.swaps, self.devices
+            ));
+        }
         if self.sequence_gaps > 0 {
             broken.push(format!("{} numbers are missing from the streams", self.sequence_gaps));
         }
@@ -115,6 +121,10 @@ mod tests {
             (Figures { inferences: 0, ..kept() }, "no inference was made"),
             (Figures { failed: 2, ..kept() }, "2 inferences failed"),
             (Figures { on_latest: 3, ..kept() }, "2 of 5 devices do not run version 2"),
+            (
+                Figures { swaps: 4, ..kept() },
+                "4 changes of a running bundle were counted on 5 devices",
+            ),
             (Figures { sequence_gaps: 2, ..kept() }, "2 numbers are missing from the streams"),
             (Figures { records_dropped: 2, ..kept() }, "2 records were dropped for lack of room"),
         ];

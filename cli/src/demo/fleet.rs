@@ -74,6 +74,7 @@ struct Running {
 #[derive(Clone, Debug, Deserialize)]
 struct Health {
     inferences: u64,
+    received_ms: u64,
 }
 
 impl DeviceSeen {
@@ -81,6 +82,11 @@ impl DeviceSeen {
     pub fn runs(&self, bundle: &Digest) -> bool {
         let mut slots = self.reported.iter().flat_map(|reported| &reported.slots);
         slots.any(|slot| slot.running.as_ref().is_some_and(|running| running.bundle == *bundle))
+    }
+
+    /// When its newest counters came.
+    pub fn counted_ms(&self) -> Option<u64> {
+        self.health.as_ref().map(|health| health.received_ms)
     }
 
     /// Whether it has counted an answer.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, error::ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
@@ -32,6 +32,8 @@ use self::{
 
 /// The second version goes out after this part of the time.
 const UPGRADE_AFTER_PART: u32 = 3;
+/// The shortest demo: a window of every device's profile closes in it, and so do some reports of its counters.
+const LENGTH_MIN: Duration = Duration::from_secs(5);
 /// What the demo exits with if it was interrupted before it had shown anything.
 const EXIT_INTERRUPTED: u8 = 130;
 
@@ -45,7 +47,7 @@ pub struct DemoArgs {
     #[arg(long)]
     headless: bool,
     /// How long samples stream in before the figures are taken, for example 90s or 2m
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, default_value = "60s")]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_length, default_value = "60s")]
     length: Duration,
     /// When the second version goes out, from the first samples on [default: a third of the time]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -85,11 +87,14 @@ pub fn main(args: DemoArgs) -> Result<ExitCode> {
         parts::end_with_parent().context("cannot watch standard input")?;
         return crate::run([OsString::from("selvedge")].into_iter().chain(command));
     }
+    let schedule = schedule(args.length, args.upgrade_after).unwrap_or_else(|message| {
+        clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n")).exit()
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(run(&args))
+    runtime.context("cannot start the runtime")?.block_on(run(&args, schedule))
 }
 
-async fn run(args: &DemoArgs) -> Result<ExitCode> {
+async fn run(args: &DemoArgs, schedule: Schedule) -> Result<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
     let models = recipes::find_models(args.models.as_deref())?;
     let folder = Folder::choose(args.dir.as_deref())?;
@@ -97,10 +102,6 @@ async fn run(args: &DemoArgs) -> Result<ExitCode> {
     let devices = recipes::devices(args.devices);
     let mut stage = Stage::new(&story, folder.path(), &models, devices)?;
 
-    let schedule = Schedule {
-        length: args.length,
-        upgrade_after: args.upgrade_after.unwrap_or(args.length / UPGRADE_AFTER_PART),
-    };
     let played = tokio::select! {
         played = stage.play(args.http, schedule) => {
             Some(played.with_context(|| folder.says_where_the_logs_are())?)
@@ -190,6 +191,28 @@ impl Folder {
     }
 }
 
+/// When what happens, or why that is no demo.
+fn schedule(length: Duration, upgrade_after: Option<Duration>) -> Result<Schedule, String> {
+    let upgrade_after = upgrade_after.unwrap_or(length / UPGRADE_AFTER_PART);
+    if upgrade_after >= length {
+        return Err(format!(
+            "--upgrade-after {} s is not before the end, --for {} s: version 2 would never go out in time",
+            upgrade_after.as_secs(),
+            length.as_secs()
+        ));
+    }
+    Ok(Schedule { upgrade_after, length })
+}
+
+/// Reads a time of at least [`LENGTH_MIN`].
+fn parse_length(text: &str) -> Result<Duration, String> {
+    let length = parse_duration(text)?;
+    if length < LENGTH_MIN {
+        return Err(format!("expected at least {} s", LENGTH_MIN.as_secs()));
+    }
+    Ok(length)
+}
+
 /// Reads `90`, `90s`, `2m` or `1h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit_s) = match text.as_bytes().last() {
@@ -225,6 +248,20 @@ mod tests {
             .filter(|(text, seconds)| parse_duration(text).ok() != seconds.map(Duration::from_secs))
             .collect();
         assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_demo_without_time_for_version_2_is_refused() {
+        let s = Duration::from_secs;
+        assert!(parse_length("0s").is_err());
+        assert!(parse_length("4s").expect_err("too short").contains("at least 5 s"));
+        assert_eq!(parse_length("5s"), Ok(LENGTH_MIN));
+        let after = |length, after| schedule(length, after).map(|it| it.upgrade_after);
+        assert_eq!(after(s(60), None), Ok(s(20)));
+        assert_eq!(after(s(60), Some(s(59))), Ok(s(59)));
+        let late = after(s(10), Some(s(20))).expect_err("after the end");
+        assert!(late.contains("--upgrade-after 20 s") && late.contains("--for 10 s"), "{late}");
+        assert!(after(s(10), Some(s(10))).is_err());
     }
 
     #[test]

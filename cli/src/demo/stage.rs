@@ -30,6 +30,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 /// How long records may be under way when the figures are taken.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
+/// How long all devices together may take to send their counters once more when the figures are taken.
+const COUNTERS_LIMIT: Duration = Duration::from_secs(30);
 /// How often the story tells how much was done.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// The windows of the demo's profiles: short, so that some close within it.
@@ -268,9 +270,15 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The figures, once the records that are under way are stored.
+    /// The figures, once every device has counted up to here and the records that are under way are stored.
     async fn measure(&mut self, fleet: &Fleet, start: Instant) -> Result<Figures> {
-        let streamed_s = start.elapsed().as_secs_f64();
+        let before = fleet.devices()?;
+        self.until("the counters of every device", COUNTERS_LIMIT, |stage| {
+            let now = fleet.devices()?;
+            let all = stage.devices.iter().all(|it| counted_since(&before, &now, &it.id));
+            Ok(all.then_some(()))
+        })
+        .await?;
         let filled = self.until("records that others overtook", DRAIN_LIMIT, |_| {
             Ok((fleet.sums()?.sequence_gaps == 0).then_some(()))
         });
@@ -284,7 +292,8 @@ impl<'a> Stage<'a> {
             let latest = self.wanted(device, Version::Second);
             seen.get(&device.id).is_some_and(|seen| seen.runs(latest))
         });
-        Ok(Figures::new(self.devices.len(), on_latest.count(), &fleet.sums()?, streamed_s))
+        let (on_latest, sums) = (on_latest.count(), fleet.sums()?);
+        Ok(Figures::new(self.devices.len(), on_latest, &sums, start.elapsed().as_secs_f64()))
     }
 
     /// Asks until there is something, or a part has ended by itself.
@@ -316,6 +325,16 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Whether counters of `device` have come between `before` and `now`.
+fn counted_since(
+    before: &BTreeMap<String, DeviceSeen>,
+    now: &BTreeMap<String, DeviceSeen>,
+    device: &str,
+) -> bool {
+    let counted_ms = |seen: &BTreeMap<String, DeviceSeen>| seen.get(device)?.counted_ms();
+    counted_ms(now).is_some() && counted_ms(now) != counted_ms(before)
+}
+
 /// Makes an agent's reports as frequent as a short demo needs them.
 fn report_often(config: &Path) -> Result<()> {
     let cannot = |verb: &str| format!("cannot {verb} {}", config.display());
@@ -335,7 +354,32 @@ fn report_often(config: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_device_is_measured_by_counters_that_came_after_the_end() {
+        let seen = |received_ms: Option<u64>| -> BTreeMap<String, DeviceSeen> {
+            let health = received_ms.map(|it| json!({"inferences": 1, "received_ms": it}));
+            let device = json!({"id": "a", "online": true, "problems": [], "reported": null, "health": health});
+            let device = serde_json::from_value(device).expect("what the API gives of a device");
+            BTreeMap::from([("a".to_owned(), device)])
+        };
+        let cases = [
+            (None, None, false),
+            (Some(1), Some(1), false),
+            (Some(1), None, false),
+            (None, Some(1), true),
+            (Some(1), Some(2), true),
+        ];
+        let wrong: Vec<_> = cases
+            .into_iter()
+            .filter(|(before, now, is)| counted_since(&seen(*before), &seen(*now), "a") != *is)
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert!(!counted_since(&seen(None), &seen(Some(1)), "b"), "a device that the API omits");
+    }
 
     #[test]
     fn an_agent_keeps_its_configuration_and_reports_more_often() {
