@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -272,6 +272,12 @@ impl Settings {
             (_, false) => None,
         };
         let login = match &self.broker_user {
+            Some(_) if !url.is_tls() && !is_loopback(url.host()) => {
+                return Err(Error::Config(format!(
+                    "--broker {url} would send the password of --broker-user in the clear; use \
+                     mqtts://"
+                )));
+            }
             Some(user) => {
                 let path = self.broker_password_file.as_ref().ok_or_else(|| {
                     Error::Config("--broker-password-file is missing for --broker-user".into())
@@ -283,6 +289,12 @@ impl Settings {
         };
         Ok(Broker::External { url: url.clone(), login, tls })
     }
+}
+
+/// A name other than `localhost` may mean any machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn known(address: &str) -> SocketAddr {
@@ -327,10 +339,33 @@ mod tests {
                 Settings { broker: Some(url("mqtts://broker:8883")), ..Settings::default() },
                 "--broker-ca is missing",
             ),
+            (
+                Settings {
+                    broker: Some(url("mqtt://broker:1883")),
+                    broker_user: Some("fleet".into()),
+                    broker_password_file: Some("password".into()),
+                    ..Settings::default()
+                },
+                "in the clear; use mqtts://",
+            ),
         ] {
             let error = config(settings).expect_err(reason);
             assert!(error.contains(reason), "{error}");
         }
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let password = folder.path().join("password");
+        fs::write(&password, "secret").expect("the file can be written");
+        for near in ["mqtt://localhost:1883", "mqtt://127.0.0.2:1883", "mqtt://[::1]:1883"] {
+            let settings = Settings {
+                broker: Some(url(near)),
+                broker_user: Some("fleet".into()),
+                broker_password_file: Some(password.clone()),
+                ..Settings::default()
+            };
+            assert!(config(settings).is_ok(), "{near} does not leave this machine");
+        }
+        let anonymous = Settings { broker: Some(url("mqtt://broker:1883")), ..Settings::default() };
+        assert!(config(anonymous).is_ok(), "there is no password to see");
         assert!(Settings::default().into_config().is_err(), "keys are needed");
         assert!(config(Settings::default()).is_ok());
     }
