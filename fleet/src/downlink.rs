@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use selvedge_bundle::compress;
 use selvedge_link::{Delivery, Link, Publish};
 use selvedge_wire::{
-    BundleOffer, Desired, DeviceId, Digest, FleetName, Stored, Topic, Topics, encode,
+    BundleOffer, Desired, DeviceId, Digest, FleetName, Stored, StoredThrough, Topic, Topics, encode,
 };
 
 use crate::{
@@ -31,6 +31,9 @@ const IN_FLIGHT_MAX: usize = 16;
 /// How many boots and streams of a device are told to it.
 const STREAMS_TOLD_MAX: u32 = 64;
 
+/// How many more, of boots that are settled.
+const SETTLED_TOLD_MAX: usize = 64;
+
 /// Tells the downlink what to look at again. It never waits.
 #[derive(Clone)]
 pub struct Downlink {
@@ -42,6 +45,8 @@ enum Order {
     Replan,
     /// More of a device's streams is stored.
     Stored(DeviceId),
+    /// A device sent what will never be stored, up to here: it may forget it.
+    Settled(DeviceId, StoredThrough),
     /// The link is up, or down.
     Connected(bool),
 }
@@ -76,6 +81,9 @@ pub struct DownlinkWorker {
     due: BTreeSet<(Content, String)>,
     /// What waits for the broker's answer.
     in_flight: JoinSet<Sent>,
+    /// Ends of what devices may forget though it is not stored, the last told last. After a restart
+    /// they send it again, and are told again.
+    settled: BTreeMap<DeviceId, Vec<StoredThrough>>,
     connected: bool,
     /// Counts the connections, so that what was lost on an earlier one does not speak of this one.
     connection: u64,
@@ -95,6 +103,7 @@ impl Downlink {
             plan: BTreeMap::new(),
             due: BTreeSet::new(),
             in_flight: JoinSet::new(),
+            settled: BTreeMap::new(),
             connected: false,
             connection: 0,
             stock: None,
@@ -110,6 +119,11 @@ impl Downlink {
     /// More of the streams of `device` is stored.
     pub fn stored(&self, device: DeviceId) {
         self.order(Order::Stored(device));
+    }
+
+    /// What `device` sent up to `end` will never be stored: it may forget it.
+    pub fn settled(&self, device: DeviceId, end: StoredThrough) {
+        self.order(Order::Settled(device, end));
     }
 
     /// The link is up, or down.
@@ -148,11 +162,10 @@ impl DownlinkWorker {
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Replan => self.replan_or_log().await,
-            Order::Stored(device) => {
-                let topic = self.topics.name(&Topic::Stored(device.clone()));
-                if self.plan.contains_key(&topic) {
-                    self.due.insert((Content::Stored(device), topic));
-                }
+            Order::Stored(device) => self.tell_stored(device),
+            Order::Settled(device, end) => {
+                note_settled(self.settled.entry(device.clone()).or_default(), end);
+                self.tell_stored(device);
             }
             Order::Connected(connected) => {
                 self.connected = connected;
@@ -163,6 +176,13 @@ impl DownlinkWorker {
                     self.due.extend(all);
                 }
             }
+        }
+    }
+
+    fn tell_stored(&mut self, device: DeviceId) {
+        let topic = self.topics.name(&Topic::Stored(device.clone()));
+        if self.plan.contains_key(&topic) {
+            self.due.insert((Content::Stored(device), topic));
         }
     }
 
@@ -184,6 +204,9 @@ impl DownlinkWorker {
         self.due.extend(changed.map(|(topic, content)| (content.clone(), topic.clone())));
         let stale = retained.into_iter().filter(|topic| !plan.contains_key(topic));
         self.due.extend(stale.map(|topic| (Content::Nothing, topic)));
+        let topics = &self.topics;
+        self.settled
+            .retain(|device, _| plan.contains_key(&topics.name(&Topic::Stored(device.clone()))));
         self.plan = plan;
         Ok(())
     }
@@ -241,7 +264,8 @@ impl DownlinkWorker {
         match content {
             Content::Nothing => Ok(Some(Vec::new())),
             Content::Stored(device) => {
-                let streams = self.store.stored(device, STREAMS_TOLD_MAX).await?;
+                let mut streams = self.store.stored(device, STREAMS_TOLD_MAX).await?;
+                streams.extend(self.settled.get(device).into_iter().flatten());
                 Ok(Some(encode(&Stored { streams })))
             }
             Content::Desired { device, .. } => {
@@ -296,5 +320,40 @@ impl DownlinkWorker {
                 }
             }
         }
+    }
+}
+
+/// Keeps `end` in place of an earlier one of its boot and stream, and so many in all.
+fn note_settled(settled: &mut Vec<StoredThrough>, mut end: StoredThrough) {
+    let same = |one: &StoredThrough| (one.boot, one.stream) == (end.boot, end.stream);
+    if let Some(index) = settled.iter().position(same) {
+        end.through = end.through.max(settled.remove(index).through);
+    }
+    if settled.len() == SETTLED_TOLD_MAX {
+        settled.remove(0);
+    }
+    settled.push(end);
+}
+
+#[cfg(test)]
+mod tests {
+    use selvedge_wire::{Boot, Sequence, Stream};
+
+    use super::*;
+
+    #[test]
+    fn only_so_many_settled_boots_are_told_and_none_goes_back() {
+        let end = |boot, through| StoredThrough {
+            boot: Boot(boot),
+            stream: Stream::Events,
+            through: Sequence(through),
+        };
+        let mut settled = Vec::new();
+        for (boot, through) in [(1, 9), (2, 1), (1, 4)] {
+            note_settled(&mut settled, end(boot, through));
+        }
+        assert_eq!(settled, [end(2, 1), end(1, 9)]);
+        (3..100).for_each(|boot| note_settled(&mut settled, end(boot, 1)));
+        assert_eq!((settled.len(), settled.last()), (SETTLED_TOLD_MAX, Some(&end(99, 1))));
     }
 }

@@ -235,6 +235,9 @@ impl Ingest {
         for device in applied.streamed {
             self.downlink.stored(device);
         }
+        for (device, end) in applied.settled {
+            self.downlink.settled(device, end);
+        }
         self.live.tell(applied.changed);
         Ok(())
     }

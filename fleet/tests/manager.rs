@@ -61,6 +61,25 @@ async fn results_are_stored_once_and_the_device_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_told_to_forget_records_of_boots_that_are_settled() {
+    let mut desk = Desk::new();
+    let mut config = desk.config();
+    config.limits.boots_kept_max = 1;
+    desk.start_with(config).await;
+    let mut device = desk.connect_device("line-1").await;
+    device.subscribe("down/line-1/#").await;
+    let (up, down) =
+        (Topic::Stream(device.id.clone(), Stream::Results), Topic::Stored(device.id.clone()));
+    let later = Batch { boot: Boot(2), ..results(1, 3) };
+    device.say(up.clone(), &later).await;
+    device.message::<Stored>(&down, |stored| stored.streams.len() == 1).await;
+    device.say(up, &results(5, 10)).await;
+    device.message::<Stored>(&down, |stored| through(stored, Stream::Results) == 14).await;
+    let fleet = desk.get("/api/v1/fleet").await;
+    assert_eq!((&fleet["results"], &fleet["malformed"][0]["count"]), (&json!(3), &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_manager_takes_up_where_it_was() {
     let mut desk = Desk::new();
     desk.start_fleet().await;

@@ -96,6 +96,9 @@ pub struct Applied {
     pub changed: BTreeSet<DeviceId>,
     /// Devices whose streams were sent, so that they wait to hear how far they are stored.
     pub streamed: BTreeSet<DeviceId>,
+    /// Ends of batches of boots that are settled: nothing of them is stored, and none of it is asked
+    /// for again.
+    pub settled: Vec<(DeviceId, StoredThrough)>,
     /// Messages that were understood but not taken.
     pub refusals: Vec<Refusal>,
 }
@@ -149,7 +152,12 @@ impl Store {
                         applied.streamed.insert(device.clone());
                     }
                 }
-                Err(reason) => applied.refusals.push(Refusal { device: device.clone(), reason }),
+                Err(reason) => {
+                    let end = end_of_batch(&received.message);
+                    let settled = end.filter(|end| floors[device].is_some_and(|f| end.boot.0 < f));
+                    applied.settled.extend(settled.map(|end| (device.clone(), end)));
+                    applied.refusals.push(Refusal { device: device.clone(), reason });
+                }
             }
         }
         for one in malformed {
@@ -530,6 +538,24 @@ async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> 
 
 fn is_streamed(message: &Upward) -> bool {
     matches!(message, Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_))
+}
+
+/// The last number of a batch; nothing for other messages and for numbers that are not possible.
+fn end_of_batch(message: &Upward) -> Option<StoredThrough> {
+    fn end<T>(stream: Stream, batch: &Batch<T>) -> Option<StoredThrough> {
+        let Sequence(first) = batch.first;
+        let covers = batch.records.iter().map(Record::covers);
+        let through = covers.fold(first, u64::saturating_add).checked_sub(1)?;
+        let possible = 1 <= first && first <= through && through <= COUNT_MAX;
+        let through = Sequence(through);
+        possible.then_some(StoredThrough { boot: batch.boot, stream, through })
+    }
+    match message {
+        Upward::Status(_) | Upward::Reported(_) | Upward::Health(_) => None,
+        Upward::Results(batch) => end(Stream::Results, batch),
+        Upward::Profiles(batch) => end(Stream::Profiles, batch),
+        Upward::Events(batch) => end(Stream::Events, batch),
+    }
 }
 
 /// Returns whether no later boot has spoken. A status of an earlier one is a will that comes late: the

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use selvedge_wire::{
     Batch, Boot, DeviceId, Digest, Event, EventKind, Health, InferenceResult, Outcome, Record,
-    Reported, Sequence, Status, Stream,
+    Reported, Sequence, Status, StoredThrough, Stream,
 };
 
 use super::{Cursor, Malformed, Received, Slots, Store, Upward};
@@ -231,9 +231,15 @@ async fn only_so_many_boots_are_remembered() {
         .map(|row| row.boot)
         .collect();
     assert_eq!(boots, [5, 4, 3]);
-    let late = received("a", Upward::Results(results(2, 1, 2)));
-    let applied = store.apply(&[late], &[]).await.expect("the database takes it");
-    assert_eq!(applied.refusals.len(), 1);
+    let late = [
+        received("a", Upward::Results(results(2, 7, 2))),
+        received("a", Upward::Results(results(2, u64::MAX - 2, 2))),
+        received("b", Upward::Results(results(1, 1, 2))),
+    ];
+    let applied = store.apply(&late, &[]).await.expect("the database takes it");
+    assert_eq!(applied.refusals.len(), 3);
+    let end = StoredThrough { boot: Boot(2), stream: Stream::Results, through: Sequence(8) };
+    assert_eq!(applied.settled, [(name("a"), end)], "the device may forget what is not taken");
 }
 
 fn status(boot: u32, online: bool) -> Upward {
