@@ -151,8 +151,8 @@ impl Settings {
     /// Reads a file; its paths are relative to it.
     fn read(path: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let mut settings: Self = toml::from_str(&text)
-            .map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
+        let mut settings: Self =
+            toml::from_str(&text).map_err(|error| file_fault(path, &text, &error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for given in [
             &mut settings.keys,
@@ -291,6 +291,24 @@ impl Settings {
     }
 }
 
+/// What is wrong with a file, in one line: where, which key, and what was expected.
+fn file_fault(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let path = path.display();
+    let problem = error.message().replace('\n', ": ");
+    let Some(span) = error.span() else { return Error::Config(format!("{path}: {problem}")) };
+    let before = &text[..text.floor_char_boundary(span.start)];
+    let line = before.matches('\n').count();
+    let content = text.lines().nth(line).unwrap_or_default();
+    let key = content.split_once('=').map_or(content, |(key, _)| key).trim();
+    let expected = match key {
+        "http" | "broker_listen" if !problem.contains("expected") => {
+            ", expected an address with a port, as in 127.0.0.1:8080"
+        }
+        _ => "",
+    };
+    Error::Config(format!("{path}: line {}: {key}: {problem}{expected}", line + 1))
+}
+
 /// A name other than `localhost` may mean any machine.
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -375,15 +393,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let path = folder.path().join("fleet.toml");
         for (text, reasons) in [
-            ("keys = \"k\"\nhtpp = \"x\"", ["htpp", "line 2"]),
-            ("http = \"127.0.0.1\"", ["http", "line 1"]),
-            ("broker = \"http://x\"", ["mqtt://", "line 1"]),
+            ("keys = \"k\"\nhtpp = \"x\"", ["line 2: htpp: ", "expected"]),
+            ("http = \"127.0.0.1\"", ["line 1: http: ", "expected an address with a port"]),
+            ("\n\nbroker_listen = 1883", ["line 3: broker_listen: ", "expected"]),
+            ("broker = \"http://x\"", ["line 1: broker: ", "mqtt://"]),
+            ("keys = \"k\"\nname =\n", ["line 2: name: ", "value"]),
         ] {
             fs::write(&path, text).expect("the file can be written");
             let args = FleetArgs { config: Some(path.clone()), ..FleetArgs::default() };
             let error = args.into_config().expect_err(text).to_string();
             assert!(error.contains("fleet.toml"), "{error}");
             assert!(reasons.iter().all(|reason| error.contains(reason)), "{error}");
+            assert!(!error.contains('\n'), "{error}");
         }
     }
 
