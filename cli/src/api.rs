@@ -1,7 +1,6 @@
 //! The fleet manager's API, as the commands use it.
 
 use std::{
-    collections::BTreeMap,
     io::{ErrorKind, Read},
     thread::sleep,
     time::{Duration, Instant},
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use ureq::{Agent, Body, SendBody, http::Response};
 
-use selvedge_wire::{DeviceId, Digest, FleetName};
+use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
 
 /// Where a manager on this machine listens unless it is told otherwise.
 pub const FLEET_URL: &str = "http://127.0.0.1:8080";
@@ -58,17 +57,17 @@ pub struct AddedDevice {
 /// A device, as far as the commands look at it.
 #[derive(Debug, Deserialize)]
 pub struct Device {
-    /// What it should run.
-    pub desired: Option<Desired>,
     /// What it says it runs.
     pub reported: Option<Reported>,
 }
 
-/// What a device should run.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Desired {
-    /// The bundle of each slot.
-    pub slots: BTreeMap<String, Digest>,
+/// A desired state that the manager has signed and kept.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct SetDesired {
+    /// Its generation.
+    pub generation: u64,
+    /// The id of the newest result at that moment: what answers to this has a higher one.
+    pub results_before: u64,
 }
 
 /// What a device says it runs.
@@ -174,19 +173,22 @@ impl Api {
         self.read(self.agent.get(self.path(&format!("devices/{id}"))).call())
     }
 
-    /// Says what a device should run; returns the generation.
-    pub fn set_desired(&self, id: &DeviceId, desired: &Desired) -> Result<u64> {
-        #[derive(Deserialize)]
-        struct Set {
-            generation: u64,
-        }
-        let request = self.agent.put(self.path(&format!("devices/{id}/desired")));
-        self.read(request.send_json(desired)).map(|Set { generation }| generation)
+    /// Says what should run in one slot of a device; the others stay as they are.
+    pub fn set_slot(&self, id: &DeviceId, slot: &SlotName, bundle: &Digest) -> Result<SetDesired> {
+        let request = self.agent.put(self.path(&format!("devices/{id}/desired/{slot}")));
+        self.read(request.send_json(serde_json::json!({ "bundle": bundle })))
     }
 
-    /// The first answer of `bundle` on a device, if there is one.
-    pub fn first_answer(&self, id: &DeviceId, bundle: &Digest) -> Result<Option<Answer>> {
-        let path = format!("devices/{id}/results?bundle={bundle}&limit=1");
+    /// The first answer of `bundle` in a slot with an id above `after`, if there is one.
+    pub fn first_answer(
+        &self,
+        id: &DeviceId,
+        slot: &SlotName,
+        bundle: &Digest,
+        after: u64,
+    ) -> Result<Option<Answer>> {
+        let path =
+            format!("devices/{id}/results?slot={slot}&bundle={bundle}&after={after}&limit=1");
         let answers: Vec<Answer> = self.read(self.agent.get(self.path(&path)).call())?;
         Ok(answers.into_iter().next())
     }

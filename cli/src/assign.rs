@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use selvedge_bundle::{Bundle, Limits};
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
-use crate::api::{Answer, Api, FleetUrl, Slot};
+use crate::api::{Answer, Api, FleetUrl, SetDesired, Slot};
 
 /// The slot that is meant if none is named.
 const SLOT: &str = "main";
@@ -54,8 +54,10 @@ pub struct WaitArgs {
 /// A slot of a device: `DEVICE` or `DEVICE/SLOT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    device: DeviceId,
-    slot: SlotName,
+    /// The device.
+    pub device: DeviceId,
+    /// The slot.
+    pub slot: SlotName,
 }
 
 impl FromStr for Target {
@@ -82,43 +84,40 @@ pub fn main(args: AssignArgs) -> Result<ExitCode> {
 pub fn assign(api: &Api, targets: &[Target], bundle: &Digest, wait: &WaitArgs) -> Result<ExitCode> {
     let mut waiting = Vec::new();
     for target in targets {
-        let generation = set_slot(api, target, bundle)?;
+        let set = api.set_slot(&target.device, &target.slot, bundle)?;
         println!("{} should run {} in {}", target.device, bundle.short(), target.slot);
-        waiting.push((target, generation));
+        waiting.push((target, set));
     }
     if !wait.wait {
         return Ok(ExitCode::SUCCESS);
     }
     let deadline = Instant::now() + Duration::from_secs(wait.timeout_s);
-    for (target, generation) in waiting {
-        let answer = wait_for_answer(api, target, bundle, generation, deadline)?;
+    for (target, set) in waiting {
+        let answer = wait_for_answer(api, target, bundle, set, deadline)?;
+        if let Some(failure) = &answer.failure {
+            bail!("{} runs the bundle, but gives no answer: {failure}", target.device);
+        }
         println!("{} answers: {}", target.device, in_words(&answer));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The other slots of the device keep what they should run.
-fn set_slot(api: &Api, target: &Target, bundle: &Digest) -> Result<u64> {
-    let mut desired = api.device(&target.device)?.desired.unwrap_or_default();
-    desired.slots.insert(target.slot.to_string(), *bundle);
-    api.set_desired(&target.device, &desired)
 }
 
 fn wait_for_answer(
     api: &Api,
     target: &Target,
     bundle: &Digest,
-    generation: u64,
+    set: SetDesired,
     deadline: Instant,
 ) -> Result<Answer> {
     let progress = progress();
+    let first = || api.first_answer(&target.device, &target.slot, bundle, set.results_before);
     loop {
-        let slot = reported_slot(api, target, generation)?;
+        let slot = reported_slot(api, target, set.generation)?;
         if let Some(reason) = slot.as_ref().and_then(refusal) {
             bail!("{} refuses the bundle: {reason}", target.device);
         }
         let runs = slot.as_ref().is_some_and(|slot| runs(slot, bundle));
-        if runs && let Some(answer) = api.first_answer(&target.device, bundle)? {
+        if runs && let Some(answer) = first()? {
             progress.finish_and_clear();
             return Ok(answer);
         }
@@ -192,6 +191,9 @@ fn read_digest(text: &str) -> Result<Digest> {
     if text.starts_with("sha256:") {
         return text.parse().with_context(|| format!("{text} is not a digest"));
     }
+    if !Path::new(text).exists() {
+        bail!("{text} is neither a bundle's folder nor a digest (sha256:…)");
+    }
     let bundle = Bundle::open(Path::new(text), &Limits::default())
         .with_context(|| format!("cannot open the bundle {text}"))?;
     Ok(bundle.digest())
@@ -212,6 +214,14 @@ mod tests {
         for text in ["", "/", "line-1/", "/main", "a/b/c"] {
             assert!(text.parse::<Target>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_told_from_one_that_cannot_be_opened() {
+        let error = |text: &str| format!("{:#}", read_digest(text).expect_err("there is none"));
+        assert!(error("deadbeef").contains("neither a bundle's folder nor a digest"));
+        assert!(error("sha256:deadbeef").contains("is not a digest"));
+        assert!(error("src").contains("cannot open the bundle src"));
     }
 
     #[test]
