@@ -35,6 +35,10 @@ pub struct PublishArgs {
 pub fn main(args: PublishArgs) -> Result<ExitCode> {
     let api = Api::connect(&args.fleet)?;
     let bundle = open_signed(&args.bundle)?;
+    // A device that is not there is found before anything is published.
+    for target in &args.assign {
+        api.device(&target.device)?;
+    }
     let archive = archive(&args.bundle)?;
     let progress = progress(archive.len() as u64);
     let digest = api.add_bundle(&mut progress.wrap_read(Cursor::new(archive)))?;
