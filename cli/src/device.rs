@@ -119,19 +119,34 @@ struct SourceTable<'a> {
 
 fn add(args: &AddArgs) -> Result<ExitCode> {
     check_files(args)?;
-    make_folder(&args.out)?;
     let api = Api::connect(&args.fleet)?;
-    let added = api.add_device(&args.id)?;
-    if let Err(error) = write_files(args, &added) {
-        // The password is nowhere now: the name must be free for another try.
-        api.delete_device(&args.id)
-            .with_context(|| format!("{} stays registered without its files", args.id))?;
+    let missing = missing_folders(&args.out);
+    let registered = make_folder(&args.out).and_then(|()| register(args, &api));
+    if let Err(error) = registered {
+        // Only what is empty goes, and only if it was made here.
+        missing.iter().try_for_each(fs::remove_dir).ok();
         return Err(error);
     }
     let config = args.out.join(CONFIG_FILE);
     println!("{} is registered; start its agent:", args.id);
     println!("  selvedge agent --config {}", config.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the device known to the manager and writes its files, or does neither.
+fn register(args: &AddArgs, api: &Api) -> Result<()> {
+    let added = api.add_device(&args.id)?;
+    let Err(error) = write_files(args, &added) else { return Ok(()) };
+    // The password is nowhere now: the name must be free for another try.
+    api.delete_device(&args.id)
+        .with_context(|| format!("{} stays registered without its files", args.id))?;
+    Err(error)
+}
+
+/// The folder and those above it, as far as they are not there; the lowest first.
+fn missing_folders(folder: &Path) -> Vec<PathBuf> {
+    let above = folder.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+    above.take_while(|folder| !folder.exists()).map(Path::to_owned).collect()
 }
 
 fn check_files(args: &AddArgs) -> Result<()> {
@@ -214,4 +229,76 @@ fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         file.sync_all()
     };
     written().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Read},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+
+    /// A manager that takes no device; returns its URL.
+    fn refusing_manager() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener.local_addr().expect("it listens");
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a client connects");
+                let mut request = BufReader::new(&stream);
+                let mut line = String::new();
+                request.read_line(&mut line).expect("a request has a first line");
+                let posts = line.starts_with("POST");
+                let mut body_len = 0;
+                while line.trim() != "" {
+                    line.clear();
+                    request.read_line(&mut line).expect("a request has headers");
+                    let header = line.to_ascii_lowercase();
+                    if let Some(len) = header.strip_prefix("content-length:") {
+                        body_len = len.trim().parse().expect("a length is a number");
+                    }
+                }
+                request.read_exact(&mut vec![0; body_len]).expect("a request has its body");
+                let status = if posts { "409 Conflict" } else { "200 OK" };
+                let body = r#"{"error":"there is a device line-1 already"}"#;
+                let len = body.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\
+                     Content-Length: {len}\r\nConnection: close\r\n\r\n{body}"
+                )
+                .expect("the client waits for the answer");
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[test]
+    fn a_device_that_is_not_added_leaves_no_folder() {
+        let temp = tempfile::tempdir().expect("a temporary folder can be made");
+        let kept = temp.path().join("kept");
+        fs::create_dir(&kept).expect("the folder can be made");
+        let fleet_url = refusing_manager();
+        for out in [temp.path().join("new/devices/line-1"), kept.clone()] {
+            let args = AddArgs {
+                id: "line-1".parse().expect("a name"),
+                out,
+                replay: None,
+                slot: "main".parse().expect("a name"),
+                rate_hz: 50.0,
+                window_s: 10,
+                ca: None,
+                certificate: None,
+                key: None,
+                fleet: FleetUrl { fleet_url: fleet_url.clone() },
+            };
+            let error = add(&args).expect_err("the manager refuses");
+            assert!(error.to_string().contains("already"), "{error}");
+        }
+        assert!(!temp.path().join("new").exists(), "what was made is gone");
+        assert!(kept.exists(), "what was there stays");
+    }
 }
