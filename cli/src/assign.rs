@@ -94,10 +94,7 @@ pub fn assign(api: &Api, targets: &[Target], bundle: &Digest, wait: &WaitArgs) -
     let deadline = Instant::now() + Duration::from_secs(wait.timeout_s);
     for (target, set) in waiting {
         let answer = wait_for_answer(api, target, bundle, set, deadline)?;
-        if let Some(failure) = &answer.failure {
-            bail!("{} runs the bundle, but gives no answer: {failure}", target.device);
-        }
-        println!("{} answers: {}", target.device, in_words(&answer));
+        println!("{}", reply(target, &answer)?);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -167,11 +164,19 @@ fn progress() -> ProgressBar {
     if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() }
 }
 
+/// What the device says; a failure of the model is one of the command.
+fn reply(target: &Target, answer: &Answer) -> Result<String> {
+    let device = &target.device;
+    match &answer.failure {
+        Some(failure) => bail!("{device} runs the bundle, but gives no answer: {failure}"),
+        None => Ok(format!("{device} answers: {}", in_words(answer))),
+    }
+}
+
 fn in_words(answer: &Answer) -> String {
-    let what = match (&answer.failure, &answer.label, answer.class, &answer.values) {
-        (Some(failure), ..) => format!("no answer: {failure}"),
-        (_, Some(label), ..) => with_score(label, answer.score),
-        (_, _, Some(class), _) => with_score(&format!("class {class}"), answer.score),
+    let what = match (&answer.label, answer.class, &answer.values) {
+        (Some(label), ..) => with_score(label, answer.score),
+        (_, Some(class), _) => with_score(&format!("class {class}"), answer.score),
         (.., Some(values)) => {
             let number =
                 |value: &Option<f32>| value.map_or("NaN".into(), |value| value.to_string());
@@ -239,7 +244,11 @@ mod tests {
         assert_eq!(in_words(&answer), "class 1 0.988 (replay 7, 90 µs)");
         let labelled = Answer { label: Some("normal".into()), score: None, ..answer };
         assert_eq!(in_words(&labelled), "normal (replay 7, 90 µs)");
+        let target: Target = "line-1/main".parse().expect("a device and a slot");
+        let said = reply(&target, &labelled).expect("there is an answer");
+        assert_eq!(said, "line-1 answers: normal (replay 7, 90 µs)");
         let failed = Answer { failure: Some("too few columns".into()), ..labelled };
-        assert_eq!(in_words(&failed), "no answer: too few columns (replay 7, 90 µs)");
+        let error = reply(&target, &failed).expect_err("there is none");
+        assert!(error.to_string().contains("gives no answer: too few columns"), "{error}");
     }
 }
