@@ -150,13 +150,14 @@ fn stage(target: &Target, slot: Option<&Slot>, runs: bool) -> String {
     let Some(slot) = slot else {
         return format!("{device} has not taken note of what it should run; is its agent running?");
     };
+    let reason = slot.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
     match (slot.chunks_present, slot.chunks_total) {
         _ if runs => format!(
             "{device} runs the bundle, but has sent no answer; has it a source for the slot {}?",
             target.slot
         ),
-        (Some(present), Some(total)) => format!("{device} has {present} of {total} chunks"),
-        _ => format!("{device} is {}", slot.phase),
+        (Some(present), Some(total)) => format!("{device} has {present} of {total} chunks{reason}"),
+        _ => format!("{device} is {}{reason}", slot.phase),
     }
 }
 
