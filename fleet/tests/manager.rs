@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::json;
 
-use selvedge_bundle::{Assembly, Bundle, ChunkIndex, expand, write_statement};
+use selvedge_bundle::{Bundle, ChunkIndex, expand, write_statement};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
 use selvedge_trust::UnixMillis;
@@ -254,8 +254,6 @@ async fn a_bundle_reaches_the_device_in_chunks_and_is_cleared_when_nobody_needs_
         .expect("the device believes the statement");
     assert_eq!(statement.bundle(), bundle.digest());
     let index = ChunkIndex::decode(&offer.index).expect("the index is sound");
-    let mut staged = Assembly::begin(&desk.folder.path().join("staging"), index.clone())
-        .expect("the folder can be written");
     device.subscribe("all/chunks/#").await;
     let mut missing: BTreeMap<String, _> = index
         .chunks()
@@ -267,7 +265,6 @@ async fn a_bundle_reaches_the_device_in_chunks_and_is_cleared_when_nobody_needs_
             if let Some(chunk) = missing.remove(&incoming.topic) {
                 let message: Chunk = decode(&incoming.payload).expect("the manager speaks well");
                 expand(&message, &chunk).expect("the chunk is whole");
-                staged.put(&chunk.digest, &message).expect("the folder can be written");
             }
             incoming.ack.accept();
             missing.is_empty().then_some(())

@@ -17,7 +17,7 @@ pub enum ErrorKind {
     Operator,
 }
 
-/// Why a bundle was not written, opened, cut or assembled.
+/// Why a bundle was not written, opened, cut or put together.
 ///
 /// A `part` names a piece of the bundle: a file of the layout, or a blob with its digest and title.
 #[derive(Debug, thiserror::Error)]
@@ -135,14 +135,6 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
-    /// Chunks are still missing.
-    #[error("{missing} of {total} chunks are missing")]
-    Incomplete {
-        /// How many chunks are missing.
-        missing: usize,
-        /// How many chunks the bundle has.
-        total: usize,
-    },
 }
 
 impl Error {
@@ -160,10 +152,9 @@ impl Error {
             | Self::Unsupported { .. }
             | Self::Manifest { .. }
             | Self::Chunk { .. } => ErrorKind::Peer,
-            Self::Tensor { .. }
-            | Self::Reference { .. }
-            | Self::Occupied { .. }
-            | Self::Incomplete { .. } => ErrorKind::Operator,
+            Self::Tensor { .. } | Self::Reference { .. } | Self::Occupied { .. } => {
+                ErrorKind::Operator
+            }
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The few things that are done to a disk. Every error names the path.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::FileExt as _,
     path::Path,
 };
 
@@ -81,57 +80,9 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     file.sync_all().map_err(failed("sync", path))
 }
 
-/// Makes a file of exactly `len_bytes`, keeping what is there. Says whether it was there before.
-pub(crate) fn make_sized(path: &Path, len_bytes: u64) -> Result<bool, Error> {
-    let existed = match file_len(path, &path.display().to_string()) {
-        Ok(_) => true,
-        Err(Error::Missing { .. }) => false,
-        Err(error) => return Err(error),
-    };
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    let file = options.open(path).map_err(failed("open", path))?;
-    file.set_len(len_bytes).map_err(failed("resize", path))?;
-    Ok(existed)
-}
-
-/// Reads `bytes.len()` bytes at an offset.
-pub(crate) fn read_at(path: &Path, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    file.read_exact_at(bytes, offset).map_err(failed("read", path))
-}
-
-/// Writes into a file that is there, at an offset.
-pub(crate) fn write_at(path: &Path, bytes: &[u8], offset: u64) -> Result<(), Error> {
-    let file = OpenOptions::new().write(true).open(path).map_err(failed("open", path))?;
-    file.write_all_at(bytes, offset).map_err(failed("write", path))
-}
-
 /// Makes what was written into a file or a folder reach the disk.
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
-}
-
-/// Removes a file that is there.
-pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    fs::remove_file(path).map_err(failed("remove", path))
-}
-
-/// Removes a folder with all that is in it, if it is there.
-pub(crate) fn remove_folder(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Gives a file or a folder another name; the new name reaches the disk before this returns.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(failed("rename to", to))?;
-    match to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => sync(parent),
-        None => sync(Path::new(".")),
-    }
 }
 
 fn metadata(path: &Path, part: &str) -> Result<fs::Metadata, Error> {

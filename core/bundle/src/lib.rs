@@ -10,7 +10,6 @@
 
 #![forbid(unsafe_code)]
 
-mod assembly;
 mod baseline;
 mod chunk;
 mod digest;
@@ -26,7 +25,6 @@ mod npy;
 mod oci;
 mod tensor;
 
-pub use assembly::{Assembly, Progress};
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
 pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
 pub use digest::digest_of;

@@ -47,6 +47,4 @@ pub use message::{
 #[cfg(feature = "alloc")]
 pub use name::{DeviceId, FleetName, NAME_BYTES_MAX, NameError, SlotName};
 #[cfg(feature = "alloc")]
-pub use topic::{
-    Direction, INTERFACE, InterfaceRow, Topic, TopicError, Topics, fleet_filter, topic_root,
-};
+pub use topic::{Direction, INTERFACE, InterfaceRow, Topic, TopicError, Topics, topic_root};

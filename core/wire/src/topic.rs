@@ -157,11 +157,6 @@ pub fn topic_root(fleet: &FleetName) -> String {
     format!("selvedge/1/{fleet}")
 }
 
-/// The filter for all topics of `fleet`, which only the fleet manager may use.
-pub fn fleet_filter(fleet: &FleetName) -> String {
-    format!("{}/#", topic_root(fleet))
-}
-
 /// A topic name is not one of this fleet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicError;
