@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The wire version that this build writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The oldest wire version that this build reads.
-pub const VERSION_OLDEST: u8 = 1;
+pub const VERSION_OLDEST: u8 = 2;
 
 /// The largest MQTT payload, in bytes: brokers with a limit of 128 KB must be able to carry it.
 #[cfg(feature = "alloc")]

@@ -68,10 +68,29 @@ pub struct Status {
 pub struct Reported {
     /// The run that speaks.
     pub boot: Boot,
+    /// Counts the reports of this boot, from 1: what has a lower one is out of date.
+    pub revision: u64,
     /// The generation of the desired state that the device follows; 0 before the first.
     pub generation: u64,
+    /// How the device stands with the repository's metadata.
+    pub trust: TrustReport,
     /// One report per slot that has or should have a bundle.
     pub slots: Vec<SlotReport>,
+}
+
+/// How a device stands with the repository's metadata, and with the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustReport {
+    /// The version of the root that the device trusts; 0 before it read one.
+    pub root_version: u64,
+    /// The version of the timestamp that it followed last; 0 before the first.
+    pub timestamp_version: u64,
+    /// When that metadata expires: Unix time in milliseconds; 0 before the first.
+    pub fresh_until_ms: u64,
+    /// The metadata has expired and nothing newer came: the device may be kept from news.
+    pub frozen: bool,
+    /// The device's clock is behind a time that is known to have passed, which it uses instead.
+    pub time_unverified: bool,
 }
 
 /// What a device says about one slot.
@@ -87,6 +106,25 @@ pub struct SlotReport {
     pub desired: Option<Digest>,
     /// Why the desired bundle does not answer, when that is not a matter of time.
     pub reason: Option<String>,
+    /// How the desired bundle compares with the one before: in the shadow, or on probation.
+    pub comparison: Option<Comparison>,
+}
+
+/// How a new bundle compares with the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Samples that the new bundle was given.
+    pub samples: u64,
+    /// Those of them that it did not answer.
+    pub failed: u64,
+    /// Those of them to which the two gave different classes; counted in the shadow alone.
+    pub disagreed: u64,
+    /// Samples that the shadow left out because the processor was short.
+    pub shed: u64,
+    /// The latency that 95 % of the new bundle's answers kept, in microseconds; 0 before any.
+    pub latency_us_p95: u32,
+    /// The same of the bundle before.
+    pub latency_us_p95_before: u32,
 }
 
 /// A bundle that answers.
@@ -114,6 +152,22 @@ pub enum SlotPhase {
     },
     /// All chunks are there; the bundle is checked.
     Verifying,
+    /// A process of its own, with limits, runs the bundle's golden vectors.
+    Trial,
+    /// The bundle gets the same samples as the one that answers; its answers are discarded.
+    Shadow {
+        /// Samples that it was given.
+        samples: u64,
+        /// How many it shall be given.
+        samples_wanted: u64,
+    },
+    /// The bundle answers, and is watched; the one before can come back at once.
+    Probation {
+        /// Inferences on probation so far.
+        inferences: u64,
+        /// How many it shall do.
+        inferences_wanted: u64,
+    },
     /// The desired bundle was refused; the one before goes on.
     Refused,
 }
@@ -301,6 +355,20 @@ pub enum EventKind {
     RecordsDropped,
     /// Part of the agent's own state could not be read and was set aside.
     StateDamaged,
+    /// Metadata of the repository was refused.
+    MetadataRefused,
+    /// The repository's metadata has expired and nothing newer came.
+    Frozen,
+    /// Newer metadata came after that.
+    Thawed,
+    /// The clock is behind a time that is known to have passed.
+    TimeUnverified,
+    /// A bundle stood its probation.
+    Confirmed,
+    /// A bundle failed its probation; the one before answers again.
+    RolledBack,
+    /// A message that claims to come from the fleet is not signed by its director.
+    FleetDisbelieved,
 }
 
 impl EventKind {
@@ -316,6 +384,13 @@ impl EventKind {
             Self::NodeSeen => "node-seen",
             Self::RecordsDropped => "records-dropped",
             Self::StateDamaged => "state-damaged",
+            Self::MetadataRefused => "metadata-refused",
+            Self::Frozen => "frozen",
+            Self::Thawed => "thawed",
+            Self::TimeUnverified => "time-unverified",
+            Self::Confirmed => "confirmed",
+            Self::RolledBack => "rolled-back",
+            Self::FleetDisbelieved => "fleet-disbelieved",
         }
     }
 }
@@ -345,16 +420,18 @@ pub struct StoredThrough {
     pub through: Sequence,
 }
 
-/// What a device needs to know before it fetches a bundle.
+/// What a device needs to know before it fetches a bundle. Nothing of it is believed for itself: the
+/// digests of all of it stand in the bundle's signed target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleOffer {
-    /// The signed statement about the bundle, as the trust crate reads it.
-    pub statement: Vec<u8>,
-    /// The chunk index, as the bundle crate reads it; its digest stands in the statement.
+    /// The chunk index, as the bundle crate reads it.
     pub index: Vec<u8>,
+    /// The indexes of patches from other bundles to this one, as the bundle crate reads them.
+    pub patch_indexes: Vec<Vec<u8>>,
 }
 
-/// A piece of a bundle. Its topic names the digest of the content, not of these bytes.
+/// A piece of a bundle or patch, or a file of the repository's metadata. The topic names the digest of the
+/// content, or the file; not of these bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// How `bytes` are compressed.
@@ -372,6 +449,60 @@ pub enum ChunkCodec {
     Zstd,
 }
 
+/// Another message with its sender's signature.
+///
+/// What is signed is [`signing_input`] of the topic's full name and `body`, so that nothing can be carried
+/// from one device, fleet or kind of message to another. A device signs with its own key, the fleet
+/// with the director's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// The message, encoded with its own version byte.
+    pub body: Vec<u8>,
+    /// The signature.
+    pub signature: Signature,
+}
+
+/// The longest that a [`Signed`] is beyond its body, in bytes.
+pub const SIGNED_OVERHEAD_BYTES: usize = 1 + 3 + Signature::BYTES;
+
+/// An Ed25519 signature (RFC 8032).
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Signature([[u8; 32]; 2]);
+
+impl Signature {
+    /// The length of a signature, in bytes.
+    pub const BYTES: usize = 64;
+
+    /// A signature of these bytes.
+    pub fn new(bytes: [u8; Self::BYTES]) -> Self {
+        let (halves, _) = bytes.as_chunks::<32>();
+        Self([halves[0], halves[1]])
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_flattened()
+    }
+}
+
+impl core::fmt::Debug for Signature {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Signature({}…)", Digest(self.0[0]).hex())
+    }
+}
+
+/// The bytes whose signature a [`Signed`] on the topic `topic` carries: a fixed prefix, the length of
+/// the topic's full name as a little-endian `u32`, the name, and the body.
+pub fn signing_input(topic: &str, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(topic.len()).unwrap_or(u32::MAX).to_le_bytes();
+    [SIGNING_CONTEXT, &len, topic.as_bytes(), body].concat()
+}
+
+/// Keeps these signatures apart from all others that the same key makes.
+const SIGNING_CONTEXT: &[u8] = b"selvedge signed message\0";
+
+impl Message for Signed {}
 impl Message for Status {}
 impl Message for Reported {}
 impl Message for Health {}

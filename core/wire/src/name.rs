@@ -63,6 +63,10 @@ name! {
     /// The name of a place for a bundle on a device.
     SlotName, "slot name"
 }
+name! {
+    /// The name of a file of the TUF repository, with its version: `7.targets.json`.
+    FileName, "file name"
+}
 
 /// A text is not a name: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq)]

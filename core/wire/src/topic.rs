@@ -3,7 +3,7 @@
 use alloc::{format, string::String};
 use core::fmt;
 
-use crate::{DeviceId, Digest, FleetName, Stream};
+use crate::{DeviceId, Digest, FileName, FleetName, Stream};
 
 /// Which way a topic's messages go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Direction {
 /// One row of the interface.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceRow {
-    /// The topic, with `{fleet}`, `{device}` and `{digest}` for what varies.
+    /// The topic, with `{device}`, `{digest}` and `{file}` for what varies.
     pub topic: &'static str,
     /// Which way its messages go.
     pub direction: Direction,
@@ -33,18 +33,24 @@ pub struct InterfaceRow {
 
 /// Every topic that Selvedge uses between devices and the fleet. All are sent with QoS 1.
 pub const INTERFACE: &[InterfaceRow] = &[
-    row("up/{device}/status", Direction::Up, true, "Status", "birth and last will"),
-    row("up/{device}/state", Direction::Up, true, "Reported", "what the device says it runs"),
-    row("up/{device}/health", Direction::Up, false, "Health", "counters of one process"),
-    row("up/{device}/results", Direction::Up, false, "Batch<InferenceResult>", "answers"),
+    row("up/{device}/status", Direction::Up, true, "Signed: Status", "birth and last will"),
+    row(
+        "up/{device}/state",
+        Direction::Up,
+        true,
+        "Signed: Reported",
+        "what the device says it runs",
+    ),
+    row("up/{device}/health", Direction::Up, false, "Signed: Health", "counters of one process"),
+    row("up/{device}/results", Direction::Up, false, "Signed: Batch<InferenceResult>", "answers"),
     row(
         "up/{device}/profiles",
         Direction::Up,
         false,
-        "Batch<ProfileRecord>",
+        "Signed: Batch<ProfileRecord>",
         "counters of windows",
     ),
-    row("up/{device}/events", Direction::Up, false, "Batch<Event>", "what happened"),
+    row("up/{device}/events", Direction::Up, false, "Signed: Batch<Event>", "what happened"),
     row(
         "down/{device}/desired",
         Direction::Down,
@@ -56,7 +62,7 @@ pub const INTERFACE: &[InterfaceRow] = &[
         "down/{device}/stored",
         Direction::Down,
         true,
-        "Stored",
+        "Signed: Stored",
         "how far each stream is in the store",
     ),
     row(
@@ -64,9 +70,10 @@ pub const INTERFACE: &[InterfaceRow] = &[
         Direction::All,
         true,
         "BundleOffer",
-        "a bundle's statement and chunk index",
+        "a bundle's chunk index, and those of patches to it",
     ),
-    row("all/chunks/{digest}", Direction::All, true, "Chunk", "a piece of a bundle"),
+    row("all/chunks/{digest}", Direction::All, true, "Chunk", "a piece of a bundle or patch"),
+    row("all/metadata/{file}", Direction::All, true, "Chunk", "a file of the TUF repository"),
 ];
 
 const fn row(
@@ -98,6 +105,8 @@ pub enum Topic {
     Bundle(Digest),
     /// `all/chunks/{digest}`
     Chunk(Digest),
+    /// `all/metadata/{file}`
+    Metadata(FileName),
 }
 
 impl fmt::Display for Topic {
@@ -111,6 +120,7 @@ impl fmt::Display for Topic {
             Self::Stored(device) => write!(f, "down/{device}/stored"),
             Self::Bundle(digest) => write!(f, "all/bundles/{}", digest.hex()),
             Self::Chunk(digest) => write!(f, "all/chunks/{}", digest.hex()),
+            Self::Metadata(file) => write!(f, "all/metadata/{file}"),
         }
     }
 }
@@ -187,14 +197,12 @@ fn parse_below_root(text: &str) -> Option<Topic> {
         }
         ("down", Some("desired")) => Some(Topic::Desired(name.parse().ok()?)),
         ("down", Some("stored")) => Some(Topic::Stored(name.parse().ok()?)),
-        ("all", Some(digest)) => {
-            let digest = Digest::from_hex(digest).ok()?;
-            match name {
-                "bundles" => Some(Topic::Bundle(digest)),
-                "chunks" => Some(Topic::Chunk(digest)),
-                _ => None,
-            }
-        }
+        ("all", Some(item)) => match name {
+            "bundles" => Some(Topic::Bundle(Digest::from_hex(item).ok()?)),
+            "chunks" => Some(Topic::Chunk(Digest::from_hex(item).ok()?)),
+            "metadata" => Some(Topic::Metadata(item.parse().ok()?)),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -216,6 +224,7 @@ mod tests {
             Topic::Stored(device.clone()),
             Topic::Bundle(digest),
             Topic::Chunk(digest),
+            Topic::Metadata("7.team-a.json".parse().expect("the name is well formed")),
         ]);
         topics.extend(Stream::ALL.map(|stream| Topic::Stream(device.clone(), stream)));
         topics
@@ -230,7 +239,8 @@ mod tests {
             let row = topic
                 .to_string()
                 .replace("line-1", "{device}")
-                .replace(&Digest([0xab; 32]).hex().to_string(), "{digest}");
+                .replace(&Digest([0xab; 32]).hex().to_string(), "{digest}")
+                .replace("7.team-a.json", "{file}");
             assert!(INTERFACE.iter().any(|known| known.topic == row), "{row}");
         }
         assert_eq!(every_topic().len(), INTERFACE.len());
@@ -249,6 +259,8 @@ mod tests {
             "selvedge/1/demo/up/a/unknown",
             "selvedge/1/demo/all/chunks/ab",
             "selvedge/1/demo/down/+/desired",
+            "selvedge/1/demo/all/metadata/",
+            "selvedge/1/demo/all/metadata/a+b",
         ] {
             assert_eq!(topics.parse(name), Err(TopicError), "{name:?}");
         }
