@@ -8,10 +8,11 @@
 use std::{fmt::Debug, fs, path::PathBuf};
 
 use selvedge_wire::{
-    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Desired, Digest, Error, Event, EventKind, Health,
-    InferenceResult, Message, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading,
-    Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status, Stored, StoredThrough,
-    Stream, VERSION, VERSION_OLDEST, WindowRange, decode, encode,
+    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, Error, Event,
+    EventKind, Health, InferenceResult, Message, NodeId, Outcome, ProfileOrigin, ProfileRecord,
+    Quantity, Reading, Record, Reported, Running, SIGNED_OVERHEAD_BYTES, Sequence, Signature,
+    Signed, SlotPhase, SlotReport, Status, Stored, StoredThrough, Stream, TrustReport, VERSION,
+    VERSION_OLDEST, WindowRange, decode, encode, signing_input,
 };
 
 #[test]
@@ -25,9 +26,21 @@ fn payloads_of_every_version_are_read_as_they_were_meant() {
     check("events", &events(), &mut faults);
     check("desired", &Desired { document: b"{}".to_vec() }, &mut faults);
     check("stored", &stored(), &mut faults);
-    check("offer", &BundleOffer { statement: b"{}".to_vec(), index: vec![1, 2, 3] }, &mut faults);
+    let offer = BundleOffer { index: vec![1, 2, 3], patch_indexes: vec![vec![4], vec![5, 6]] };
+    check("offer", &offer, &mut faults);
+    check("signed", &signed(), &mut faults);
     check("chunk", &Chunk { codec: ChunkCodec::Zstd, bytes: vec![9; 5] }, &mut faults);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn what_is_signed_is_the_same_in_every_build() {
+    let context = b"selvedge signed message\0".as_slice();
+    let expected = [context, &[3, 0, 0, 0], b"a/b", &[2, 7]].concat();
+    assert_eq!(signing_input("a/b", &[2, 7]), expected);
+    let body = vec![0; 100 * 1024];
+    let len = encode(&Signed { body: body.clone(), ..signed() }).len();
+    assert!(len <= body.len() + SIGNED_OVERHEAD_BYTES, "{len}");
 }
 
 #[test]
@@ -74,8 +87,8 @@ fn status() -> Status {
         online: true,
         boot: Boot(3),
         agent_version: "0.1.0".into(),
-        wire_oldest: 1,
-        wire_newest: 1,
+        wire_oldest: 2,
+        wire_newest: 2,
         hardware_class: "aarch64".into(),
     }
 }
@@ -87,17 +100,49 @@ fn reported() -> Reported {
         running,
         desired: Some(digest(2)),
         reason: reason.map(Into::into),
+        comparison: None,
+    };
+    let comparison = Comparison {
+        samples: 200,
+        failed: 1,
+        disagreed: 7,
+        shed: 2,
+        latency_us_p95: 900,
+        latency_us_p95_before: 1000,
+    };
+    let watched = |name: &str, phase, running| SlotReport {
+        comparison: Some(comparison),
+        ..slot(name, phase, running, None)
     };
     let running = Running { bundle: digest(1), name: "shuttle".into(), version: "1.0.0".into() };
     let fetching = SlotPhase::Fetching { chunks_present: 1, chunks_total: 300 };
     Reported {
         boot: Boot(3),
+        revision: 12,
         generation: 1 << 40,
+        trust: TrustReport {
+            root_version: 2,
+            timestamp_version: 300,
+            fresh_until_ms: 1_800_000_000_000,
+            frozen: true,
+            time_unverified: true,
+        },
         slots: vec![
             slot("main", SlotPhase::Settled, Some(running.clone()), None),
             slot("second", fetching, None, None),
-            slot("third", SlotPhase::Verifying, Some(running), None),
+            slot("third", SlotPhase::Verifying, Some(running.clone()), None),
             slot("fourth", SlotPhase::Refused, None, Some("blob sha256:00 is truncated")),
+            slot("fifth", SlotPhase::Trial, Some(running.clone()), None),
+            watched(
+                "sixth",
+                SlotPhase::Shadow { samples: 200, samples_wanted: 1000 },
+                Some(running.clone()),
+            ),
+            watched(
+                "seventh",
+                SlotPhase::Probation { inferences: 200, inferences_wanted: 1000 },
+                Some(running),
+            ),
         ],
     }
 }
@@ -170,6 +215,13 @@ fn events() -> Batch<Event> {
         EventKind::NodeSeen,
         EventKind::RecordsDropped,
         EventKind::StateDamaged,
+        EventKind::MetadataRefused,
+        EventKind::Frozen,
+        EventKind::Thawed,
+        EventKind::TimeUnverified,
+        EventKind::Confirmed,
+        EventKind::RolledBack,
+        EventKind::FleetDisbelieved,
     ];
     let event = |kind| Event {
         at_ms: 1_800_000_000_000,
@@ -187,6 +239,11 @@ fn stored() -> Stored {
         .map(|stream| StoredThrough { boot: Boot(3), stream, through: Sequence(1 << 40) })
         .to_vec();
     Stored { streams }
+}
+
+fn signed() -> Signed {
+    let signature = Signature::new(std::array::from_fn(|n| n as u8));
+    Signed { body: encode(&stored()), signature }
 }
 
 fn digest(seed: u8) -> Digest {
