@@ -184,6 +184,10 @@ order = "none"
 [drift]
 order = "none"
 
+[update]
+probation_s = 2
+probation_inferences = 20
+
 [provenance]
 dataset = "UCI optical recognition of handwritten digits via scikit-learn {installed("scikit-learn")}"
 dataset_sha256 = "{digest}"

@@ -173,6 +173,10 @@ order = "none"
 [drift]
 order = "none"
 
+[update]
+probation_s = 2
+probation_inferences = 20
+
 [provenance]
 dataset = "Statlog (Shuttle) via river {installed("river")}"
 dataset_sha256 = "{digest}"

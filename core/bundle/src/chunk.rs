@@ -3,7 +3,7 @@
 //! Each blob is cut on its own with FastCDC ("The Design of Fast Content-Defined Chunking for Data
 //! Deduplication Based Storage Systems", Xia et al., 2020), 16 KiB at least (but for the last piece of
 //! a blob), 48 KiB aimed at, 96 KiB at most. A chunk is named by the SHA-256 of its content. The
-//! [`ChunkIndex`] says which chunks make up which blob; its digest stands in the signed statement.
+//! [`ChunkIndex`] says which chunks make up which blob; its digest stands in the signed target.
 //!
 //! | offset | what | meaning |
 //! |---|---|---|
@@ -111,7 +111,7 @@ impl ChunkIndex {
         Ok(index)
     }
 
-    /// The digest of the encoding, which the signed statement names.
+    /// The digest of the encoding, which the signed target names.
     pub fn digest(&self) -> Digest {
         digest_of(&self.encode())
     }

@@ -30,19 +30,18 @@ pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
 pub use digest::digest_of;
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
-pub use layout::{
-    BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE, STATEMENT_FILE, write_statement,
-};
+pub use layout::{BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE};
 pub use limits::{
     BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CARD_BYTES_MAX, CHUNK_BYTES_MAX,
-    CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, FEATURES_MAX, GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX,
-    INDEX_BYTES_MAX, LABELS_MAX, Limits, MANIFEST_BYTES_MAX, OCI_MANIFEST_BYTES_MAX,
-    STATEMENT_BYTES_MAX,
+    CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, CLASS_SHIFT_ANSWERS_MIN, FEATURES_MAX, GOLDEN_BYTES_MAX,
+    GOLDEN_ROWS_MAX, INDEX_BYTES_MAX, LABELS_MAX, LATENCY_RATIO_MAX, Limits, MANIFEST_BYTES_MAX,
+    OCI_MANIFEST_BYTES_MAX, PROBATION_CRASHES_MAX, PROBATION_INFERENCES_MAX, PROBATION_S_MAX,
+    TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
 };
 pub use manifest::{
     BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, ImageAxis, ImageSpec,
     Manifest, ManifestDraft, ManifestError, Order, PostStep, PreStep, Provenance, Reference,
-    ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec,
+    ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec, UpdatePolicy,
 };
 pub use npy::{read_npy, write_npy};
 pub use tensor::{DType, NamedTensor, TensorData};

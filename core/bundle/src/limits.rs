@@ -4,7 +4,7 @@
 pub const BUNDLE_BYTES_MAX: u64 = 128 << 20;
 /// The most blobs of a bundle, the OCI manifest among them.
 pub const BLOBS_MAX: usize = 64;
-/// The most chunks of a bundle, so that its chunk index fits into one message beside the statement.
+/// The most chunks of a bundle, so that its chunk index fits into one message.
 pub const CHUNKS_MAX: usize = 2_800;
 /// The largest encoded chunk index.
 pub const CHUNK_INDEX_BYTES_MAX: usize = 104 << 10;
@@ -22,8 +22,6 @@ pub const BASELINE_BYTES_MAX: u64 = 256 << 10;
 pub const GOLDEN_BYTES_MAX: u64 = 8 << 20;
 /// The largest model card.
 pub const CARD_BYTES_MAX: u64 = 1 << 20;
-/// The largest signed statement beside a layout.
-pub const STATEMENT_BYTES_MAX: u64 = 64 << 10;
 /// The most rows of golden vectors.
 pub const GOLDEN_ROWS_MAX: usize = 1_024;
 /// The most features of a baseline.
@@ -42,6 +40,22 @@ pub const STEPS_MAX: usize = 16;
 pub const TEXT_BYTES_MAX: usize = 1_024;
 /// The longest name of a tensor, column, label, axis or unit, in bytes.
 pub const LABEL_BYTES_MAX: usize = 128;
+
+/// What a process that runs a bundle's trial may take beyond what the model states: the program, its
+/// stacks and its heap's reserve, in bytes of address space.
+pub const TRIAL_MEMORY_BASE_BYTES: u64 = 256 << 20;
+/// The longest trial, in seconds.
+pub const TRIAL_S_MAX: u32 = 600;
+/// The longest probation, in seconds: a week.
+pub const PROBATION_S_MAX: u32 = 7 * 24 * 60 * 60;
+/// The most inferences of a probation.
+pub const PROBATION_INFERENCES_MAX: u64 = 10_000_000;
+/// The most crashes that a probation may bear.
+pub const PROBATION_CRASHES_MAX: u32 = 100;
+/// The largest ratio of latencies that a probation may bear.
+pub const LATENCY_RATIO_MAX: f64 = 1_000.0;
+/// The fewest answers of each bundle between which a shift of classes is judged.
+pub const CLASS_SHIFT_ANSWERS_MIN: u64 = 50;
 
 /// What a caller accepts; a device may accept less than the format allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

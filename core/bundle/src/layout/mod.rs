@@ -8,7 +8,6 @@
 //!     baseline.postcard      the reference distributions, where there are some
 //!     golden/<tensor>.npy    inputs and expected outputs
 //!     README.md              the model card, where there is one
-//! statement.json             the signed statement about the bundle, outside of its digest
 //! ```
 //!
 //! Opening reads every file once, bounded, and believes only what it has read: a link is refused, as
@@ -33,8 +32,6 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// The file with the signed statement about a bundle, beside `index.json`.
-pub const STATEMENT_FILE: &str = "statement.json";
 /// The layer with the graph.
 pub const MODEL_FILE: &str = "model.onnx";
 /// The layer with the reference distributions.
@@ -130,7 +127,6 @@ pub struct Bundle {
     /// Config and layers, in the order of the OCI manifest; the first has no file name.
     order: Vec<(Option<String>, Digest)>,
     blobs: BTreeMap<Digest, Vec<u8>>,
-    statement: Option<Vec<u8>>,
 }
 
 impl Bundle {
@@ -147,9 +143,8 @@ impl Bundle {
         let part = oci_manifest_part(digest);
         let oci_manifest = read_blob(folder, &part, digest, size)?;
         let read = |part: &str, blob: &Descriptor| read_blob(folder, part, blob.digest, blob.size);
-        let mut bundle = assemble(digest, oci_manifest, read, limits)?;
+        let bundle = assemble(digest, oci_manifest, read, limits)?;
         bundle.check_nothing_unlisted(folder)?;
-        bundle.statement = read_statement(folder)?;
         Ok(bundle)
     }
 
@@ -166,16 +161,6 @@ impl Bundle {
         let oci_manifest = read(digest)?;
         check_oci_manifest_len(digest, oci_manifest.len() as u64)?;
         assemble(digest, oci_manifest, |_, blob| read(blob.digest), limits)
-    }
-
-    /// The same bundle with a signed statement beside it.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`].
-    pub fn with_statement(mut self, statement: Vec<u8>) -> Result<Self, Error> {
-        check_statement_len(&statement)?;
-        self.statement = Some(statement);
-        Ok(self)
     }
 
     /// Writes the layout into a new or empty folder. `index.json` comes last: what a power cut leaves
@@ -201,10 +186,9 @@ impl Bundle {
     /// The files of the layout, by their path in it, in the order in which they are to be written.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, Cow<'_, [u8]>)> {
         let blob = |(digest, bytes)| (blob_path(Path::new(""), digest), Cow::Borrowed(bytes));
-        let statement = self.statement().map(|bytes| (STATEMENT_FILE.into(), Cow::Borrowed(bytes)));
         let marks = marks(self.digest, self.manifest_len());
         let marks = marks.map(|(name, bytes)| (name.into(), Cow::Owned(bytes)));
-        self.blobs().map(blob).chain(statement).chain(marks)
+        self.blobs().map(blob).chain(marks)
     }
 
     /// The bundle's identity: the digest of the OCI manifest.
@@ -247,11 +231,6 @@ impl Bundle {
         self.card.as_deref()
     }
 
-    /// The signed statement that lies beside the layout, unchecked.
-    pub fn statement(&self) -> Option<&[u8]> {
-        self.statement.as_deref()
-    }
-
     /// The blobs, each once: the OCI manifest, the config, the layers.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, &[u8])> {
         let once = |i: &usize| !self.order[..*i].iter().any(|(_, d)| *d == self.order[*i].1);
@@ -289,16 +268,6 @@ impl Bundle {
     }
 }
 
-/// Puts the signed statement about a bundle beside its layout.
-///
-/// # Errors
-/// [`Error::TooLarge`], [`Error::Io`].
-pub fn write_statement(folder: &Path, statement: &[u8]) -> Result<(), Error> {
-    check_statement_len(statement)?;
-    files::write_file(&folder.join(STATEMENT_FILE), statement)?;
-    files::sync(folder)
-}
-
 /// `oci-layout` and, last, `index.json`.
 pub(crate) fn marks(digest: Digest, size: u64) -> [(&'static str, Vec<u8>); 2] {
     let layout = OciLayout { image_layout_version: oci::OCI_LAYOUT_VERSION.to_owned() };
@@ -311,7 +280,7 @@ pub(crate) fn blob_path(folder: &Path, digest: Digest) -> PathBuf {
 }
 
 fn check_folder(folder: &Path) -> Result<(), Error> {
-    let known = [oci::OCI_LAYOUT_FILE, oci::INDEX_FILE, "blobs", STATEMENT_FILE];
+    let known = [oci::OCI_LAYOUT_FILE, oci::INDEX_FILE, "blobs"];
     // The folder itself may be a link: the caller named it.
     let real = folder.canonicalize().map_err(|source| Error::Io {
         verb: "open",
@@ -358,14 +327,6 @@ fn read_index(folder: &Path) -> Result<(Digest, u64), Error> {
             part: part.to_owned(),
             reason: format!("it names {} manifests, a bundle has one", entries.len()),
         }),
-    }
-}
-
-fn read_statement(folder: &Path) -> Result<Option<Vec<u8>>, Error> {
-    match files::read_file(&folder.join(STATEMENT_FILE), STATEMENT_FILE, STATEMENT_BYTES_MAX) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(Error::Missing { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -425,7 +386,6 @@ fn assemble(
         golden,
         card,
         blobs,
-        statement: None,
     })
 }
 
@@ -577,15 +537,6 @@ fn check_oci_manifest_len(digest: Digest, len_bytes: u64) -> Result<(), Error> {
         return Ok(());
     }
     let (part, max_bytes) = (oci_manifest_part(digest), OCI_MANIFEST_BYTES_MAX);
-    Err(Error::TooLarge { part, len_bytes, max_bytes })
-}
-
-fn check_statement_len(statement: &[u8]) -> Result<(), Error> {
-    let len_bytes = statement.len() as u64;
-    if len_bytes <= STATEMENT_BYTES_MAX {
-        return Ok(());
-    }
-    let (part, max_bytes) = (STATEMENT_FILE.to_owned(), STATEMENT_BYTES_MAX);
     Err(Error::TooLarge { part, len_bytes, max_bytes })
 }
 

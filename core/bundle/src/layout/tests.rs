@@ -21,14 +21,13 @@ impl Written {
             let folder = TempDir::new().expect("a temporary folder");
             let bundle = example::bundle(example::noise(5_000, 1));
             bundle.write(folder.path()).expect("the folder is empty");
-            write_statement(folder.path(), b"{}").expect("a small statement");
             (folder, bundle)
         });
         let (template, bundle) = &*TEMPLATE;
         let temporary = || TempDir::new().expect("a temporary folder");
         let written = Self { folder: temporary(), elsewhere: temporary(), bundle: bundle.clone() };
         fs::create_dir_all(written.path(BLOBS_FOLDER)).expect("folders can be made");
-        let marks = [oci::OCI_LAYOUT_FILE, oci::INDEX_FILE, STATEMENT_FILE].map(PathBuf::from);
+        let marks = [oci::OCI_LAYOUT_FILE, oci::INDEX_FILE].map(PathBuf::from);
         let blobs = bundle.blobs().map(|(digest, _)| blob_path(Path::new(""), digest));
         for file in blobs.chain(marks) {
             let copied = fs::copy(template.path().join(&file), written.folder.path().join(&file));
@@ -131,7 +130,6 @@ fn a_bundle_opens_as_it_was_built() {
     assert_eq!(opened.model(), example::noise(5_000, 1));
     assert_eq!((opened.baseline(), opened.golden()), (built.baseline(), built.golden()));
     assert_eq!(opened.card(), Some("# Example\n"));
-    assert_eq!(opened.statement(), Some(&b"{}"[..]));
     assert_eq!(opened.layers().map(|(title, _)| title).collect::<Vec<_>>(), LAYERS);
     assert_eq!(opened.blobs().count(), 7);
     assert_eq!(opened.blobs().next(), Some((opened.digest(), opened.oci_manifest())));
@@ -144,7 +142,7 @@ fn the_same_parts_give_the_same_digest() {
     assert_ne!(build().digest(), example::bundle(example::noise(100, 8)).digest());
     // A change of this digest is a change of the format: old and new tools would disagree on names.
     let digest = build().digest().to_string();
-    assert_eq!(digest, "sha256:ab8bfb01f63993a12645c928fd3caac10fcde4e44c295fc36028a9e9132dfd09");
+    assert_eq!(digest, "sha256:aa0ba47ee84123590553585b591b5cf68e1fb7b768e8462caf8bbe5643de3b11");
 }
 
 #[test]
@@ -157,7 +155,7 @@ fn optional_parts_may_be_absent_and_equal_layers_share_a_blob() {
     let folder = TempDir::new().expect("a temporary folder");
     assert_eq!(builder.write(folder.path()).expect("empty"), bundle.digest());
     let opened = Bundle::open(folder.path(), &Limits::default()).expect("an undamaged layout");
-    assert_eq!((opened.model(), opened.statement()), (&b"# Example\n"[..], None));
+    assert_eq!(opened.model(), b"# Example\n");
 }
 
 #[test]
@@ -171,10 +169,10 @@ fn a_bundle_opens_from_blobs_that_lie_elsewhere() {
         };
         Bundle::from_blobs(built.digest(), read, &Limits::default())
     };
-    let opened = open(None).and_then(|bundle| bundle.with_statement(b"{}".to_vec()));
-    let files: Vec<_> = opened.expect("undamaged").files().map(|(path, _)| path).collect();
-    assert_eq!(files.len(), 10);
-    assert_eq!(files[7..], ["statement.json", "oci-layout", "index.json"].map(PathBuf::from));
+    let opened = open(None).expect("undamaged");
+    let files: Vec<_> = opened.files().map(|(path, _)| path).collect();
+    assert_eq!(files.len(), 9);
+    assert_eq!(files[7..], ["oci-layout", "index.json"].map(PathBuf::from));
     for (digest, _) in built.blobs() {
         let error = open(Some(digest)).expect_err("a byte is missing");
         assert!(error.to_string().contains(&digest.to_string()), "{error}");
@@ -259,7 +257,6 @@ fn file_damages() -> Vec<Damage> {
         }),
         damage("index.json linked", &["index.json is not a regular"], link("index.json")),
         damage("oci-layout linked", &["oci-layout is not a regular"], link("oci-layout")),
-        damage("statement linked", &["statement.json is not a regular"], link("statement.json")),
         damage("blobs linked", &["blobs is not a folder"], link("blobs")),
         damage("blobs/sha256 linked", &["blobs/sha256 is not a folder"], link("blobs/sha256")),
         damage("oci-layout no JSON", &["oci-layout is malformed"], text("oci-layout", "yes")),
@@ -313,9 +310,6 @@ fn file_damages() -> Vec<Damage> {
         ),
         damage("index.json too large", &["index.json", "limit of 65536"], |w| {
             w.edit(&w.path("index.json"), |bytes| bytes.extend(vec![b' '; 70_000]));
-        }),
-        damage("statement too large", &["statement.json", "limit of 65536"], |w| {
-            w.edit(&w.path("statement.json"), |bytes| bytes.extend(vec![b' '; 70_000]));
         }),
         damage("a sparse terabyte", &["(model.onnx)", "its descriptor says 5000"], |w| {
             let file = fs::File::options().write(true).open(w.blob("model.onnx"));
@@ -539,7 +533,7 @@ proptest! {
         let written = Written::new();
         let mut files: Vec<PathBuf> =
             written.bundle.blobs().map(|(d, _)| blob_path(written.folder.path(), d)).collect();
-        files.extend(["index.json", "oci-layout", "statement.json"].map(|name| written.path(name)));
+        files.extend(["index.json", "oci-layout"].map(|name| written.path(name)));
         let file = &files[file.index(files.len())];
         written.edit(file, |bytes| mutations.iter().for_each(|mutation| mutation.apply(bytes)));
         if let Ok(bundle) = written.open() {

@@ -28,6 +28,7 @@ pub(super) fn check(draft: &ManifestDraft) -> Checked {
     for board in draft.resources.latency_p95_us.keys() {
         check_name("resources.latency_p95_us", board)?;
     }
+    check_update(draft)?;
     check_provenance(&draft.provenance)
 }
 
@@ -301,6 +302,25 @@ fn check_golden(draft: &ManifestDraft) -> Checked {
         rule(field, tolerance.is_finite() && tolerance >= 0.0, "is finite and not negative")?;
     }
     Ok(())
+}
+
+fn check_update(draft: &ManifestDraft) -> Checked {
+    let update = &draft.update;
+    let trial_s = 1..=TRIAL_S_MAX;
+    rule("update.trial_time_s_max", trial_s.contains(&update.trial_time_s_max), "is 1 to 600")?;
+    let stated = draft.resources.ram_peak_bytes_max;
+    let room = update.trial_memory_bytes_max.is_none_or(|bytes| bytes >= stated);
+    rule("update.trial_memory_bytes_max", room, "is at least resources.ram_peak_bytes_max")?;
+    rule("update.probation_s", update.probation_s <= PROBATION_S_MAX, "is at most 604800")?;
+    let bounded = update.probation_inferences <= PROBATION_INFERENCES_MAX;
+    rule("update.probation_inferences", bounded, "is at most 10000000")?;
+    rule("update.crashes_max", update.crashes_max <= PROBATION_CRASHES_MAX, "is at most 100")?;
+    let fraction = 0.0..=1.0;
+    let failed = fraction.contains(&update.failed_fraction_max);
+    rule("update.failed_fraction_max", failed, "is 0 to 1")?;
+    let ratio = (1.0..=LATENCY_RATIO_MAX).contains(&update.latency_ratio_max);
+    rule("update.latency_ratio_max", ratio, "is 1 to 1000")?;
+    rule("update.class_shift_max", fraction.contains(&update.class_shift_max), "is 0 to 1")
 }
 
 fn check_provenance(provenance: &Provenance) -> Checked {

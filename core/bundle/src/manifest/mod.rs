@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fmt, ops::Deref, path::PathBuf, str::FromStr};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::DType;
+use crate::{DType, limits::TRIAL_MEMORY_BASE_BYTES};
 
 mod check;
 #[cfg(test)]
@@ -131,9 +131,20 @@ pub struct ManifestDraft {
     /// The drift policy.
     #[serde(default)]
     pub drift: DriftPolicy,
+    /// What a device lets the bundle do before it trusts it.
+    #[serde(default)]
+    pub update: UpdatePolicy,
     /// Where the model comes from.
     #[serde(default)]
     pub provenance: Provenance,
+}
+
+impl ManifestDraft {
+    /// The most address space that the trial's process may take, in bytes.
+    pub fn trial_memory_bytes_max(&self) -> u64 {
+        let usual = self.resources.ram_peak_bytes_max.saturating_add(TRIAL_MEMORY_BASE_BYTES);
+        self.update.trial_memory_bytes_max.unwrap_or(usual)
+    }
 }
 
 /// A model's name: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or digit.
@@ -497,6 +508,48 @@ pub struct DriftPolicy {
     /// Whether the reference samples were in the order of time.
     #[serde(default)]
     pub order: Order,
+}
+
+/// What a device lets the bundle do before it trusts it: a trial before it answers, and a probation
+/// while it does. A probation ends well once it has had its time and its inferences.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdatePolicy {
+    /// The most seconds that the trial may take: loading, and the golden vectors.
+    pub trial_time_s_max: u32,
+    /// The most address space that the trial's process may take, in bytes. Without it,
+    /// [`TRIAL_MEMORY_BASE_BYTES`] beyond `resources.ram_peak_bytes_max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial_memory_bytes_max: Option<u64>,
+    /// The least seconds of the probation.
+    pub probation_s: u32,
+    /// The fewest inferences of the probation.
+    pub probation_inferences: u64,
+    /// The most times that the agent may crash during the probation.
+    pub crashes_max: u32,
+    /// The largest fraction of samples that may get no answer, beyond that of the bundle before.
+    pub failed_fraction_max: f64,
+    /// The largest ratio of the 95th percentile of the latency to that of the bundle before.
+    pub latency_ratio_max: f64,
+    /// The largest total variation distance between the classes that this bundle and the one before
+    /// answer: 0 for the same shares, 1 for no class in common. Judged only where both have classes
+    /// and each gave [`CLASS_SHIFT_ANSWERS_MIN`](crate::CLASS_SHIFT_ANSWERS_MIN) answers.
+    pub class_shift_max: f64,
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self {
+            trial_time_s_max: 30,
+            trial_memory_bytes_max: None,
+            probation_s: 60,
+            probation_inferences: 100,
+            crashes_max: 1,
+            failed_fraction_max: 0.02,
+            latency_ratio_max: 2.0,
+            class_shift_max: 0.5,
+        }
+    }
 }
 
 /// Where the model comes from.

@@ -16,6 +16,9 @@ fn written() -> Value {
         "golden": {"origin": "recipe", "framework": "onnxruntime 1.31.1", "tolerance": {"y": 0.3}},
         "resources": {"ram_peak_bytes_max": 33554432, "latency_p95_us": {"raspberry-pi-4": 5000}},
         "drift": {"order": "none"},
+        "update": {"trial_time_s_max": 10, "trial_memory_bytes_max": 67108864, "probation_s": 2,
+                   "probation_inferences": 20, "crashes_max": 0, "failed_fraction_max": 0.1,
+                   "latency_ratio_max": 3.5, "class_shift_max": 1},
         "provenance": {"dataset": "Statlog", "dataset_sha256": "ab".repeat(32)},
     })
 }
@@ -67,6 +70,33 @@ fn the_recipes_of_this_repository_keep_every_rule() {
         }
     }
     assert_eq!(count, 8);
+}
+
+#[test]
+fn a_manifest_without_an_update_policy_has_the_usual_one() {
+    let mut manifest = written();
+    set(&mut manifest, "/update", Value::Null);
+    let read = read(&manifest).expect("the policy is optional");
+    assert_eq!(read.update, UpdatePolicy::default());
+    let usual = read.resources.ram_peak_bytes_max + TRIAL_MEMORY_BASE_BYTES;
+    assert_eq!(read.trial_memory_bytes_max(), usual);
+}
+
+#[test]
+fn an_update_policy_has_only_finite_numbers() {
+    let good = read(&written()).expect("keeps every rule");
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        for field in ["failed_fraction_max", "latency_ratio_max", "class_shift_max"] {
+            let mut draft = good.clone().into_draft();
+            match field {
+                "failed_fraction_max" => draft.update.failed_fraction_max = value,
+                "latency_ratio_max" => draft.update.latency_ratio_max = value,
+                _ => draft.update.class_shift_max = value,
+            }
+            let error = Manifest::try_from(draft).expect_err("not finite");
+            assert_eq!(error.field, format!("update.{field}"));
+        }
+    }
 }
 
 /// Where to write, what to write there (null: take it away), and what the error must say.
@@ -128,6 +158,24 @@ fn refused_rows() -> Vec<Case> {
         ("/resources/ram_peak_bytes_max", json!(0), &["resources.ram_peak_bytes_max", "positive"]),
         ("/resources/ram", json!(0), &["resources.ram", "unknown field `ram`"]),
         ("/drift/order", json!("space"), &["drift.order", "space"]),
+        ("/update/probation", json!(1), &["update.probation", "unknown field"]),
+        ("/update/trial_time_s_max", json!(0), &["update.trial_time_s_max", "1 to 600"]),
+        ("/update/trial_time_s_max", json!(601), &["update.trial_time_s_max", "1 to 600"]),
+        (
+            "/update/trial_memory_bytes_max",
+            json!(33554431),
+            &["trial_memory_bytes_max", "at least"],
+        ),
+        ("/update/probation_s", json!(604_801), &["update.probation_s", "604800"]),
+        ("/update/probation_s", json!(-1), &["update.probation_s", "invalid value"]),
+        ("/update/probation_inferences", json!(1e9), &["update.probation_inferences"]),
+        ("/update/probation_inferences", json!(10_000_001), &["probation_inferences", "10000000"]),
+        ("/update/crashes_max", json!(101), &["update.crashes_max", "at most 100"]),
+        ("/update/failed_fraction_max", json!(1.01), &["update.failed_fraction_max", "0 to 1"]),
+        ("/update/failed_fraction_max", json!(-0.1), &["update.failed_fraction_max", "0 to 1"]),
+        ("/update/latency_ratio_max", json!(0.9), &["update.latency_ratio_max", "1 to 1000"]),
+        ("/update/latency_ratio_max", json!(1e300), &["update.latency_ratio_max", "1 to 1000"]),
+        ("/update/class_shift_max", json!(2), &["update.class_shift_max", "0 to 1"]),
         ("/provenance/dataset_sha256", json!("AB"), &["provenance.dataset_sha256", "hexadecimal"]),
     ]
 }
