@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
-use serde::{Deserialize, Serialize};
 
 use crate::{
     DocumentKind, Error, Role, TrustedRoot, UnixMillis,
     envelope::{Envelope, check_expiry},
     fields::{Fields, Read},
+    targets::split_path,
 };
 
 /// The longest desired state, in bytes.
@@ -26,6 +26,8 @@ pub struct DesiredState {
     pub fleet: FleetName,
     /// Counts the desired states of the device, from 1. What has a lower one is out of date.
     pub generation: u64,
+    /// When the director signed the document: that time has passed wherever it is believed.
+    pub issued: UnixMillis,
     /// When the document stops being believed.
     pub expires: UnixMillis,
     /// What each slot shall hold. A slot that is missing shall be empty.
@@ -33,10 +35,45 @@ pub struct DesiredState {
 }
 
 /// What one slot shall hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredSlot {
+    /// The path of the bundle's target in the repository: `name/version`.
+    pub target: String,
     /// The bundle that shall answer.
     pub bundle: Digest,
+    /// How many samples the bundle shall be given in the shadow before it answers; 0 for no shadow.
+    pub shadow_samples: u64,
+    /// Whether the bundle may be of an older version than the one that answers.
+    pub allow_downgrade: bool,
+}
+
+impl DesiredSlot {
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        let target = fields.text("target")?;
+        split_path(target)?;
+        Ok(Self {
+            target: target.into(),
+            bundle: fields.parsed("bundle")?,
+            shadow_samples: match fields.optional("shadow_samples") {
+                Some(_) => fields.number("shadow_samples")?,
+                None => 0,
+            },
+            allow_downgrade: match fields.optional("allow_downgrade") {
+                Some(_) => fields.flag("allow_downgrade")?,
+                None => false,
+            },
+        })
+    }
+
+    #[cfg(any(test, feature = "sign"))]
+    fn to_value(&self) -> serde_json::Value {
+        serde_json::json!({
+            "target": self.target,
+            "bundle": self.bundle,
+            "shadow_samples": self.shadow_samples,
+            "allow_downgrade": self.allow_downgrade,
+        })
+    }
 }
 
 impl DesiredState {
@@ -52,27 +89,35 @@ impl DesiredState {
         let mut slots = BTreeMap::new();
         for (name, slot) in listed.iter() {
             let name: SlotName = name.parse().map_err(|error| format!("{error}"))?;
-            slots.insert(name, DesiredSlot { bundle: Fields::of(slot)?.parsed("bundle")? });
+            slots.insert(name, DesiredSlot::read(Fields::of(slot)?)?);
+        }
+        let (issued, expires) = (fields.time("issued")?, fields.expires()?);
+        if issued >= expires {
+            return Err("it was issued when it had expired already".into());
         }
         Ok(Self {
             device: fields.parsed("device")?,
             fleet: fields.parsed("fleet")?,
             generation,
-            expires: fields.expires()?,
+            issued,
+            expires,
             slots,
         })
     }
 
     #[cfg(any(test, feature = "sign"))]
     pub(crate) fn to_value(&self) -> serde_json::Value {
+        let slots: serde_json::Map<_, _> =
+            self.slots.iter().map(|(name, slot)| (name.to_string(), slot.to_value())).collect();
         serde_json::json!({
             "_type": DocumentKind::Desired.as_str(),
             "spec_version": crate::SPEC_VERSION,
             "device": self.device,
             "fleet": self.fleet,
             "generation": self.generation,
+            "issued": self.issued,
             "expires": self.expires,
-            "slots": self.slots,
+            "slots": slots,
         })
     }
 }

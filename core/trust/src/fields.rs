@@ -68,8 +68,12 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn expires(self) -> Read<UnixMillis> {
-        UnixMillis::from_iso8601(self.text("expires")?)
-            .ok_or_else(|| "expires: a time is written YYYY-MM-DDTHH:MM:SSZ".into())
+        self.time("expires")
+    }
+
+    pub(crate) fn time(self, name: &str) -> Read<UnixMillis> {
+        UnixMillis::from_iso8601(self.text(name)?)
+            .ok_or_else(|| format!("{name}: a time is written YYYY-MM-DDTHH:MM:SSZ"))
     }
 
     pub(crate) fn parsed<T: FromStr<Err: ToString>>(self, name: &str) -> Read<T> {

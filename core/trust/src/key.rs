@@ -86,6 +86,27 @@ impl PublicKey {
         Self(Material::Ed25519(public))
     }
 
+    /// An Ed25519 key of 64 lower-case hexadecimal digits, or nothing.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        hex::decode(text).map(Self::ed25519)
+    }
+
+    /// The key's bytes: 32 of an Ed25519 key, the point of an ECDSA key, information in DER about an RSA key.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match &self.0 {
+            Material::Ed25519(public) => public.to_vec(),
+            #[cfg(any(test, feature = "every-key"))]
+            Material::Ecdsa(point) => point.to_vec(),
+            #[cfg(any(test, feature = "every-key"))]
+            Material::Rsa(info) => info.clone(),
+        }
+    }
+
+    /// Those bytes as lower-case hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        hex::encode(&self.to_bytes())
+    }
+
     /// The SHA-256 of the key's canonical form.
     pub fn id(&self) -> KeyId {
         let object = serde_json::to_value(self).expect("a key is plain JSON");
@@ -272,6 +293,7 @@ mod tests {
         let signature = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
         let key = PublicKey::ed25519(hex::decode(public).expect("the vector is hexadecimal"));
         let signature: [u8; 64] = hex::decode(signature).expect("the vector is hexadecimal");
+        assert_eq!(PublicKey::from_hex(&key.to_hex()), Some(key.clone()));
         assert!(key.verifies(b"", &signature));
         assert!(!key.verifies(b"x", &signature));
         assert!(!key.verifies(b"", &signature[..63]));

@@ -29,6 +29,8 @@ mod fields;
 mod hashes;
 mod hex;
 mod key;
+mod message;
+mod private_key;
 mod root;
 #[cfg(any(test, feature = "sign"))]
 mod sign;
@@ -45,10 +47,12 @@ pub use envelope::SIGNATURES_MAX;
 pub use error::{DocumentKind, Error, ErrorKind};
 pub use hashes::FileCheck;
 pub use key::{KEY_ID_BYTES_MAX, KeyId, PublicKey};
+pub use message::{DeviceKey, MessageSigner};
+pub use ring::rand::{SecureRandom, SystemRandom};
 pub use root::{Authority, KEYS_MAX, ROOT_BYTES_MAX, Role, Root, TrustedRoot};
 pub use targets::{
-    Blob, BundleStatement, HARDWARE_CLASSES_MAX, STATEMENT_BYTES_MAX, TARGETS_BYTES_MAX,
-    TARGETS_MAX, Target, Targets,
+    Blob, BundleTarget, HARDWARE_CLASSES_MAX, PATCHES_MAX, PatchTarget, TARGETS_BYTES_MAX,
+    TARGETS_MAX,
 };
 pub use time::UnixMillis;
 pub use tuf::{
@@ -56,8 +60,6 @@ pub use tuf::{
     SNAPSHOT_BYTES_MAX, Search, TIMESTAMP_BYTES_MAX, TargetFile, TrustedMetadata,
 };
 
-#[cfg(any(test, feature = "sign"))]
-pub use ring::rand::{SecureRandom, SystemRandom};
 #[cfg(any(test, feature = "sign"))]
 pub use sign::{SigningKey, sign_document};
 

@@ -2,22 +2,15 @@
 
 use std::fmt;
 
-use ring::{
-    rand::SecureRandom,
-    signature::{Ed25519KeyPair, KeyPair},
-};
+use ring::rand::SecureRandom;
 use serde_json::{Value, json};
 
 use crate::{
-    BundleStatement, DesiredState, Error, PublicKey, Root, canonical::canonical_form, hex,
+    DesiredState, Error, PublicKey, Root, canonical::canonical_form, hex, private_key::PrivateKey,
 };
 
-/// A private Ed25519 key.
-pub struct SigningKey {
-    pair: Ed25519KeyPair,
-    pkcs8: Vec<u8>,
-    public: PublicKey,
-}
+/// A private Ed25519 key that signs documents.
+pub struct SigningKey(PrivateKey);
 
 impl SigningKey {
     /// Makes a new key.
@@ -25,8 +18,7 @@ impl SigningKey {
     /// # Errors
     /// [`Error::Random`] if `random` fails.
     pub fn generate(random: &dyn SecureRandom) -> Result<Self, Error> {
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(random).map_err(|_| Error::Random)?;
-        Self::from_pkcs8(pkcs8.as_ref())
+        PrivateKey::generate(random).map(Self)
     }
 
     /// Reads a key from PKCS#8 version 2 (RFC 5958), as [`SigningKey::to_pkcs8`] writes it.
@@ -34,31 +26,32 @@ impl SigningKey {
     /// # Errors
     /// [`Error::KeyMalformed`] if the bytes are something else.
     pub fn from_pkcs8(bytes: &[u8]) -> Result<Self, Error> {
-        let pair = Ed25519KeyPair::from_pkcs8(bytes)
-            .map_err(|error| Error::KeyMalformed { reason: error.to_string() })?;
-        let public = pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes");
-        Ok(Self { pair, pkcs8: bytes.into(), public: PublicKey::ed25519(public) })
+        PrivateKey::from_pkcs8(bytes).map(Self)
     }
 
     /// The key in PKCS#8 version 2, not encrypted: whoever can read it can sign.
     pub fn to_pkcs8(&self) -> &[u8] {
-        &self.pkcs8
+        self.0.to_pkcs8()
     }
 
     /// The key that verifies what this one signs.
     pub fn public_key(&self) -> &PublicKey {
-        &self.public
+        self.0.public_key()
     }
 
-    fn sign(&self, message: &[u8]) -> Value {
-        let signature = self.pair.sign(message);
-        json!({ "keyid": self.public.id(), "sig": hex::encode(signature.as_ref()) })
+    /// The entry among a document's signatures for a document of this canonical form.
+    pub(crate) fn sign(&self, message: &[u8]) -> Value {
+        json!({ "keyid": self.public_key().id(), "sig": hex::encode(&self.0.sign(message)) })
+    }
+
+    pub(crate) fn private(&self) -> &PrivateKey {
+        &self.0
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({:?})", self.public)
+        write!(f, "SigningKey({:?})", self.public_key())
     }
 }
 
@@ -76,13 +69,6 @@ impl Root {
     /// The signed document.
     pub fn sign(&self, keys: &[&SigningKey]) -> Vec<u8> {
         sign_document(&self.to_value(), keys)
-    }
-}
-
-impl BundleStatement {
-    /// The signed document.
-    pub fn sign(&self, key: &SigningKey) -> Vec<u8> {
-        sign_document(&self.to_value(), &[key])
     }
 }
 

@@ -1,15 +1,11 @@
-//! Targets metadata, and the statement about one bundle.
-
-use std::collections::BTreeMap;
+//! Targets metadata, and the bundles among its targets.
 
 use selvedge_wire::Digest;
-#[cfg(any(test, feature = "sign"))]
-use serde_json::json;
 use serde_json::{Map, Value};
 
 use crate::{
-    DocumentKind, Error, Role, TrustedRoot, UnixMillis,
-    envelope::{Envelope, Signed, check_expiry},
+    DocumentKind, Error, TargetFile, UnixMillis,
+    envelope::Signed,
     fields::{Fields, Read},
     hashes::Hashes,
     tuf::Delegations,
@@ -18,40 +14,20 @@ use crate::{
 /// The longest targets metadata, in bytes.
 pub const TARGETS_BYTES_MAX: usize = 1024 * 1024;
 
-/// The longest statement, in bytes: it travels in one message with a chunk index.
-pub const STATEMENT_BYTES_MAX: usize = 16 * 1024;
-
 /// The most targets in one document.
 pub const TARGETS_MAX: usize = 4096;
 
-/// The most hardware classes in one statement.
+/// The most hardware classes of one bundle.
 pub const HARDWARE_CLASSES_MAX: usize = 32;
+
+/// The most patches to one bundle.
+pub const PATCHES_MAX: usize = 16;
 
 /// The longest bundle name, bundle version or hardware class, in bytes.
 const TEXT_BYTES_MAX: usize = 64;
 
 /// The hardware class that stands for all.
 const ANY_HARDWARE: &str = "*";
-
-/// Targets metadata that was verified.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Targets {
-    /// The version of the metadata.
-    pub version: u64,
-    /// When the metadata stops being believed.
-    pub expires: UnixMillis,
-    /// The targets by path.
-    pub targets: BTreeMap<String, Target>,
-}
-
-/// A file that may be installed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Target {
-    /// The file's length and digest.
-    pub blob: Blob,
-    /// What else the publisher says about it.
-    pub custom: Value,
-}
 
 /// The identity of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +38,12 @@ pub struct Blob {
     pub len_bytes: u64,
 }
 
-/// What the publisher says about one bundle.
+/// What the repository says about one bundle.
 ///
-/// In the document: targets metadata with the one target `name/version`. Its length and digest are
-/// those of the bundle's OCI manifest; `custom` holds the rest.
+/// In targets metadata: the target `name/version`. Its length and digest are those of the bundle's OCI
+/// manifest; `custom` holds the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BundleStatement {
+pub struct BundleTarget {
     /// The bundle's name.
     pub name: String,
     /// The bundle's semantic version.
@@ -78,11 +54,29 @@ pub struct BundleStatement {
     pub chunk_index: Blob,
     /// The classes of hardware that may run the bundle; `*` stands for all.
     pub hardware_classes: Vec<String>,
-    /// When the statement stops being believed.
-    pub expires: UnixMillis,
+    /// Ways to the bundle from others.
+    pub patches: Vec<PatchTarget>,
+    /// The model signature that was verified when the bundle was published.
+    pub signature: Option<Digest>,
 }
 
-impl BundleStatement {
+/// A way from one bundle to another that is shorter than the other's chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatchTarget {
+    /// The bundle that it starts from.
+    pub source: Digest,
+    /// The patch's index.
+    pub index: Blob,
+    /// How many bytes the patch has.
+    pub len_bytes: u64,
+}
+
+impl BundleTarget {
+    /// The target's path: `name/version`.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.name, self.version)
+    }
+
     /// The identity of the bundle.
     pub fn bundle(&self) -> Digest {
         self.manifest.digest
@@ -93,101 +87,116 @@ impl BundleStatement {
         self.hardware_classes.iter().any(|allowed| allowed == ANY_HARDWARE || allowed == class)
     }
 
-    #[cfg(any(test, feature = "sign"))]
-    pub(crate) fn to_value(&self) -> Value {
-        let target = json!({
-            "length": self.manifest.len_bytes,
-            "hashes": { "sha256": self.manifest.digest.hex().to_string() },
-            "custom": {
-                "bundle": self.manifest.digest,
-                "chunk_index": {
-                    "length": self.chunk_index.len_bytes,
-                    "sha256": self.chunk_index.digest.hex().to_string(),
-                },
-                "hardware_classes": self.hardware_classes,
-            },
-        });
-        json!({
-            "_type": DocumentKind::Targets.as_str(),
-            "spec_version": crate::SPEC_VERSION,
-            "version": 1,
-            "expires": self.expires,
-            "targets": { format!("{}/{}", self.name, self.version): target },
-        })
-    }
-}
-
-impl TrustedRoot {
-    /// Verifies targets metadata.
+    /// Reads what a search found.
     ///
     /// # Errors
-    /// [`Error`] if the document is not whole, not signed by the role targets, or expired.
-    pub fn verify_targets(&self, bytes: &[u8], now: UnixMillis) -> Result<Targets, Error> {
-        self.check_own_expiry(now)?;
-        let envelope = Envelope::parse(DocumentKind::Targets, bytes, TARGETS_BYTES_MAX)?;
-        let document = TargetsDocument::read(envelope.verify(self.root(), Role::Targets)?)?;
-        check_expiry(DocumentKind::Targets, document.expires, now)?;
-        let mut targets = BTreeMap::new();
-        for (path, target) in &document.targets {
-            targets.insert(path.clone(), Target::read(target).map_err(malformed)?);
+    /// [`Error::Malformed`] if the target is not a bundle, or says so of another path than its own.
+    pub fn read(file: &TargetFile) -> Result<Self, Error> {
+        Self::read_fields(file)
+            .map_err(|reason| Error::Malformed { document: DocumentKind::Targets, reason })
+    }
+
+    fn read_fields(file: &TargetFile) -> Read<Self> {
+        let (name, version) = split_path(&file.path)?;
+        let custom = Fields::of(&file.custom).map_err(|reason| format!("custom: {reason}"))?;
+        if (custom.text("name")?, custom.text("version")?) != (name, version) {
+            return Err("custom names another bundle than the target's path".into());
         }
-        Ok(Targets { version: document.version, expires: document.expires, targets })
-    }
-
-    /// Verifies targets metadata that speaks of exactly one bundle.
-    ///
-    /// # Errors
-    /// [`Error`] if the document is not whole, not signed by the role targets, expired, or not about
-    /// one bundle.
-    pub fn verify_statement(
-        &self,
-        bytes: &[u8],
-        now: UnixMillis,
-    ) -> Result<BundleStatement, Error> {
-        self.check_own_expiry(now)?;
-        let envelope = Envelope::parse(DocumentKind::Targets, bytes, STATEMENT_BYTES_MAX)?;
-        let document = TargetsDocument::read(envelope.verify(self.root(), Role::Targets)?)?;
-        check_expiry(DocumentKind::Targets, document.expires, now)?;
-        BundleStatement::read(&document).map_err(malformed)
-    }
-}
-
-impl Target {
-    fn read(target: &Value) -> Read<Self> {
-        let TargetDocument { length, hashes, custom } = TargetDocument::read(target)?;
-        let sha256 = hashes.sha256.as_deref().unwrap_or_default();
-        let digest = digest_from_hex(sha256, "hashes.sha256")?;
-        Ok(Self { blob: Blob { digest, len_bytes: length }, custom })
-    }
-}
-
-impl BundleStatement {
-    fn read(document: &TargetsDocument) -> Read<Self> {
-        let mut entries = document.targets.iter();
-        let (Some((path, target)), None) = (entries.next(), entries.next()) else {
-            return Err("a statement is about exactly one bundle".into());
+        let sha256 = file.hashes.sha256.as_deref().unwrap_or_default();
+        let digest = Digest::from_hex(sha256)
+            .map_err(|_| "hashes.sha256 is not 64 lower-case hexadecimal digits")?;
+        let patches = match custom.optional("patches") {
+            Some(_) => read_patches(custom.list("patches")?, digest)?,
+            None => Vec::new(),
         };
-        let Target { blob: manifest, custom } = Target::read(target)?;
-        let (name, version) = path.split_once('/').ok_or("its target is not named name/version")?;
-        check_text("the bundle's name", name)?;
-        check_text("the bundle's version", version)?;
-        let custom = Fields::of(&custom).map_err(|reason| format!("custom: {reason}"))?;
-        if custom.parsed::<Digest>("bundle")? != manifest.digest {
-            return Err("custom.bundle is not the digest of the target".into());
-        }
-        let chunk_index = custom.fields("chunk_index")?;
         Ok(Self {
             name: name.into(),
             version: version.into(),
-            manifest,
-            chunk_index: Blob {
-                digest: digest_from_hex(chunk_index.text("sha256")?, "custom.chunk_index.sha256")?,
-                len_bytes: chunk_index.number("length")?,
-            },
+            manifest: Blob { digest, len_bytes: file.len_bytes },
+            chunk_index: Blob::read(custom.fields("chunk_index")?)?,
             hardware_classes: read_hardware_classes(custom.list("hardware_classes")?)?,
-            expires: document.expires,
+            patches,
+            signature: match custom.optional("signature") {
+                Some(_) => Some(custom.parsed("signature")?),
+                None => None,
+            },
         })
     }
+
+    /// The value that targets metadata has under the target's path.
+    #[cfg(any(test, feature = "sign"))]
+    pub fn to_entry(&self) -> Value {
+        let mut custom = serde_json::json!({
+            "name": self.name,
+            "version": self.version,
+            "chunk_index": self.chunk_index.to_value(),
+            "hardware_classes": self.hardware_classes,
+        });
+        if !self.patches.is_empty() {
+            custom["patches"] = self.patches.iter().map(PatchTarget::to_value).collect();
+        }
+        if let Some(signature) = self.signature {
+            custom["signature"] = serde_json::json!(signature);
+        }
+        serde_json::json!({
+            "length": self.manifest.len_bytes,
+            "hashes": { "sha256": self.manifest.digest.hex().to_string() },
+            "custom": custom,
+        })
+    }
+}
+
+impl PatchTarget {
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        Ok(Self {
+            source: fields.parsed("source")?,
+            index: Blob::read(fields.fields("index")?)?,
+            len_bytes: fields.number("len_bytes")?,
+        })
+    }
+
+    #[cfg(any(test, feature = "sign"))]
+    fn to_value(&self) -> Value {
+        serde_json::json!({
+            "source": self.source,
+            "index": self.index.to_value(),
+            "len_bytes": self.len_bytes,
+        })
+    }
+}
+
+impl Blob {
+    fn read(fields: Fields<'_>) -> Read<Self> {
+        Ok(Self { digest: fields.parsed("digest")?, len_bytes: fields.number("len_bytes")? })
+    }
+
+    #[cfg(any(test, feature = "sign"))]
+    fn to_value(self) -> Value {
+        serde_json::json!({ "digest": self.digest, "len_bytes": self.len_bytes })
+    }
+}
+
+/// The name and the version in the path of a bundle's target.
+pub(crate) fn split_path(path: &str) -> Read<(&str, &str)> {
+    let (name, version) = path.split_once('/').ok_or("a bundle's target is named name/version")?;
+    check_text("the bundle's name", name)?;
+    check_text("the bundle's version", version)?;
+    Ok((name, version))
+}
+
+fn read_patches(list: &[Value], bundle: Digest) -> Read<Vec<PatchTarget>> {
+    if list.len() > PATCHES_MAX {
+        return Err(format!("it has more than {PATCHES_MAX} patches"));
+    }
+    let mut patches: Vec<PatchTarget> = Vec::new();
+    for patch in list {
+        let patch = PatchTarget::read(Fields::of(patch)?)?;
+        if patch.source == bundle || patches.iter().any(|other| other.source == patch.source) {
+            return Err("it has a patch from itself, or two from one bundle".into());
+        }
+        patches.push(patch);
+    }
+    Ok(patches)
 }
 
 fn read_hardware_classes(classes: &[Value]) -> Read<Vec<String>> {
@@ -214,14 +223,6 @@ fn check_text(what: &str, text: &str) -> Read<()> {
         return Ok(());
     }
     Err(format!("{what} is not 1 to {TEXT_BYTES_MAX} letters, digits, '.', '_', '-' and '+'"))
-}
-
-fn digest_from_hex(text: &str, what: &str) -> Read<Digest> {
-    Digest::from_hex(text).map_err(|_| format!("{what} is not 64 lower-case hexadecimal digits"))
-}
-
-fn malformed(reason: String) -> Error {
-    Error::Malformed { document: DocumentKind::Targets, reason }
 }
 
 /// Targets metadata as TUF has it.
@@ -273,5 +274,87 @@ impl TargetDocument {
             hashes: Hashes::read(fields.fields("hashes")?)?,
             custom: fields.optional("custom").cloned().unwrap_or_default(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn blob(byte: u8) -> Blob {
+        Blob { digest: Digest([byte; 32]), len_bytes: u64::from(byte) }
+    }
+
+    fn target() -> BundleTarget {
+        let patch = |byte| PatchTarget { source: Digest([byte; 32]), index: blob(3), len_bytes: 4 };
+        BundleTarget {
+            name: "shuttle".into(),
+            version: "1.0.0-rc.1+build".into(),
+            manifest: blob(1),
+            chunk_index: blob(2),
+            hardware_classes: vec!["aarch64".into()],
+            patches: vec![patch(5), patch(6)],
+            signature: Some(Digest([7; 32])),
+        }
+    }
+
+    fn read(path: &str, entry: &Value) -> Result<BundleTarget, Error> {
+        let entry = TargetDocument::read(entry).expect("the entry is a target");
+        BundleTarget::read(&TargetFile::new(path.into(), entry))
+    }
+
+    #[test]
+    fn a_bundle_reads_back_from_its_entry() {
+        let plain = BundleTarget { patches: Vec::new(), signature: None, ..target() };
+        for target in [target(), plain] {
+            assert_eq!(read(&target.path(), &target.to_entry()), Ok(target));
+        }
+        assert!(target().allows_hardware("aarch64") && !target().allows_hardware("x86_64"));
+        let any = BundleTarget { hardware_classes: vec!["*".into()], ..target() };
+        assert!(any.allows_hardware("x86_64"));
+    }
+
+    #[test]
+    fn a_target_that_is_not_wholly_a_bundle_is_refused() {
+        let path = target().path();
+        let patch = target().to_entry()["custom"]["patches"][0].clone();
+        let itself =
+            json!([{ "source": Digest([1; 32]), "index": patch["index"], "len_bytes": 1 }]);
+        let cases: [(&str, Value, &str); 17] = [
+            ("/hashes/sha256", json!("AB"), "hashes.sha256"),
+            ("/hashes", json!({ "sha512": "ab" }), "hashes.sha256"),
+            ("/custom", json!(null), "custom:"),
+            ("/custom/name", json!("shuttles"), "another bundle"),
+            ("/custom/version", json!("1.0.0"), "another bundle"),
+            ("/custom/version", json!(1), "not a string"),
+            ("/custom/chunk_index", json!({}), "missing field"),
+            ("/custom/chunk_index/digest", json!("ab"), "sha256:"),
+            ("/custom/chunk_index/len_bytes", json!(-1), "invalid value"),
+            ("/custom/hardware_classes", json!([]), "no hardware class"),
+            ("/custom/hardware_classes", json!(vec!["a"; HARDWARE_CLASSES_MAX + 1]), "or over"),
+            ("/custom/hardware_classes", json!(["a b"]), "a hardware class"),
+            ("/custom/patches", json!(vec![&patch; 2]), "two from one bundle"),
+            ("/custom/patches", itself, "from itself"),
+            ("/custom/patches", json!(vec![&patch; PATCHES_MAX + 1]), "more than 16 patches"),
+            ("/custom/patches/1/source", json!(7), "not a string"),
+            ("/custom/signature", json!("sha512:ab"), "sha256:"),
+        ];
+        for (at, value, reason) in cases {
+            let mut entry = target().to_entry();
+            *entry.pointer_mut(at).expect("the member is there") = value;
+            let error = read(&path, &entry).expect_err(reason);
+            assert!(error.to_string().contains(reason), "{at}: {error}");
+        }
+        for (path, reason) in [
+            ("shuttle", "name/version"),
+            ("../1.0.0-rc.1+build", "the bundle's name"),
+            ("shuttle/1.0.0-rc.1+build/2", "the bundle's version"),
+            ("shuttle/2.0.0", "another bundle"),
+        ] {
+            let error = read(path, &target().to_entry()).expect_err(reason);
+            assert!(error.to_string().contains(reason), "{path}: {error}");
+        }
     }
 }

@@ -10,7 +10,6 @@ use crate::*;
 
 const NOW: UnixMillis = UnixMillis(1_795_194_480_000);
 const PYTHON_ROOT: &[u8] = include_bytes!("../testdata/root.json");
-const PYTHON_TARGETS: &[u8] = include_bytes!("../testdata/targets.json");
 
 struct Keys {
     root: SigningKey,
@@ -50,19 +49,18 @@ fn desired() -> DesiredState {
         device: device(),
         fleet: fleet(),
         generation: 7,
+        issued: NOW,
         expires: NOW.plus_seconds(60),
-        slots: BTreeMap::from([(slot, DesiredSlot { bundle: Digest([0xab; 32]) })]),
+        slots: BTreeMap::from([(slot, desired_slot())]),
     }
 }
 
-fn statement() -> BundleStatement {
-    BundleStatement {
-        name: "shuttle".into(),
-        version: "1.0.0-rc.1+build".into(),
-        manifest: Blob { digest: Digest([0xab; 32]), len_bytes: 1234 },
-        chunk_index: Blob { digest: Digest([0xcd; 32]), len_bytes: 77 },
-        hardware_classes: vec!["*".into()],
-        expires: NOW.plus_seconds(60),
+fn desired_slot() -> DesiredSlot {
+    DesiredSlot {
+        target: "shuttle/1.0.0-rc.1+build".into(),
+        bundle: Digest([0xab; 32]),
+        shadow_samples: 100,
+        allow_downgrade: true,
     }
 }
 
@@ -86,7 +84,6 @@ fn what_is_signed_by_its_role_reads_back() {
     let keys = Keys::new();
     let root = keys.trusted();
     assert_eq!(verify_desired(&root, &desired().sign(&keys.director)), Ok(desired()));
-    assert_eq!(root.verify_statement(&statement().sign(&keys.targets), NOW), Ok(statement()));
     assert_eq!(root.root(), &keys.root_metadata());
     assert_eq!(root.root().threshold(Role::Director), 1);
 }
@@ -101,20 +98,6 @@ fn a_key_reads_back_from_its_file() {
 }
 
 #[test]
-fn documents_of_python_tuf_are_believed_with_members_nobody_knows() {
-    let root = TrustedRoot::pin(PYTHON_ROOT).expect("python-tuf signed it");
-    assert_eq!(root.root().threshold(Role::Root), 2);
-    let statement = root.verify_statement(PYTHON_TARGETS, NOW).expect("python-tuf signed it");
-    assert_eq!((statement.name.as_str(), statement.version.as_str()), ("shuttle", "1.0.0"));
-    assert_eq!(statement.bundle(), Digest([0xab; 32]));
-    assert_eq!(statement.chunk_index, Blob { digest: Digest([0xcd; 32]), len_bytes: 77 });
-    assert!(statement.allows_hardware("aarch64") && !statement.allows_hardware("x86_64"));
-    let targets = root.verify_targets(PYTHON_TARGETS, NOW).expect("python-tuf signed it");
-    assert_eq!(targets.version, 3);
-    assert!(targets.targets["shuttle/1.0.0"].custom["note"].is_string());
-}
-
-#[test]
 fn a_document_signed_by_another_role_is_refused_and_the_role_is_named() {
     let keys = Keys::new();
     let root = keys.trusted();
@@ -123,8 +106,6 @@ fn a_document_signed_by_another_role_is_refused_and_the_role_is_named() {
         error.to_string(),
         "the desired state is signed by a key of the role targets, but only director may sign it"
     );
-    let error = root.verify_statement(&statement().sign(&keys.director), NOW);
-    assert!(matches!(error, Err(Error::WrongRole { needed: Role::Targets, .. })), "{error:?}");
     let stranger = Keys::new();
     let error = verify_desired(&root, &desired().sign(&stranger.director));
     assert!(matches!(error, Err(Error::Threshold { valid: 0, threshold: 1, .. })), "{error:?}");
@@ -133,7 +114,8 @@ fn a_document_signed_by_another_role_is_refused_and_the_role_is_named() {
 #[test]
 fn a_document_of_another_type_is_refused_though_its_role_signed_it() {
     let keys = Keys::new();
-    let bytes = sign_document(&statement().to_value(), &[&keys.director]);
+    let targets = json!({ "_type": "targets", "spec_version": SPEC_VERSION });
+    let bytes = sign_document(&targets, &[&keys.director]);
     let error = verify_desired(&keys.trusted(), &bytes).expect_err("another type");
     assert_eq!(error, Error::OtherType { expected: DocumentKind::Desired, met: "targets".into() });
 }
@@ -193,8 +175,6 @@ fn an_expired_document_or_root_is_refused() {
     assert!(matches!(error, Error::Expired { document: DocumentKind::Desired, .. }), "{error}");
     let error = verify(root.root().expires()).expect_err("the root expired");
     assert!(matches!(error, Error::Expired { document: DocumentKind::Root, .. }), "{error}");
-    let error = root.verify_statement(&statement().sign(&keys.targets), expires);
-    assert!(matches!(error, Err(Error::Expired { .. })), "{error:?}");
 }
 
 #[test]
@@ -248,12 +228,18 @@ fn a_signed_desired_state_with_bad_content_is_refused() {
     let keys = Keys::new();
     let root = keys.trusted();
     let good = desired().sign(&keys.director);
-    let cases: [(&str, Value, &str); 7] = [
+    let cases: [(&str, Value, &str); 13] = [
         ("/generation", json!(0), "generations begin at 1"),
         ("/generation", json!(-1), "invalid value"),
         ("/device", json!("../x"), "not a device id"),
         ("/slots/main/bundle", json!("sha256:ab"), "64 lower-case"),
+        ("/slots/main/target", json!("shuttle"), "name/version"),
+        ("/slots/main/target", json!("shuttle/../x"), "the bundle's version"),
+        ("/slots/main/shadow_samples", json!(-1), "invalid value"),
+        ("/slots/main/allow_downgrade", json!("yes"), "true or false"),
         ("/expires", json!("tomorrow"), "YYYY-MM-DD"),
+        ("/issued", json!(1), "not a string"),
+        ("/issued", json!(desired().expires), "had expired already"),
         ("/spec_version", json!("2.0"), "follows version 2.0"),
         ("/slots", json!(null), "invalid type"),
     ];
@@ -266,40 +252,13 @@ fn a_signed_desired_state_with_bad_content_is_refused() {
     }
     let unknown = changed(&good, &keys.director, |signed| signed["later"] = json!({ "x": 1 }));
     assert_eq!(verify_desired(&root, &unknown), Ok(desired()), "unknown members are kept");
-}
-
-#[test]
-fn a_signed_statement_with_bad_content_is_refused() {
-    let keys = Keys::new();
-    let root = keys.trusted();
-    let good = statement().sign(&keys.targets);
-    let target = "/targets/shuttle~11.0.0-rc.1+build";
-    let two = json!({ "a/1": parse(&good)["signed"].pointer(target), "b/1": parse(&good)["signed"].pointer(target) });
-    let named = |name: &str| json!({ name: parse(&good)["signed"].pointer(target) });
-    let cases: [(&str, Value, &str); 10] = [
-        ("/targets", json!({}), "exactly one bundle"),
-        ("/targets", two, "exactly one bundle"),
-        ("/targets", named("shuttle"), "name/version"),
-        ("/targets", named("../1.0.0"), "the bundle's name"),
-        ("/targets", named("shuttle/1/2"), "the bundle's version"),
-        ("/version", json!(0), "versions begin at 1"),
-        ("/hashes/sha256", json!("AB"), "64 lower-case"),
-        ("/custom/bundle", json!(Digest([1; 32])), "not the digest of the target"),
-        ("/custom/hardware_classes", json!([]), "no hardware class"),
-        ("/custom", json!(null), "custom:"),
-    ];
-    for (at, value, reason) in cases {
-        let at = if at.starts_with("/h") || at.starts_with("/c") {
-            format!("{target}{at}")
-        } else {
-            at.into()
-        };
-        let bytes = changed(&good, &keys.targets, |signed| {
-            *signed.pointer_mut(&at).expect("the member is there") = value.clone();
-        });
-        let error = root.verify_statement(&bytes, NOW).expect_err(reason);
-        assert!(error.to_string().contains(reason), "{reason}: {error}");
-    }
+    let short = changed(&good, &keys.director, |signed| {
+        let slot = signed["slots"]["main"].as_object_mut().expect("a slot is an object");
+        ["shadow_samples", "allow_downgrade"].iter().for_each(|name| drop(slot.remove(*name)));
+    });
+    let slots = verify_desired(&root, &short).expect("both are optional").slots;
+    let plain = DesiredSlot { shadow_samples: 0, allow_downgrade: false, ..desired_slot() };
+    assert_eq!(slots.into_values().collect::<Vec<_>>(), [plain]);
 }
 
 #[test]
@@ -323,8 +282,6 @@ fn a_signed_root_with_bad_content_is_refused() {
     }
     let long = vec![b' '; ROOT_BYTES_MAX + 1];
     assert!(matches!(TrustedRoot::pin(&long), Err(Error::TooLong { .. })));
-    let long = vec![b' '; STATEMENT_BYTES_MAX + 1];
-    assert!(matches!(keys.trusted().verify_statement(&long, NOW), Err(Error::TooLong { .. })));
 }
 
 proptest! {
@@ -366,6 +323,5 @@ proptest! {
         let root = TrustedRoot::pin(PYTHON_ROOT).expect("python-tuf signed it");
         prop_assert!(TrustedRoot::pin(&bytes).is_err());
         prop_assert!(verify_desired(&root, &bytes).is_err());
-        prop_assert!(root.verify_statement(&bytes, NOW).is_err());
     }
 }

@@ -9,7 +9,15 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.api.serialization.json import JSONSerializer
 
 HERE = Path(__file__).parent
@@ -62,20 +70,34 @@ def main() -> None:
     director = {"keyids": [director_key.public_key.keyid], "threshold": 1}
     root.unrecognized_fields["director"] = director
 
-    bundle = "sha256:" + "ab" * 32
+    digest = "sha256:" + "cd" * 32
     custom = {
-        "bundle": bundle,
-        "chunk_index": {"length": 77, "sha256": "cd" * 32},
+        "name": "shuttle",
+        "version": "1.0.0",
+        "chunk_index": {"digest": digest, "len_bytes": 77},
         "hardware_classes": ["aarch64", "armv7"],
+        "patches": [
+            {
+                "source": "sha256:" + "ef" * 32,
+                "index": {"digest": digest, "len_bytes": 78},
+                "len_bytes": 79,
+            }
+        ],
         # What the canonical form has to get right: quotes, controls, other planes.
         "note": 'say "hi" \\ \n\t é \U0001f600',
     }
     target = TargetFile(1234, {"sha256": "ab" * 32}, "shuttle/1.0.0", {"custom": custom})
     targets = Targets(version=3, expires=EXPIRES, targets={"shuttle/1.0.0": target})
+    snapshot = Snapshot(version=4, expires=EXPIRES, meta={"targets.json": MetaFile(3)})
+    timestamp = Timestamp(version=5, expires=EXPIRES, snapshot_meta=MetaFile(4))
+    hint = {"root_version": 1, "issued": "2026-11-20T17:00:00Z"}
+    timestamp.unrecognized_fields.update(hint)
 
     for name, signed, signers in (
         ("root", root, (root_key, root_key_2)),
         ("targets", targets, (targets_key,)),
+        ("snapshot", snapshot, (director_key,)),
+        ("timestamp", timestamp, (director_key,)),
     ):
         document = Metadata(signed)
         for key in signers:

@@ -20,10 +20,15 @@ pub struct TargetFile {
     pub len_bytes: u64,
     /// What else is said about it.
     pub custom: Value,
-    hashes: Hashes,
+    pub(crate) hashes: Hashes,
 }
 
 impl TargetFile {
+    pub(crate) fn new(path: String, target: TargetDocument) -> Self {
+        let TargetDocument { length, hashes, custom } = target;
+        Self { path, len_bytes: length, hashes, custom }
+    }
+
     /// A check of a file, piece by piece, for whether it is the target.
     pub fn check(&self) -> FileCheck {
         FileCheck::new(self.len_bytes, &self.hashes)
@@ -185,9 +190,8 @@ impl<'repository> Walk<'repository> {
 
     /// The target, if `targets` has it; else those that it delegates to are next.
     fn look_into(&mut self, targets: TargetsDocument, visit: Visit) -> Option<TargetFile> {
-        if let Some(TargetDocument { length, hashes, custom }) = targets.target(&self.path) {
-            let path = self.path.clone();
-            return Some(TargetFile { path, len_bytes: length, hashes, custom });
+        if let Some(target) = targets.target(&self.path) {
+            return Some(TargetFile::new(self.path.clone(), target));
         }
         self.visited.push(visit.role);
         let delegations = targets.delegations.as_ref()?;

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use ring::digest::{SHA256, SHA512, digest};
+use selvedge_wire::Digest;
 use serde_json::{Value, json};
 
 use crate::*;
 
 const NOW: UnixMillis = UnixMillis(1_795_194_480_000);
+const PYTHON_ROOT: &[u8] = include_bytes!("../../testdata/root.json");
+const PYTHON_TIMESTAMP: &[u8] = include_bytes!("../../testdata/timestamp.json");
+const PYTHON_SNAPSHOT: &[u8] = include_bytes!("../../testdata/snapshot.json");
+const PYTHON_TARGETS: &[u8] = include_bytes!("../../testdata/targets.json");
 const PYTHON_ROOT_OF_ALL_KEY_KINDS: &[u8] =
     include_bytes!("../../testdata/root_of_all_key_kinds.json");
 
@@ -718,6 +723,33 @@ fn keys_of_every_kind_of_python_tuf_sign_a_root() {
             assert_eq!(read.id().as_str(), id);
         }
     }
+}
+
+#[test]
+fn a_repository_of_python_tuf_is_believed_with_members_nobody_knows() {
+    let mut trusted = TrustedMetadata::new([(RoleName::root(), PYTHON_ROOT.to_vec())]);
+    let mut refresh = Refresh::start(&trusted, NOW, Limits::default()).expect("it is signed");
+    let repository = loop {
+        let answer = match refresh.request().file.as_str() {
+            "timestamp.json" => Answer::Found(PYTHON_TIMESTAMP.to_vec()),
+            "4.snapshot.json" => Answer::Found(PYTHON_SNAPSHOT.to_vec()),
+            "3.targets.json" => Answer::Found(PYTHON_TARGETS.to_vec()),
+            _ => Answer::NotFound,
+        };
+        match refresh.answer(answer, &mut trusted).expect("python-tuf signed it") {
+            Next::Fetch(state) => refresh = state,
+            Next::Done(repository) => break repository,
+        }
+    };
+    let Ok(Next::Done(Some(file))) = repository.search("shuttle/1.0.0", &trusted) else {
+        panic!("the target is in the metadata that is trusted")
+    };
+    assert!(file.custom["note"].as_str().is_some_and(|note| note.contains('\u{1F600}')));
+    let target = BundleTarget::read(&file).expect("the target is a bundle");
+    assert_eq!(target.bundle(), Digest([0xab; 32]));
+    assert_eq!(target.chunk_index, Blob { digest: Digest([0xcd; 32]), len_bytes: 77 });
+    assert_eq!((target.patches[0].source, target.signature), (Digest([0xef; 32]), None));
+    assert!(target.allows_hardware("aarch64") && !target.allows_hardware("x86_64"));
 }
 
 /// A new value in the place of the one at `pick`, counted through all of `document`.
