@@ -48,4 +48,7 @@ pub use self_test::{Check, self_test};
 pub use spool::{
     Acknowledged, MergeRecords, Position, RecordTooLong, Recovery, Spool, SpoolQuotas, SpooledBatch,
 };
-pub use updates::{Effect, Identity, LoadModel, Now, Refusal, SlotRecord, Updates};
+pub use updates::{
+    Effect, Identity, LoadModel, Now, Observation, PreviousRun, Refusal, SlotRecord, StartError,
+    TrialLimits, Updates,
+};

@@ -6,6 +6,7 @@
 //! is durable before it counts. It waits for no network and starts no thread.
 
 mod actor;
+mod effect;
 mod slot;
 mod store;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use slot::{Action, Happening, SlotUpdate};
 use store::{BundleStore, StoreError};
 
 pub(crate) use actor::{UpdateInput, UpdatesHandle};
+pub use effect::{Effect, Observation, PreviousRun, TrialLimits};
 pub use slot::{Refusal, SlotRecord};
 
 /// The signed document of the newest desired state, as it came.
@@ -51,34 +53,10 @@ pub struct Identity {
     pub fleet: FleetName,
     /// Its hardware class, for example `aarch64`.
     pub hardware_class: String,
-    /// Whose signatures count.
-    pub root: TrustedRoot,
+    /// The root metadata that trust begins with.
+    pub root: Vec<u8>,
     /// The run that speaks.
     pub boot: Boot,
-}
-
-/// What is to be done outside.
-pub enum Effect {
-    /// Listen to a topic; what is retained there shall come.
-    Subscribe(Topic),
-    /// Listen to it no more.
-    Unsubscribe(Topic),
-    /// Let a model answer in a slot, or none, and call [`Updates::swapped`].
-    Swap {
-        /// The slot.
-        slot: SlotName,
-        /// The model.
-        model: Option<Box<LoadedModel>>,
-    },
-    /// Tell the fleet.
-    Tell(Event),
-    /// What the device says it runs has changed.
-    Report(Reported),
-    /// A payload could not be read.
-    Malformed {
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 /// The time, as it is given with each call.
@@ -110,6 +88,21 @@ pub struct Updates {
     refused_document: Option<Digest>,
     reported: Option<Reported>,
     effects: Vec<Effect>,
+}
+
+/// Why the updates cannot begin.
+#[derive(Debug)]
+pub enum StartError {
+    /// The disk does not work.
+    Disk(DiskError),
+    /// The root metadata that trust begins with is not usable.
+    Root(selvedge_trust::Error),
+}
+
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
 }
 
 /// Why an offer is not taken.
@@ -145,8 +138,9 @@ impl Updates {
         disk: SharedDisk,
         limits: BundleLimits,
         load: LoadModel,
+        previous_run: PreviousRun,
         now: Now,
-    ) -> Result<(Self, Vec<Effect>), DiskError> {
+    ) -> Result<(Self, Vec<Effect>), StartError> {
         let accepted = selvedge_bundle::Limits {
             bundle_bytes_max: limits.bundle_bytes_max,
             model_bytes_max: limits.bundle_bytes_max,
@@ -201,6 +195,28 @@ impl Updates {
             None => self.running.remove(slot),
         };
         self.tell_slot(slot, Happening::Switched { bundle }, now);
+        self.finish()
+    }
+
+    /// The trial that an effect asked for has ended, well or with a reason.
+    pub fn tried(
+        &mut self,
+        slot: &SlotName,
+        bundle: Digest,
+        outcome: Result<(), String>,
+        now: Now,
+    ) -> Vec<Effect> {
+        self.finish()
+    }
+
+    /// What was seen so far of a bundle in its shadow or on its probation.
+    pub fn observed(
+        &mut self,
+        slot: &SlotName,
+        bundle: Digest,
+        observation: Observation,
+        now: Now,
+    ) -> Vec<Effect> {
         self.finish()
     }
 

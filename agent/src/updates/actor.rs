@@ -3,12 +3,12 @@
 
 use std::thread;
 
-use selvedge_wire::{Running, SlotName, Topic};
+use selvedge_wire::{Digest, Running, SlotName, Topic};
 use tokio::sync::mpsc;
 
 use crate::{clock::SharedClock, error::Error};
 
-use super::{Effect, Now, Updates};
+use super::{Effect, Now, Observation, Updates};
 
 /// How many inputs may wait: messages are acknowledged only after they were handled, which bounds them.
 const INPUTS_MAX: usize = 256;
@@ -17,6 +17,8 @@ const INPUTS_MAX: usize = 256;
 pub(crate) enum UpdateInput {
     Message { topic: Topic, payload: Vec<u8>, ack: selvedge_link::Ack },
     Swapped { slot: SlotName, running: Option<Running> },
+    Tried { slot: SlotName, bundle: Digest, outcome: Result<(), String> },
+    Observed { slot: SlotName, bundle: Digest, observation: Observation },
     Tick,
 }
 
@@ -84,6 +86,12 @@ fn run(
                 effects
             }
             UpdateInput::Swapped { slot, running } => updates.swapped(&slot, running, now),
+            UpdateInput::Tried { slot, bundle, outcome } => {
+                updates.tried(&slot, bundle, outcome, now)
+            }
+            UpdateInput::Observed { slot, bundle, observation } => {
+                updates.observed(&slot, bundle, observation, now)
+            }
             UpdateInput::Tick => updates.tick(now),
         };
         for effect in effects {
