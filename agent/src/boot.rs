@@ -20,7 +20,7 @@ const BOOTS_SKIPPED_MAX: u32 = 1 << 20;
 ///
 /// # Errors
 /// [`DiskError`] if the number could not be recorded.
-pub(crate) fn next_boot(disk: &dyn Disk) -> Result<Boot, DiskError> {
+pub fn next_boot(disk: &dyn Disk) -> Result<Boot, DiskError> {
     let recorded = disk.read(BOOT_FILE)?.and_then(|bytes| parse(&bytes));
     let last = match recorded {
         Some(last) => last,

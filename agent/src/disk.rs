@@ -6,7 +6,7 @@
 //!
 //! Paths are relative to the state directory and use `/`.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) mod simulated;
 
 use std::{

@@ -38,6 +38,10 @@ pub use config::{
     SpoolConfig,
 };
 pub use daemon::run;
+#[cfg(any(test, feature = "simulation"))]
+pub use disk::simulated::SimulatedDisk;
+#[cfg(feature = "simulation")]
+pub use {boot::next_boot, record::merge_profile_records};
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{

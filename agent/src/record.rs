@@ -23,7 +23,7 @@ pub(crate) fn encode_profile(profile: &GatewayProfile) -> Vec<u8> {
 }
 
 /// Merges two encoded [`ProfileRecord`]s of one origin; the first has the earlier windows.
-pub(crate) fn merge_profile_records(earlier: &[u8], later: &[u8]) -> Option<Vec<u8>> {
+pub fn merge_profile_records(earlier: &[u8], later: &[u8]) -> Option<Vec<u8>> {
     let earlier: ProfileRecord = decode_record(earlier)?;
     let later: ProfileRecord = decode_record(later)?;
     if !same_origin(&earlier.origin, &later.origin) || earlier.windows.last >= later.windows.first {

@@ -1,8 +1,11 @@
 //! A disk in memory that loses what was not synced when its power is cut.
 //!
-//! Faults that it makes: a torn or lost tail of unsynced writes, lost creations, renames and removals
-//! (a prefix of those that were made since the folder's last sync survives, as on a journalling file
-//! system), a full disk, a read that fails, and a cut after any operation.
+//! Faults that it makes: a cut after any operation; a torn or lost tail of unsynced writes, each file's for
+//! itself, so that a later write may survive an earlier one; lost creations, renames and removals; a full
+//! disk; operations and reads that fail; and, for tests of tests, a sync that does nothing.
+//!
+//! Of the changes of names that no sync made durable, a prefix survives, as on a file system with a journal;
+//! or, where [`SimulatedDisk::set_unordered`] says so, any of them.
 
 use std::{
     collections::BTreeMap,
@@ -13,33 +16,38 @@ use std::{
 use super::{Disk, DiskError, parent};
 
 /// A disk in memory.
-pub(crate) struct SimulatedDisk {
+#[derive(Debug, Default)]
+pub struct SimulatedDisk {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     inodes: Vec<Inode>,
     live: Names,
     durable: Names,
     // What changed in which folder since that folder's last sync, in order.
     unsynced: Vec<NameChange>,
+    unordered: bool,
     capacity_bytes: Option<u64>,
     operations_left: Option<usize>,
     operations: usize,
+    changes_failing: usize,
+    reads_failing: usize,
     // How many more reads of a file fail.
     unreadable: BTreeMap<String, usize>,
+    sync_ignored: Option<String>,
 }
 
 type Names = BTreeMap<String, usize>;
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum NameChange {
     Link(String, usize),
     Remove(String),
@@ -47,37 +55,74 @@ enum NameChange {
 }
 
 impl SimulatedDisk {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::default()) }
+    /// An empty disk without a fault.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Another disk with the same content, the same faults to come, and the same that is not durable yet.
+    pub fn fork(&self) -> Self {
+        Self { state: Mutex::new(self.lock().clone()) }
     }
 
     /// From now on no more than this many bytes fit; `None` lifts the limit.
-    pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
+    pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity_bytes = bytes;
     }
 
-    /// The power fails after this many more operations that change something.
-    pub(crate) fn cut_after(&self, operations: usize) {
+    /// Whether any of the changes of names may be lost in a power cut, not only the last ones.
+    pub fn set_unordered(&self, unordered: bool) {
+        self.lock().unordered = unordered;
+    }
+
+    /// The power fails after this many more operations that change something: all later ones fail.
+    pub fn cut_after(&self, operations: usize) {
         self.lock().operations_left = Some(operations);
     }
 
+    /// Whether the power has failed.
+    pub fn is_cut(&self) -> bool {
+        self.lock().operations_left == Some(0)
+    }
+
+    /// The next operations that change something fail, so many of them.
+    pub fn fail_changes(&self, operations: usize) {
+        self.lock().changes_failing = operations;
+    }
+
+    /// The next reads fail, so many of them, of whichever files.
+    pub fn fail_any_reads(&self, reads: usize) {
+        self.lock().reads_failing = reads;
+    }
+
     /// The next reads of a file fail, so many of them.
-    pub(crate) fn fail_reads(&self, path: &str, reads: usize) {
+    pub fn fail_reads(&self, path: &str, reads: usize) {
         self.lock().unreadable.insert(path.into(), reads);
     }
 
+    /// Syncs of files whose path begins like this do nothing and say that all is well: a planted fault that
+    /// tests must find.
+    pub fn ignore_sync(&self, path_prefix: &str) {
+        self.lock().sync_ignored = Some(path_prefix.into());
+    }
+
     /// How many operations changed something so far.
-    pub(crate) fn operations(&self) -> usize {
+    pub fn operations(&self) -> usize {
         self.lock().operations
     }
 
-    /// Cuts the power and brings it back. `dice` decides how much of what was not synced survives.
-    pub(crate) fn power_cycle(&self, mut dice: impl FnMut(usize) -> usize) {
+    /// Cuts the power and brings it back. `dice` decides how much of what was not synced survives: it is
+    /// given a number of sides, and answers with a number below it.
+    pub fn power_cycle(&self, mut dice: impl FnMut(usize) -> usize) {
         let mut state = self.lock();
         let state = &mut *state;
-        let survive = dice(state.unsynced.len() + 1);
-        for change in state.unsynced.drain(..).take(survive) {
-            change.apply(&mut state.durable);
+        let unsynced = std::mem::take(&mut state.unsynced);
+        let in_order = dice(unsynced.len() + 1);
+        for (place, change) in unsynced.into_iter().enumerate() {
+            let survives = if state.unordered { dice(2) == 1 } else { place < in_order };
+            if survives {
+                change.apply(&mut state.durable);
+            }
         }
         for inode in &mut state.inodes {
             let common = inode.live.iter().zip(&inode.durable).take_while(|(a, b)| a == b).count();
@@ -98,13 +143,16 @@ impl SimulatedDisk {
     }
 
     /// Every file with its content.
-    pub(crate) fn files(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let state = self.lock();
         state.live.iter().map(|(name, &id)| (name.clone(), state.inodes[id].live.clone())).collect()
     }
 
     /// Changes a byte of a file, as a failing medium does.
-    pub(crate) fn damage(&self, path: &str, offset: usize) {
+    ///
+    /// # Panics
+    /// If there is no such file, or no such byte in it.
+    pub fn damage(&self, path: &str, offset: usize) {
         let mut state = self.lock();
         let id = state.live[path];
         state.inodes[id].live[offset] ^= 0xff;
@@ -132,15 +180,23 @@ impl State {
         if let Some(left) = &mut self.operations_left {
             *left = left.checked_sub(1).ok_or_else(|| io::Error::other("the power is cut"))?;
         }
+        if let Some(left) = self.changes_failing.checked_sub(1) {
+            self.changes_failing = left;
+            return Err(failing_medium());
+        }
         self.operations += 1;
         Ok(())
     }
 
     fn count_read(&mut self, path: &str) -> io::Result<()> {
-        match self.unreadable.get_mut(path).filter(|left| **left > 0) {
-            Some(left) => {
-                *left -= 1;
-                Err(io::Error::other("the medium does not answer"))
+        let left = match self.unreadable.get_mut(path).filter(|left| **left > 0) {
+            Some(left) => left,
+            None => &mut self.reads_failing,
+        };
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                Err(failing_medium())
             }
             None => Ok(()),
         }
@@ -205,6 +261,10 @@ impl NameChange {
     }
 }
 
+fn failing_medium() -> io::Error {
+    io::Error::other("the medium does not answer")
+}
+
 fn moved_name(path: &str, from: &str, to: &str) -> Option<String> {
     let rest = path.strip_prefix(from)?;
     (rest.is_empty() || rest.starts_with('/')).then(|| format!("{to}{rest}"))
@@ -261,6 +321,9 @@ impl Disk for SimulatedDisk {
     fn sync(&self, path: &str) -> Result<(), DiskError> {
         self.change("sync", path, |state| {
             let id = state.find(path)?;
+            if state.sync_ignored.as_ref().is_some_and(|ignored| path.starts_with(ignored)) {
+                return Ok(());
+            }
             let inode = &mut state.inodes[id];
             inode.durable.clone_from(&inode.live);
             Ok(())
@@ -270,6 +333,13 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
         self.change("sync", dir, |state| {
             let unsynced = std::mem::take(&mut state.unsynced);
+            if state.unordered {
+                let (through, rest) =
+                    unsynced.into_iter().partition::<Vec<_>, _>(|change| change.is_in(dir));
+                through.iter().for_each(|change| change.apply(&mut state.durable));
+                state.unsynced = rest;
+                return Ok(());
+            }
             // The journal is ordered: what came before a change in this folder is durable with it.
             let through = unsynced.iter().rposition(|change| change.is_in(dir));
             let (through, rest) = unsynced.split_at(through.map_or(0, |at| at + 1));
