@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use selvedge_bundle::{Bundle, Extent, GoldenOrigin, PostStep, PreStep, SampleSpec, TensorSpec};
+use selvedge_bundle::{
+    Bundle, Extent, GoldenOrigin, PostStep, PreStep, SampleSpec, TensorSpec, UpdatePolicy,
+};
 use serde_json::{Value, json};
 
 use crate::terminal::{bytes, strong};
@@ -75,7 +77,6 @@ fn as_json(bundle: &Bundle) -> anyhow::Result<Value> {
         "layers": layers,
         "golden": {"origin": bundle.manifest().golden.origin, "samples": bundle.golden().rows()},
         "baseline": baseline,
-        "signed": bundle.statement().is_some(),
     }))
 }
 
@@ -123,13 +124,23 @@ fn print(bundle: &Bundle) {
             );
         }
     }
-    let stated = bytes(manifest.resources.ram_peak_bytes_max);
-    line("memory", format!("stated at most {stated}; no device enforces it"));
-    line(
-        "signed",
-        if bundle.statement().is_some() { "yes; `selvedge verify` checks it" } else { "no" }
-            .to_owned(),
-    );
+    line("memory", format!("stated at most {}", bytes(manifest.resources.ram_peak_bytes_max)));
+    let update = &manifest.update;
+    let memory = bytes(manifest.trial_memory_bytes_max());
+    line("trial", format!("at most {} s and {memory} of address space", update.trial_time_s_max));
+    line("probation", probation_text(update));
+}
+
+fn probation_text(update: &UpdatePolicy) -> String {
+    format!(
+        "{} s and {} inferences; bears {} crashes, {:.1} % more failures, {:.1} times the latency, a shift of classes by {:.2}",
+        update.probation_s,
+        update.probation_inferences,
+        update.crashes_max,
+        100.0 * update.failed_fraction_max,
+        update.latency_ratio_max,
+        update.class_shift_max
+    )
 }
 
 fn sample_text(sample: &SampleSpec) -> String {

@@ -79,7 +79,7 @@ pub fn main(args: TufArgs) -> anyhow::Result<ExitCode> {
     }
     let mut client = Client {
         agent: agent(),
-        metadata_url: with_slash(metadata_url.context("--metadata-url is missing")?),
+        mirror: Mirror::at(&metadata_url.context("--metadata-url is missing")?),
         trusted: read_trusted(&metadata_dir)?,
         metadata_dir,
     };
@@ -114,23 +114,47 @@ fn init(metadata_dir: &Path, root: &Path) -> anyhow::Result<()> {
     sync_folder(metadata_dir)
 }
 
-struct Client {
-    agent: Agent,
-    metadata_url: String,
-    metadata_dir: PathBuf,
-    trusted: TrustedMetadata,
+/// The target at `path` of the repository at `place`, a folder or a URL; nothing where it has none. What is fetched on
+/// the way is checked, beginning with `root`, and forgotten.
+pub fn find_target(place: &str, root: Vec<u8>, path: &str) -> anyhow::Result<Option<TargetFile>> {
+    let mirror = Mirror::at(place);
+    let mut trusted = TrustedMetadata::new([(RoleName::root(), root)]);
+    let mut forget = |trusted: &mut TrustedMetadata| {
+        trusted.take_changes();
+        Ok(())
+    };
+    let repository = mirror.refresh(&mut trusted, &mut forget)?;
+    mirror.search(&repository, path, &mut trusted, &mut forget)
 }
 
-impl Client {
-    fn refresh(&mut self) -> anyhow::Result<Repository> {
-        let mut refresh = Refresh::start(&self.trusted, clock::now(), Limits::default())
-            .with_context(|| {
-                format!("cannot begin with what is in {}", self.metadata_dir.display())
-            })?;
+/// What is done with metadata that has just been verified.
+type Store<'a> = dyn FnMut(&mut TrustedMetadata) -> anyhow::Result<()> + 'a;
+
+/// Where a repository's metadata lies, as files with the names that TUF 1.0 gives to consistent snapshots.
+enum Mirror {
+    Folder(PathBuf),
+    Url { agent: Agent, url: String },
+}
+
+impl Mirror {
+    fn at(place: &str) -> Mirror {
+        if place.starts_with("http://") || place.starts_with("https://") {
+            return Mirror::Url { agent: agent(), url: with_slash(place.to_owned()) };
+        }
+        Mirror::Folder(PathBuf::from(place))
+    }
+
+    fn refresh(
+        &self,
+        trusted: &mut TrustedMetadata,
+        store: &mut Store<'_>,
+    ) -> anyhow::Result<Repository> {
+        let mut refresh = Refresh::start(trusted, clock::now(), Limits::default())
+            .context("cannot begin with the metadata that is trusted")?;
         loop {
-            let answer = self.fetch_metadata(&refresh.request())?;
-            let next = refresh.answer(answer, &mut self.trusted);
-            self.store_changes()?;
+            let answer = self.fetch(&refresh.request())?;
+            let next = refresh.answer(answer, trusted);
+            store(trusted)?;
             match next? {
                 Next::Fetch(state) => refresh = state,
                 Next::Done(repository) => return Ok(repository),
@@ -139,21 +163,76 @@ impl Client {
     }
 
     fn search(
-        &mut self,
+        &self,
         repository: &Repository,
         path: &str,
+        trusted: &mut TrustedMetadata,
+        store: &mut Store<'_>,
     ) -> anyhow::Result<Option<TargetFile>> {
-        let mut next = repository.search(path, &self.trusted);
+        let mut next = repository.search(path, trusted);
         loop {
             match next? {
                 Next::Done(target) => return Ok(target),
                 Next::Fetch(search) => {
-                    let answer = self.fetch_metadata(&search.request())?;
-                    next = search.answer(answer, &mut self.trusted);
-                    self.store_changes()?;
+                    let answer = self.fetch(&search.request())?;
+                    next = search.answer(answer, trusted);
+                    store(trusted)?;
                 }
             }
         }
+    }
+
+    fn fetch(&self, request: &Request) -> anyhow::Result<Answer> {
+        // One byte more than the limit is enough to see that there are more.
+        let max_bytes = request.max_bytes.saturating_add(1);
+        let mut bytes = Vec::new();
+        match self {
+            Mirror::Folder(folder) => {
+                let path = folder.join(&request.file);
+                let cannot_read = || format!("cannot read {}", path.display());
+                match File::open(&path) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        return Ok(Answer::NotFound);
+                    }
+                    file => file
+                        .and_then(|file| file.take(max_bytes).read_to_end(&mut bytes))
+                        .with_context(cannot_read)?,
+                };
+            }
+            Mirror::Url { agent, url } => {
+                let url = format!("{url}{}", request.file);
+                let Some(response) = call(agent, &url, METADATA_LIMIT)? else {
+                    return Ok(Answer::NotFound);
+                };
+                let mut body = response.into_body().into_reader().take(max_bytes);
+                body.read_to_end(&mut bytes).with_context(|| format!("cannot read {url}"))?;
+            }
+        }
+        Ok(Answer::Found(bytes))
+    }
+}
+
+struct Client {
+    agent: Agent,
+    mirror: Mirror,
+    metadata_dir: PathBuf,
+    trusted: TrustedMetadata,
+}
+
+impl Client {
+    fn refresh(&mut self) -> anyhow::Result<Repository> {
+        let Client { mirror, metadata_dir, trusted, .. } = self;
+        mirror.refresh(trusted, &mut |trusted| store_changes(trusted, metadata_dir))
+    }
+
+    fn search(
+        &mut self,
+        repository: &Repository,
+        path: &str,
+    ) -> anyhow::Result<Option<TargetFile>> {
+        let Client { mirror, metadata_dir, trusted, .. } = self;
+        let store = &mut |trusted: &mut TrustedMetadata| store_changes(trusted, metadata_dir);
+        mirror.search(repository, path, trusted, store)
     }
 
     fn download(
@@ -169,47 +248,37 @@ impl Client {
             return Ok(());
         }
         let url = format!("{base_url}{}", repository.target_request(target)?.file);
-        let response =
-            self.call(&url, TARGET_LIMIT)?.with_context(|| format!("{url} does not exist"))?;
+        let response = call(&self.agent, &url, TARGET_LIMIT)?
+            .with_context(|| format!("{url} does not exist"))?;
         let mut file = temporary(folder)?;
         copy_checked(&mut response.into_body().into_reader(), &mut file, target.check())
             .with_context(|| format!("cannot take {url}"))?;
         persist(file, &path)?;
         sync_folder(folder)
     }
+}
 
-    fn fetch_metadata(&self, request: &Request) -> anyhow::Result<Answer> {
-        let url = format!("{}{}", self.metadata_url, request.file);
-        let Some(response) = self.call(&url, METADATA_LIMIT)? else { return Ok(Answer::NotFound) };
-        // One byte more than the limit is enough to see that there are more.
-        let mut body = response.into_body().into_reader().take(request.max_bytes.saturating_add(1));
-        let mut bytes = Vec::new();
-        body.read_to_end(&mut bytes).with_context(|| format!("cannot read {url}"))?;
-        Ok(Answer::Found(bytes))
+/// What the server answers, or nothing if it has no such file. Object stores say 403 for that.
+fn call(agent: &Agent, url: &str, limit: Duration) -> anyhow::Result<Option<Response<Body>>> {
+    let request = agent.get(url).config().timeout_recv_body(Some(limit)).build();
+    let response = request.call().with_context(|| format!("cannot fetch {url}"))?;
+    match response.status().as_u16() {
+        200 => Ok(Some(response)),
+        403 | 404 => Ok(None),
+        status => bail!("cannot fetch {url}: the server answers with status {status}"),
     }
+}
 
-    /// What the server answers, or nothing if it has no such file. Object stores say 403 for that.
-    fn call(&self, url: &str, limit: Duration) -> anyhow::Result<Option<Response<Body>>> {
-        let request = self.agent.get(url).config().timeout_recv_body(Some(limit)).build();
-        let response = request.call().with_context(|| format!("cannot fetch {url}"))?;
-        match response.status().as_u16() {
-            200 => Ok(Some(response)),
-            403 | 404 => Ok(None),
-            status => bail!("cannot fetch {url}: the server answers with status {status}"),
+fn store_changes(trusted: &mut TrustedMetadata, metadata_dir: &Path) -> anyhow::Result<()> {
+    let changes = trusted.take_changes();
+    for role in &changes {
+        let path = metadata_dir.join(role.file_name());
+        match trusted.file(role) {
+            Some(bytes) => replace(&path, bytes)?,
+            None => remove(&path)?,
         }
     }
-
-    fn store_changes(&mut self) -> anyhow::Result<()> {
-        let changes = self.trusted.take_changes();
-        for role in &changes {
-            let path = self.metadata_dir.join(role.file_name());
-            match self.trusted.file(role) {
-                Some(bytes) => replace(&path, bytes)?,
-                None => remove(&path)?,
-            }
-        }
-        if changes.is_empty() { Ok(()) } else { sync_folder(&self.metadata_dir) }
-    }
+    if changes.is_empty() { Ok(()) } else { sync_folder(metadata_dir) }
 }
 
 fn agent() -> Agent {

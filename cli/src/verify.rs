@@ -1,28 +1,27 @@
-//! `selvedge verify`: whether devices that trust a root would let a bundle answer.
+//! `selvedge verify`: whether a bundle is whole and right, and whether a repository that devices trust has it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use selvedge_bundle::{Bundle, ChunkIndex, Limits};
+use selvedge_bundle::{Bundle, ChunkIndex, Limits, digest_of};
 use selvedge_runtime::{LoadOptions, Model};
-use selvedge_trust::{Role, TrustedRoot, UnixMillis};
+use selvedge_trust::{Blob, BundleTarget};
 
-use crate::clock;
-use crate::keys::ROOT_FILE;
 use crate::terminal::good;
+use crate::tuf::find_target;
 
-/// Checks a bundle as a device does: whole, signed, runnable, right on its golden vectors
+/// Checks a bundle as a device does: whole, runnable, right on its golden vectors, and a target of a repository
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// The bundle's folder
     bundle: PathBuf,
-    /// The root that devices trust
-    #[arg(long, value_name = "root.json", required_unless_present = "keys")]
+    /// A repository that the bundle shall be a target of: a folder with its metadata, or a URL such as FLEET/tuf
+    #[arg(long, value_name = "DIR|URL", requires = "root")]
+    repository: Option<String>,
+    /// The root of that repository, as devices have it
+    #[arg(long, value_name = "root.json", requires = "repository")]
     root: Option<PathBuf>,
-    /// The folder of keys with that root, as `selvedge keys new` makes it
-    #[arg(long, value_name = "DIR", conflicts_with = "root")]
-    keys: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -33,12 +32,6 @@ pub fn main(args: VerifyArgs) -> anyhow::Result<ExitCode> {
         "whole",
         format!("{} blobs as their digests say, {}", bundle.blobs().count(), bundle.digest()),
     );
-    let root = match (args.root, args.keys) {
-        (Some(root), _) => root,
-        (None, keys) => keys.expect("the arguments have a root or keys").join(ROOT_FILE),
-    };
-    let signed = check_statement(&bundle, &root, clock::now())?;
-    passed("signed", signed);
     let model = load(&bundle)?;
     let golden = model.golden();
     let distances = golden.outputs.iter().map(|output| {
@@ -50,6 +43,9 @@ pub fn main(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let distances: Vec<String> = distances.collect();
     let origin = bundle.manifest().golden.origin;
     passed("golden", format!("{} samples ({origin}), {}", golden.samples, distances.join(", ")));
+    if let Some((place, root)) = args.repository.zip(args.root) {
+        passed("a target", check_target(&bundle, &place, &root)?);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,40 +66,25 @@ pub fn load(bundle: &Bundle) -> anyhow::Result<Model> {
     Model::load(bundle, &LoadOptions::default()).context("this bundle's model cannot answer here")
 }
 
-/// What the statement says, in words, if the root's publisher signed it and it is about this bundle.
-fn check_statement(bundle: &Bundle, root: &Path, now: UnixMillis) -> anyhow::Result<String> {
-    let bytes = std::fs::read(root).with_context(|| format!("cannot read {}", root.display()))?;
-    let root = TrustedRoot::pin(&bytes)
-        .with_context(|| format!("{} is not a trusted root", root.display()))?;
-    let statement =
-        bundle.statement().context("the bundle is not signed; pack it with --keys DIR")?;
-    let statement =
-        root.verify_statement(statement, now).context("the bundle's signature does not hold")?;
-    ensure!(
-        statement.bundle() == bundle.digest()
-            && statement.manifest.len_bytes == bundle.manifest_len(),
-        "the signature is about {}, and this bundle is {}",
-        statement.bundle(),
-        bundle.digest()
-    );
+/// What the repository says of the bundle, in words, if it says what the bundle is.
+fn check_target(bundle: &Bundle, place: &str, root: &Path) -> anyhow::Result<String> {
+    let root = std::fs::read(root).with_context(|| format!("cannot read {}", root.display()))?;
     let manifest = bundle.manifest();
+    let path = format!("{}/{}", manifest.name, manifest.version);
+    let found = find_target(place, root, &path)
+        .with_context(|| format!("the repository {place} cannot be believed"))?;
+    let found = found.with_context(|| format!("the repository {place} has no target {path}"))?;
+    let target = BundleTarget::read(&found).with_context(|| format!("target {path}"))?;
     ensure!(
-        statement.name == manifest.name.as_str()
-            && statement.version == manifest.version.to_string(),
-        "the signature is about {} {}, and the manifest says {} {}",
-        statement.name,
-        statement.version,
-        manifest.name,
-        manifest.version
+        target.bundle() == bundle.digest() && target.manifest.len_bytes == bundle.manifest_len(),
+        "target {path} of {place} is {}, and this bundle is {}",
+        target.bundle(),
+        bundle.digest()
     );
     let index = ChunkIndex::of(bundle).context("the bundle cannot be cut into chunks")?.encode();
     ensure!(
-        statement.chunk_index.digest == selvedge_bundle::digest_of(&index),
-        "the signature is about another chunk index; pack the bundle again"
+        target.chunk_index == Blob { digest: digest_of(&index), len_bytes: index.len() as u64 },
+        "target {path} of {place} names another chunk index; publish the bundle again"
     );
-    let publishers = root.root().keys(Role::Targets).count();
-    Ok(format!(
-        "{} {} by one of {publishers} publisher keys of the root, until {}",
-        statement.name, statement.version, statement.expires
-    ))
+    Ok(format!("{path} for {}", target.hardware_classes.join(", ")))
 }

@@ -7,21 +7,19 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 #[test]
-fn a_recipe_becomes_a_signed_bundle_that_verifies_and_answers_its_replay_data() {
+fn a_recipe_becomes_a_bundle_that_verifies_and_answers_its_replay_data() {
     for (recipe, replay, floor) in
         [("shuttle", "replay.csv", 0.97), ("meter-digits", "replay.npy", 0.93)]
     {
         let desk = Desk::new();
-        desk.succeeds(&["keys", "new", "keys"]);
         let source = models().join(recipe).join("v2");
-        let packed =
-            desk.succeeds(&["pack", &text(&source), "--keys", "keys", "--out", "bundle", "--json"]);
+        let packed = desk.succeeds(&["pack", &text(&source), "--out", "bundle", "--json"]);
         let packed: Value = serde_json::from_str(&packed).expect("one JSON object");
         assert!(packed["accuracy"].as_f64().expect("labelled reference data") > floor, "{packed}");
         assert_eq!(packed["golden"]["origin"], "recipe");
 
-        let verified = desk.succeeds(&["verify", "bundle", "--root", "keys/root.json"]);
-        for word in ["ok whole", "ok signed", "ok golden"] {
+        let verified = desk.succeeds(&["verify", "bundle"]);
+        for word in ["ok whole", "ok golden"] {
             assert!(verified.contains(word), "{verified}");
         }
         let lines = desk.succeeds(&[
@@ -72,7 +70,7 @@ fn a_bare_model_and_a_table_become_a_bundle_that_says_its_golden_vectors_are_sel
     assert_eq!(inspected["golden"]["origin"], "self-made");
     assert_eq!(inspected["manifest"]["name"], "model");
     assert_eq!(inspected["manifest"]["sample"]["columns"][8]["name"], "f9");
-    assert_eq!(inspected["signed"], false);
+    assert_eq!(inspected["manifest"]["update"]["probation_s"], 60, "the usual policy");
 }
 
 #[test]
@@ -120,7 +118,7 @@ fn what_cannot_be_packed_is_refused_with_what_to_do() {
     fs::write(desk.path("full/file"), "").expect("writable");
     fs::write(desk.path("nan.csv"), "f1,f2,f3,f4,f5,f6,f7,f8,f9\n50,0,,0,50,1,30,30,0\n")
         .expect("writable");
-    let cases: [(&[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str]); 7] = [
         (
             &["pack", &model, "--reference", "nan.csv", "--out", "b"],
             &["nan.csv", "golden vectors need one row"],
@@ -143,10 +141,6 @@ fn what_cannot_be_packed_is_refused_with_what_to_do() {
             &["no column \"class\"", "f1, f2"],
         ),
         (&["pack", &model, "--reference", &table, "--out", "full"], &["full exists", "new folder"]),
-        (
-            &["pack", &model, "--reference", &table, "--keys", "none", "--out", "b"],
-            &["none/targets.pk8", "selvedge keys new"],
-        ),
     ];
     let failures: Vec<String> = cases
         .iter()
@@ -166,25 +160,16 @@ fn what_cannot_be_packed_is_refused_with_what_to_do() {
 }
 
 #[test]
-fn verify_refuses_another_publisher_an_unsigned_bundle_and_a_changed_byte() {
+fn verify_refuses_a_changed_byte() {
     let desk = Desk::new();
-    let source = text(&models().join("shuttle/v1"));
-    desk.succeeds(&["keys", "new", "keys"]);
-    desk.succeeds(&["keys", "new", "other"]);
-    desk.succeeds(&["pack", &source, "--keys", "keys", "--out", "signed"]);
-    desk.succeeds(&["pack", &source, "--out", "unsigned"]);
-    assert!(desk.fails(&["verify", "signed", "--root", "other/root.json"]).contains("signature"));
-    assert!(desk.succeeds(&["verify", "signed", "--keys", "keys"]).contains("ok signed"));
-    assert!(desk.fails(&["verify", "signed", "--keys", "other"]).contains("signature"));
-    assert!(desk.fails(&["verify", "unsigned", "--root", "keys/root.json"]).contains("not signed"));
-
-    let blobs = fs::read_dir(desk.path("signed/blobs/sha256")).expect("a layout").flatten();
+    desk.succeeds(&["pack", &text(&models().join("shuttle/v1")), "--out", "b"]);
+    let blobs = fs::read_dir(desk.path("b/blobs/sha256")).expect("a layout").flatten();
     let model =
         blobs.max_by_key(|blob| blob.metadata().expect("there").len()).expect("blobs").path();
     let mut changed = fs::read(&model).expect("there");
     changed[100] ^= 1;
     fs::write(&model, changed).expect("writable");
-    let said = desk.fails(&["verify", "signed", "--root", "keys/root.json"]);
+    let said = desk.fails(&["verify", "b"]);
     assert!(said.contains(&*model.file_name().expect("a digest").to_string_lossy()), "{said}");
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use selvedge_bundle::{
     BundleName, Column, DType, DriftPolicy, Extent, GoldenSpec, ImageAxis, ImageSpec,
     ManifestDraft, PostStep, PreStep, Provenance, ResizeFilter, Resources, RowSpec, SampleSpec,
-    TensorSpec, digest_of,
+    TensorSpec, UpdatePolicy, digest_of,
 };
 use selvedge_runtime::desk::{self, BareModel, OnnxSurvey};
 use selvedge_runtime::{DeclaredTensor, Limits, Sample};
@@ -82,6 +82,7 @@ impl Question<'_> {
             resources: Resources::default(),
             reference: None,
             drift: DriftPolicy::default(),
+            update: UpdatePolicy::default(),
             provenance: Provenance {
                 dataset: file(self.data),
                 dataset_sha256: digest_of(&read_file(self.data)?).hex().to_string(),

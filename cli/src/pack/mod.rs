@@ -1,7 +1,8 @@
 //! `selvedge pack`: from a model and reference data to a bundle.
 //!
 //! What goes in is a folder with a `manifest.toml`, or an ONNX file for which a manifest is inferred ([`infer`]).
-//! What comes out was loaded once with the engine that devices have: it reproduces its golden vectors.
+//! What comes out was loaded once with the engine that devices have: it reproduces its golden vectors. Nothing signs
+//! it yet: `selvedge publish` enters it into a repository, whose metadata is signed.
 
 mod card;
 mod infer;
@@ -13,24 +14,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use selvedge_bundle::{
-    Accuracy, Baseline, Bundle, BundleBuilder, ChunkIndex, Golden, GoldenOrigin, Manifest,
-    ManifestDraft, Reference, ReferenceData, SampleSpec, digest_of, write_statement,
+    Accuracy, Baseline, Bundle, BundleBuilder, Golden, GoldenOrigin, Manifest, ManifestDraft,
+    Reference, ReferenceData, SampleSpec,
 };
 use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWORK};
 use selvedge_runtime::{FeatureReader, Limits, LoadOptions, Model, Sample};
-use selvedge_trust::{Blob, BundleStatement, SigningKey};
 use serde_json::json;
 
-use crate::clock;
 use crate::data::{Labels, Samples, class_of, read_file};
-use crate::keys::targets_key;
 use crate::terminal::{bytes, progress, strong};
 
 /// How many reference samples self-made golden vectors are computed for.
 const SELF_MADE_SAMPLES: usize = 32;
-
-/// How long a signature is believed unless something else is asked for.
-const SIGNATURE_DAYS: u64 = 3650;
 
 /// Makes a bundle of a model, its manifest, baseline, golden vectors and card
 #[derive(Debug, clap::Args)]
@@ -66,16 +61,6 @@ pub struct PackArgs {
     /// For an inferred manifest: normalise columns by the reference's mean and deviation, images by 255
     #[arg(long)]
     normalize: bool,
-    /// Sign the bundle with the publisher's key in this folder
-    #[arg(long, value_name = "DIR")]
-    keys: Option<PathBuf>,
-    /// How many days the signature is believed
-    #[arg(long, value_name = "DAYS", default_value_t = SIGNATURE_DAYS, requires = "keys",
-          value_parser = clap::value_parser!(u64).range(1..=36_500))]
-    days: u64,
-    /// A class of hardware that may run the bundle; repeat it for more [default: all]
-    #[arg(long = "hardware", value_name = "CLASS", requires = "keys")]
-    hardware_classes: Vec<String>,
     /// The bundle's folder, new or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -88,14 +73,9 @@ pub struct PackArgs {
 pub fn main(args: PackArgs) -> anyhow::Result<ExitCode> {
     let occupied = args.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
     ensure!(!occupied, "{} exists and is not empty; give a new folder", args.out.display());
-    let key = args.keys.as_deref().map(targets_key).transpose()?;
     let ingredients = Ingredients::gather(&args)?;
     let packed = ingredients.pack()?;
     packed.bundle.write(&args.out).context("the bundle cannot be written")?;
-    if let Some(key) = &key {
-        let statement = statement(&packed.bundle, key, &args)?;
-        write_statement(&args.out, &statement).context("the signature cannot be written")?;
-    }
     packed.report(&args);
     Ok(ExitCode::SUCCESS)
 }
@@ -334,7 +314,7 @@ impl Packed {
             });
             let report = json!({
                 "digest": bundle.digest(), "name": manifest.name, "version": manifest.version,
-                "bytes": bundle.len_bytes(), "signed": args.keys.is_some(), "out": args.out,
+                "bytes": bundle.len_bytes(), "out": args.out,
                 "golden": {"origin": manifest.golden.origin, "samples": golden.samples, "outputs": distances.collect::<Vec<_>>()},
                 "accuracy": accuracy.map(Accuracy::share), "warnings": warnings,
             });
@@ -361,12 +341,6 @@ impl Packed {
                 "  accuracy  {:.2} % of the reference ({right} of {rows})",
                 100.0 * accuracy.share()
             );
-        }
-        match &args.keys {
-            Some(folder) => {
-                println!("  signed    with the publisher's key in {}", folder.display())
-            }
-            None => println!("  signed    no: devices refuse it; add --keys DIR"),
         }
     }
 }
@@ -476,22 +450,4 @@ fn class_count(manifest: &Manifest) -> usize {
         }
         _ => 2,
     }
-}
-
-fn statement(bundle: &Bundle, key: &SigningKey, args: &PackArgs) -> anyhow::Result<Vec<u8>> {
-    let index = ChunkIndex::of(bundle).context("the bundle cannot be cut into chunks")?.encode();
-    let manifest = bundle.manifest();
-    let hardware_classes = match args.hardware_classes.as_slice() {
-        [] => vec!["*".to_owned()],
-        classes => classes.to_vec(),
-    };
-    let statement = BundleStatement {
-        name: manifest.name.to_string(),
-        version: manifest.version.to_string(),
-        manifest: Blob { digest: bundle.digest(), len_bytes: bundle.manifest_len() },
-        chunk_index: Blob { digest: digest_of(&index), len_bytes: index.len() as u64 },
-        hardware_classes,
-        expires: clock::now().plus_seconds(args.days * 24 * 60 * 60),
-    };
-    Ok(statement.sign(key))
 }
