@@ -223,6 +223,12 @@ pub enum Error {
     /// Metadata gives hashes of a file, but none by a function that this build knows.
     #[error("metadata gives neither the SHA-256 nor the SHA-512 of the file")]
     NoKnownHash,
+    /// The repository is more roots ahead than one refresh goes; the next goes on from there.
+    #[error("the repository's root is more than {max} versions ahead")]
+    TooManyRoots {
+        /// The limit.
+        max: usize,
+    },
     /// A search went through as many roles as it may.
     #[error("the search for a target ended after {max} roles")]
     TooManyRoles {
@@ -279,6 +285,7 @@ impl Error {
             | Self::FileLength { .. }
             | Self::FileHash { .. }
             | Self::NoKnownHash
+            | Self::TooManyRoots { .. }
             | Self::TooManyRoles { .. }
             | Self::TooDeep { .. } => ErrorKind::Peer,
         }

@@ -3,21 +3,21 @@
 //! Bytes and the time go in, decisions come out. The crate never touches the network, a disk or a
 //! clock. A device builds it without the feature `sign`, and so cannot make a signature.
 //!
-//! Two ways lead to what a device believes. [`TrustedRoot`] is pinned and decides about single documents:
-//! statements and desired states. That is what agent and fleet use. [`Refresh`] and [`Search`] are a client
-//! of a whole TUF repository, with a chain of roots and delegations; `selvedge tuf` uses them, agent and
-//! fleet do not yet.
+//! [`Refresh`] and [`Search`] are a client of a TUF repository: they take [`TrustedMetadata`], which begins
+//! with a root that was installed, to what the repository says of a target. [`BundleTarget`] is a target
+//! that is a bundle. [`TrustedRoot`], pinned or out of that metadata, decides about single documents and
+//! messages: which [`DesiredState`] a device follows, and whether the fleet sent a message. A [`DeviceKey`]
+//! signs what a device says itself.
 //!
 //! What it guarantees: a value that is returned was signed, in the canonical form of the bytes that were
 //! received, by as many distinct keys as the root, or the role that delegates, demands; it has not expired
-//! at the time given; it names this fleet and this device where it names any. What the client adds to that
-//! stands with its module's types: no version goes back, and files belong together.
+//! at the time given; it names this fleet and this device where it names any. No version of metadata goes
+//! back, and files belong together, as the types of the client say.
 //!
 //! Vocabulary (TUF 1.0, Uptane): a *role* is a job that keys can hold. *root* says which keys hold
-//! which role, *targets* (the publisher) says what a bundle is, the *director* (online, in the fleet)
-//! says which device runs which bundle, its *desired state*. A *statement* is targets metadata about
-//! exactly one bundle. *snapshot* says which versions of metadata belong together, *timestamp* which
-//! snapshot is current.
+//! which role, *targets* (the publisher) says what bundles there are, or *delegates* that to other roles, the
+//! *director* (online, in the fleet) says which device runs which bundle, its *desired state*. *snapshot*
+//! says which versions of metadata belong together, *timestamp* which snapshot is current.
 
 #![forbid(unsafe_code)]
 
@@ -56,8 +56,10 @@ pub use targets::{
 };
 pub use time::UnixMillis;
 pub use tuf::{
-    Answer, Limits, Next, ROLE_NAME_BYTES_MAX, Refresh, Repository, Request, RoleName,
-    SNAPSHOT_BYTES_MAX, Search, TIMESTAMP_BYTES_MAX, TargetFile, TrustedMetadata,
+    Answer, DELEGATION_DEPTH_MAX, DEVICE_METADATA_BYTES_MAX, DEVICE_ROOT_BYTES_MAX, Limits,
+    MetadataState, Next, ROLE_NAME_BYTES_MAX, ROLES_VISITED_MAX, ROOT_ROTATIONS_MAX, Refresh,
+    Repository, Request, RoleName, SNAPSHOT_BYTES_MAX, Search, TIMESTAMP_BYTES_MAX, TargetFile,
+    TrustedMetadata,
 };
 
 #[cfg(any(test, feature = "sign"))]

@@ -15,7 +15,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 ///
 /// Documents write it as `YYYY-MM-DDTHH:MM:SSZ`: milliseconds are cut off, and what lies beyond the
 /// year 9999 becomes the last second of that year.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {

@@ -6,8 +6,17 @@
 //! go on with an [`Answer`]; who fetches files, and how, they do not know. After every step the caller
 //! stores what [`TrustedMetadata::take_changes`] names, whether or not the step failed.
 //!
+//! Over HTTP a refresh asks for everything, the next root first. Where timestamps are pushed
+//! ([`Refresh::pushed`]), each names the version of the root that it was signed under, its
+//! `root_version`. That hint is read before any signature is checked, for who may sign timestamps can stand
+//! in the root that it points to. It decides only what is asked for: a lie costs a request that nobody
+//! answers, or brings a root that is verified like any other. Once the timestamp is believed, a hint below
+//! the trusted root is a rollback. So an unchanged repository costs one message. Who keeps back both the root
+//! and the timestamps that name it is noticed when the last timestamp expires.
+//!
 //! The time is one argument, taken at the start and valid until the end (§5.1). A caller without a clock
-//! gives the latest time that it knows to have passed.
+//! gives the latest time that it knows to have passed: a timestamp's `issued` is such a time as long as the
+//! timestamp is trusted ([`MetadataState`]).
 //!
 //! What it guarantees beyond the signatures and expiry of each file: no version of any file goes back,
 //! no file is missing from a snapshot that was in the one before, and all files are those that one
@@ -25,11 +34,14 @@ mod tests;
 mod trusted;
 
 pub(crate) use delegation::Delegations;
-pub use limits::{Limits, SNAPSHOT_BYTES_MAX, TIMESTAMP_BYTES_MAX};
+pub use limits::{
+    DELEGATION_DEPTH_MAX, DEVICE_METADATA_BYTES_MAX, DEVICE_ROOT_BYTES_MAX, Limits,
+    ROLES_VISITED_MAX, ROOT_ROTATIONS_MAX, SNAPSHOT_BYTES_MAX, TIMESTAMP_BYTES_MAX,
+};
 pub use refresh::{Refresh, Repository};
 pub use role_name::{ROLE_NAME_BYTES_MAX, RoleName};
 pub use search::{Search, TargetFile};
-pub use trusted::TrustedMetadata;
+pub use trusted::{MetadataState, TrustedMetadata};
 
 use crate::Error;
 

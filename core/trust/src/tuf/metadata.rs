@@ -16,6 +16,10 @@ pub(crate) struct Timestamp {
     pub(crate) version: u64,
     pub(crate) expires: UnixMillis,
     pub(crate) snapshot: FileMeta,
+    /// When it was signed; unknown of repositories that are not ours.
+    pub(crate) issued: Option<UnixMillis>,
+    /// The version of the root that it was signed under; unknown of repositories that are not ours.
+    pub(crate) root_version: Option<u64>,
 }
 
 /// Says which versions of targets metadata belong together.
@@ -58,12 +62,36 @@ impl Timestamp {
         let envelope = Envelope::parse(DocumentKind::Timestamp, bytes, limits.timestamp_bytes)?;
         envelope.verify(root, Role::Timestamp)?.read(|fields| {
             let snapshot = fields.fields("meta")?.value("snapshot.json")?;
+            let expires = fields.expires()?;
+            let issued = match fields.optional("issued") {
+                Some(_) => Some(fields.time("issued")?),
+                None => None,
+            };
+            if issued.is_some_and(|issued| issued >= expires) {
+                return Err("it was issued when it had expired already".into());
+            }
             Ok(Self {
                 version: fields.version()?,
-                expires: fields.expires()?,
+                expires,
                 snapshot: FileMeta::read(snapshot)?,
+                issued,
+                root_version: match fields.optional("root_version") {
+                    Some(_) => Some(fields.number("root_version")?),
+                    None => None,
+                },
             })
         })
+    }
+
+    /// The version of the root that the timestamp in `bytes` claims to be signed under, 0 where it claims
+    /// none. Nobody vouches for it.
+    pub(crate) fn root_hint(bytes: &[u8], limits: &Limits) -> Result<u64, Error> {
+        let envelope = Envelope::parse(DocumentKind::Timestamp, bytes, limits.timestamp_bytes)?;
+        let hint = |fields: Fields<'_>| match fields.optional("root_version") {
+            Some(_) => fields.number("root_version"),
+            None => Ok(0),
+        };
+        envelope.unverified().read(hint)
     }
 }
 

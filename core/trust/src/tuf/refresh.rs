@@ -31,17 +31,38 @@ impl Refresh {
         now: UnixMillis,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let bytes = trusted.file(&RoleName::root()).ok_or(Error::NoRoot)?;
-        let root = trusted_root(bytes, &limits)?;
-        let state = State::Root(AwaitsRoot::after(root, limits.root_rotations));
-        Ok(Self { state, context: Context { now, limits } })
+        let context = Context { now, limits };
+        let state = State::Root(AwaitsRoot::begin(None, &context, trusted)?);
+        Ok(Self { state, context })
+    }
+
+    /// Begins with the root that is trusted and a timestamp that was pushed.
+    ///
+    /// Only roots up to the timestamp's hint are asked for; a timestamp that says nothing new ends the
+    /// refresh at once. Given the timestamp that is trusted already, it brings back the repository as long
+    /// as nothing has expired.
+    ///
+    /// # Errors
+    /// As [`Refresh::start`] and [`Refresh::answer`].
+    pub fn pushed(
+        timestamp: Vec<u8>,
+        trusted: &mut TrustedMetadata,
+        now: UnixMillis,
+        limits: Limits,
+    ) -> Result<Next<Self, Repository>, Error> {
+        let context = Context { now, limits };
+        let root_version = Timestamp::root_hint(&timestamp, &limits)
+            .map_err(|error| timestamp_request(&context).refused(error))?;
+        let pushed = Pushed { timestamp, root_version };
+        let next = AwaitsRoot::begin(Some(pushed), &context, trusted)?.go_on(&context, trusted)?;
+        Ok(Self::after(next, context))
     }
 
     /// The file that comes next.
     pub fn request(&self) -> Request {
         match &self.state {
             State::Root(state) => state.request(&self.context),
-            State::Timestamp(state) => state.request(&self.context),
+            State::Timestamp(_) => timestamp_request(&self.context),
             State::Snapshot(state) => state.request.clone(),
             State::Targets(state) => state.request.clone(),
         }
@@ -64,10 +85,14 @@ impl Refresh {
             State::Snapshot(state) => state.handle(answer, &context, trusted),
             State::Targets(state) => state.handle(answer, trusted),
         };
-        Ok(match next? {
+        Ok(Self::after(next?, context))
+    }
+
+    fn after(next: Next<State, Repository>, context: Context) -> Next<Self, Repository> {
+        match next {
             Next::Fetch(state) => Next::Fetch(Self { state, context }),
             Next::Done(repository) => Next::Done(repository),
-        })
+        }
     }
 }
 
@@ -103,16 +128,30 @@ enum State {
 
 type Step = Result<Next<State, Repository>, Error>;
 
-/// Asks for the root after `root` until there is none (§5.3).
+/// Asks for the root after `root` (§5.3): until there is none, or until the one that a timestamp names.
 #[derive(Debug)]
 struct AwaitsRoot {
     root: Root,
     rotations_left: usize,
+    pushed: Option<Pushed>,
+}
+
+/// A timestamp that came before it was asked for. Nothing of it is believed yet.
+#[derive(Debug)]
+struct Pushed {
+    timestamp: Vec<u8>,
+    root_version: u64,
 }
 
 impl AwaitsRoot {
-    fn after(root: Root, rotations_left: usize) -> Self {
-        Self { root, rotations_left }
+    fn begin(
+        pushed: Option<Pushed>,
+        context: &Context,
+        trusted: &TrustedMetadata,
+    ) -> Result<Self, Error> {
+        let bytes = trusted.file(&RoleName::root()).ok_or(Error::NoRoot)?;
+        let root = trusted_root(bytes, &context.limits)?;
+        Ok(Self { root, rotations_left: context.limits.root_rotations, pushed })
     }
 
     fn request(&self, context: &Context) -> Request {
@@ -125,15 +164,30 @@ impl AwaitsRoot {
 
     fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
         let Answer::Found(bytes) = answer else {
-            return AwaitsTimestamp::enter(self.root, context, trusted);
+            return match self.pushed {
+                Some(_) => Err(self.request(context).missing()),
+                None => AwaitsTimestamp::enter(self.root, context, trusted),
+            };
         };
         let root = next_root(&bytes, &self.root, &context.limits)
             .map_err(|error| self.request(context).refused(error))?;
         trusted.keep(RoleName::root(), bytes);
         forget_if_rotated(&self.root, &root, trusted);
-        match self.rotations_left.saturating_sub(1) {
-            0 => AwaitsTimestamp::enter(root, context, trusted),
-            left => Ok(Next::Fetch(State::Root(Self::after(root, left)))),
+        let rotations_left = self.rotations_left.saturating_sub(1);
+        Self { root, rotations_left, pushed: self.pushed }.go_on(context, trusted)
+    }
+
+    fn go_on(self, context: &Context, trusted: &mut TrustedMetadata) -> Step {
+        match self.pushed {
+            Some(pushed) if pushed.root_version <= self.root.version() => {
+                let state = AwaitsTimestamp::after(self.root, context, trusted)?;
+                state.handle(Answer::Found(pushed.timestamp), context, trusted)
+            }
+            Some(_) if self.rotations_left == 0 => {
+                Err(Error::TooManyRoots { max: context.limits.root_rotations })
+            }
+            None if self.rotations_left == 0 => AwaitsTimestamp::enter(self.root, context, trusted),
+            _ => Ok(Next::Fetch(State::Root(self))),
         }
     }
 }
@@ -157,21 +211,18 @@ struct AwaitsTimestamp {
 
 impl AwaitsTimestamp {
     fn enter(root: Root, context: &Context, trusted: &TrustedMetadata) -> Step {
+        Self::after(root, context, trusted).map(|state| Next::Fetch(State::Timestamp(state)))
+    }
+
+    fn after(root: Root, context: &Context, trusted: &TrustedMetadata) -> Result<Self, Error> {
         check_expiry(DocumentKind::Root, root.expires(), context.now)?;
         let bytes = trusted.file(&RoleName::timestamp());
         let trusted = bytes.and_then(|bytes| Timestamp::read(bytes, &root, &context.limits).ok());
-        Ok(Next::Fetch(State::Timestamp(Self { root, trusted })))
-    }
-
-    fn request(&self, context: &Context) -> Request {
-        Request {
-            file: RoleName::timestamp().remote_file_name(None),
-            max_bytes: context.limits.timestamp_bytes as u64,
-        }
+        Ok(Self { root, trusted })
     }
 
     fn handle(self, answer: Answer, context: &Context, trusted: &mut TrustedMetadata) -> Step {
-        let request = self.request(context);
+        let request = timestamp_request(context);
         let Answer::Found(bytes) = answer else { return Err(request.missing()) };
         let offered = Timestamp::read(&bytes, &self.root, &context.limits)
             .and_then(|offered| self.checked(offered, context))
@@ -199,8 +250,19 @@ impl AwaitsTimestamp {
             let (new, old) = (&offered.snapshot, &trusted.snapshot);
             check_rollback("snapshot.json", new.version, old.version)?;
         }
+        // Else a root that takes a key away would bring back what another key signed before it.
+        if let Some(root_version) = offered.root_version {
+            check_rollback("root.json", root_version, self.root.version())?;
+        }
         check_expiry(DocumentKind::Timestamp, offered.expires, context.now)?;
         Ok(offered)
+    }
+}
+
+fn timestamp_request(context: &Context) -> Request {
+    Request {
+        file: RoleName::timestamp().remote_file_name(None),
+        max_bytes: context.limits.timestamp_bytes as u64,
     }
 }
 

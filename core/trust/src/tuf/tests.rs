@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::*;
 
+mod pushed;
+
 const NOW: UnixMillis = UnixMillis(1_795_194_480_000);
 const PYTHON_ROOT: &[u8] = include_bytes!("../../testdata/root.json");
 const PYTHON_TIMESTAMP: &[u8] = include_bytes!("../../testdata/timestamp.json");

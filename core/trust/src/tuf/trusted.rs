@@ -2,7 +2,10 @@
 
 use std::mem;
 
-use crate::RoleName;
+use crate::{
+    Error, Limits, RoleName, TrustedRoot, UnixMillis,
+    tuf::metadata::{Snapshot, Timestamp, trusted_root},
+};
 
 /// The metadata that a client has come to trust, as the bytes that it was received in.
 ///
@@ -14,6 +17,23 @@ pub struct TrustedMetadata {
     changes: Vec<RoleName>,
 }
 
+/// Where a client stands, as far as its metadata verifies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetadataState {
+    /// The version of the root; 0 if there is none.
+    pub root_version: u64,
+    /// The version of the timestamp; 0 if there is none.
+    pub timestamp_version: u64,
+    /// When root, timestamp or snapshot expires; 0 if one is missing. Who hears nothing until then may
+    /// be kept from news, and should say so.
+    pub fresh_until: UnixMillis,
+    /// When the timestamp was signed; 0 if that is unknown. This time has passed.
+    ///
+    /// It is a floor of the time for who has no clock, and not to be stored apart from the metadata: a stolen
+    /// key can sign a time that has not come, which must be forgotten with all else that the key signed.
+    pub issued: UnixMillis,
+}
+
 impl TrustedMetadata {
     /// The metadata that was stored, by role. Root metadata must be there.
     pub fn new(files: impl IntoIterator<Item = (RoleName, Vec<u8>)>) -> Self {
@@ -23,6 +43,43 @@ impl TrustedMetadata {
     /// The metadata of `role`, if there is some.
     pub fn file(&self, role: &RoleName) -> Option<&[u8]> {
         self.files.iter().find_map(|(held, bytes)| (held == role).then_some(&bytes[..]))
+    }
+
+    /// All metadata, to be stored as a whole.
+    pub fn files(&self) -> impl Iterator<Item = (&RoleName, &[u8])> {
+        self.files.iter().map(|(role, bytes)| (role, &bytes[..]))
+    }
+
+    /// The root that is trusted, to decide about desired states and messages.
+    ///
+    /// # Errors
+    /// [`Error`] if there is no root, or one without a director, or some that its own keys did not sign.
+    pub fn root(&self) -> Result<TrustedRoot, Error> {
+        TrustedRoot::pin(self.file(&RoleName::root()).ok_or(Error::NoRoot)?)
+    }
+
+    /// Where the client stands.
+    pub fn state(&self) -> MetadataState {
+        let limits = Limits::default();
+        let file = |role| self.file(&role);
+        let root = file(RoleName::root()).and_then(|bytes| trusted_root(bytes, &limits).ok());
+        let Some(root) = root else { return MetadataState::default() };
+        let root_version = root.version();
+        let timestamp = file(RoleName::timestamp())
+            .and_then(|bytes| Timestamp::read(bytes, &root, &limits).ok());
+        let Some(timestamp) = timestamp else {
+            return MetadataState { root_version, ..MetadataState::default() };
+        };
+        let snapshot =
+            file(RoleName::snapshot()).and_then(|bytes| Snapshot::read(bytes, &root, &limits).ok());
+        let fresh_until =
+            snapshot.map(|snapshot| root.expires().min(timestamp.expires).min(snapshot.expires));
+        MetadataState {
+            root_version,
+            timestamp_version: timestamp.version,
+            fresh_until: fresh_until.unwrap_or_default(),
+            issued: timestamp.issued.unwrap_or_default(),
+        }
     }
 
     /// The roles whose metadata changed since the last call, in the order to store it in. That of a role
