@@ -90,6 +90,18 @@ pub enum Error {
         /// The file.
         part: String,
     },
+    /// A file is there that the model signature does not name.
+    #[error("{part} is not signed: the signature does not name it")]
+    Unsigned {
+        /// The file.
+        part: String,
+    },
+    /// A model signature is not one that the key made.
+    #[error("the model signature is not believed: {reason}")]
+    Signature {
+        /// What is wrong.
+        reason: String,
+    },
     /// A part is well-formed, but made for another version of this program.
     #[error("{part} is not supported: {reason}")]
     Unsupported {
@@ -129,6 +141,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A key file holds no key that makes or verifies model signatures.
+    #[error("this is no key for model signatures: {reason}")]
+    Key {
+        /// What is wrong.
+        reason: String,
+    },
     /// A folder that should be new or empty is neither.
     #[error("{path} exists and is not empty; give a new folder", path = path.display())]
     Occupied {
@@ -149,12 +167,15 @@ impl Error {
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
             | Self::Unlisted { .. }
+            | Self::Unsigned { .. }
+            | Self::Signature { .. }
             | Self::Unsupported { .. }
             | Self::Manifest { .. }
             | Self::Chunk { .. } => ErrorKind::Peer,
-            Self::Tensor { .. } | Self::Reference { .. } | Self::Occupied { .. } => {
-                ErrorKind::Operator
-            }
+            Self::Tensor { .. }
+            | Self::Reference { .. }
+            | Self::Key { .. }
+            | Self::Occupied { .. } => ErrorKind::Operator,
         }
     }
 }

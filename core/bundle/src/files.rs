@@ -50,6 +50,12 @@ pub(crate) fn list_folder(path: &Path, part: &str, max: usize) -> Result<Vec<Str
     Ok(names)
 }
 
+/// Whether a folder is there, no link to one.
+#[cfg(any(test, feature = "signing"))]
+pub(crate) fn is_folder(path: &Path) -> Result<bool, Error> {
+    Ok(fs::symlink_metadata(path).map_err(failed("look at", path))?.is_dir())
+}
+
 /// Refuses what is no folder, or a link to one.
 pub(crate) fn check_folder(path: &Path, part: &str) -> Result<(), Error> {
     if metadata(path, part)?.is_dir() {

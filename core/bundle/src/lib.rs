@@ -23,6 +23,8 @@ mod limits;
 mod manifest;
 mod npy;
 mod oci;
+#[cfg(any(test, feature = "signing"))]
+pub mod oms;
 mod tensor;
 
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};

@@ -39,6 +39,8 @@ pub const BASELINE_FILE: &str = "baseline.postcard";
 /// The layer with the model card.
 pub const CARD_FILE: &str = "README.md";
 
+/// The manifest among the files of [`Bundle::tree`].
+const TREE_MANIFEST_FILE: &str = "manifest.json";
 /// The folder of the blobs.
 pub(crate) const BLOBS_FOLDER: &str = "blobs/sha256";
 
@@ -246,6 +248,13 @@ impl Bundle {
         self.order.iter().filter_map(|(title, digest)| {
             title.as_deref().map(|title| (title, self.blobs[digest].as_slice()))
         })
+    }
+
+    /// The bundle as files for people: the manifest and the layers. A model signature covers these.
+    pub fn tree(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let (_, config) = &self.order[0];
+        let manifest = (TREE_MANIFEST_FILE, self.blobs[config].as_slice());
+        std::iter::once(manifest).chain(self.layers())
     }
 
     /// The length of all blobs in bytes.
