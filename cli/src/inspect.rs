@@ -21,7 +21,7 @@ pub struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Write the bundle's files into this new folder
+    /// Write the bundle's files into this new folder: the tree that `selvedge sign` signs
     #[arg(long, value_name = "DIR")]
     extract: Option<PathBuf>,
 }
@@ -42,9 +42,7 @@ pub fn main(args: InspectArgs) -> anyhow::Result<ExitCode> {
 
 fn extract(bundle: &Bundle, folder: &Path) -> anyhow::Result<()> {
     ensure!(!folder.exists(), "{} exists; give a new folder", folder.display());
-    let manifest = [("manifest.json", bundle.manifest().to_json())];
-    let layers = bundle.layers().map(|(name, content)| (name, content.to_vec()));
-    for (name, content) in manifest.into_iter().chain(layers) {
+    for (name, content) in bundle.tree() {
         let path = folder.join(name);
         let parent = path.parent().expect("a file inside a folder has a parent");
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;

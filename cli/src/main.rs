@@ -20,6 +20,7 @@ mod keys;
 mod pack;
 mod publish;
 mod run;
+mod sign;
 mod terminal;
 mod tuf;
 mod verify;
@@ -37,6 +38,7 @@ enum Command {
     Pack(pack::PackArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Sign(sign::SignArgs),
     Run(run::RunArgs),
     Bench(bench::BenchArgs),
     Keys(keys::KeysArgs),
@@ -62,6 +64,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Pack(args) => pack::main(args),
         Command::Inspect(args) => inspect::main(args),
         Command::Verify(args) => verify::main(args),
+        Command::Sign(args) => sign::main(args),
         Command::Run(args) => run::main(args),
         Command::Bench(args) => bench::main(args),
         Command::Keys(args) => keys::main(args),
