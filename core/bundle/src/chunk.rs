@@ -1,32 +1,31 @@
 //! Chunks: the pieces of a bundle that travel, cut by content so that versions share them.
 //!
-//! Each blob is cut on its own with FastCDC ("The Design of Fast Content-Defined Chunking for Data
-//! Deduplication Based Storage Systems", Xia et al., 2020), 16 KiB at least (but for the last piece of
-//! a blob), 48 KiB aimed at, 96 KiB at most. A chunk is named by the SHA-256 of its content. The
-//! [`ChunkIndex`] says which chunks make up which blob; its digest stands in the signed target.
+//! Each blob is cut on its own, into chunks of 16 KiB at least (but for a smaller blob), 48 KiB on
+//! average and 96 KiB at most. A chunk is named by the SHA-256 of its content. The [`ChunkIndex`] says
+//! which chunks make up which blob; its digest stands in the signed target.
 //!
 //! | offset | what | meaning |
 //! |---|---|---|
-//! | 0 | byte | version of the encoding, 1 |
+//! | 0 | byte | version of the encoding, 2 |
 //! | 1 | varint | number of blobs; the first is the OCI manifest |
 //! | per blob | 32 bytes, varint | digest and length of the blob |
-//! | | varint | number of its chunks, then per chunk 32 bytes and a varint: digest and length |
+//! | | varint | number of its chunks; 0 where the blob is one chunk, of the same digest and length |
+//! | per chunk | 32 bytes, varint | digest and length of the chunk |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fastcdc::v2020::FastCDC;
 use selvedge_wire::{Chunk, ChunkCodec, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bundle, Error, digest_of,
+    Bundle, Error,
+    cut::cut,
+    digest_of,
     limits::{BLOBS_MAX, BUNDLE_BYTES_MAX, CHUNK_BYTES_MAX, CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX},
 };
 
 /// The version of the encoding.
-const VERSION: u8 = 1;
-const CUT_BYTES_MIN: usize = 16 << 10;
-const CUT_BYTES_AIM: usize = 48 << 10;
+const VERSION: u8 = 2;
 /// Chunks are compressed once and sent often.
 const ZSTD_LEVEL: i32 = 12;
 const PART: &str = "the chunk index";
@@ -84,7 +83,8 @@ impl ChunkIndex {
 
     /// The encoding: one index has exactly one.
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(&self.blobs, vec![VERSION]).expect("postcard encodes lists and numbers")
+        let shortened: Vec<BlobChunks> = self.blobs.iter().map(shortened).collect();
+        postcard::to_extend(&shortened, vec![VERSION]).expect("postcard encodes lists and numbers")
     }
 
     /// Reads an encoded index.
@@ -101,8 +101,9 @@ impl ChunkIndex {
             let reason = format!("its version is {version}, this build reads {VERSION}");
             return Err(Error::Unsupported { part: PART.to_owned(), reason });
         }
-        let blobs: Vec<BlobChunks> =
+        let mut blobs: Vec<BlobChunks> =
             postcard::from_bytes(body).map_err(|_| malformed("its body is cut or garbled"))?;
+        blobs.iter_mut().for_each(lengthen);
         check(&blobs).map_err(|reason| malformed(&reason))?;
         let index = Self { blobs };
         if index.encode() != bytes {
@@ -185,10 +186,20 @@ pub fn expand(chunk: &Chunk, expected: &ChunkRef) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-/// The pieces of a blob.
-pub(crate) fn cut(blob: &[u8]) -> impl Iterator<Item = &[u8]> {
-    FastCDC::new(blob, CUT_BYTES_MIN, CUT_BYTES_AIM, CHUNK_BYTES_MAX)
-        .map(|piece| &blob[piece.offset..piece.offset + piece.length])
+/// The blob as it is encoded: a blob of one chunk names none.
+fn shortened(blob: &BlobChunks) -> BlobChunks {
+    match blob.chunks.as_slice() {
+        [only] if only.digest == blob.digest => BlobChunks { chunks: Vec::new(), ..*blob },
+        _ => blob.clone(),
+    }
+}
+
+/// The opposite of [`shortened`]. A length that no chunk has becomes one that is refused.
+fn lengthen(blob: &mut BlobChunks) {
+    if blob.chunks.is_empty() {
+        let len_bytes = u32::try_from(blob.len_bytes).unwrap_or(u32::MAX);
+        blob.chunks = vec![ChunkRef { digest: blob.digest, len_bytes }];
+    }
 }
 
 fn check_len(len: usize) -> Result<(), Error> {
@@ -368,12 +379,11 @@ mod tests {
         let padded = [&[VERSION, 0x81, 0][..], &good[2..]].concat();
         let cases = [
             ("empty", vec![], "empty"),
-            ("version", [&[2], &good[1..]].concat(), "version is 2"),
+            ("version", [&[1], &good[1..]].concat(), "version is 1"),
             ("no blobs", encoded(&[]), "0 blobs"),
             ("too many blobs", encoded(&many), "65 blobs"),
             ("sum", encoded(&[blob(1, 6, &[chunk(2, 5)])]), "5 bytes, not 6"),
             ("sum overflow", encoded(&[blob(1, u64::MAX, &[chunk(2, 5)])]), "5 bytes, not"),
-            ("empty blob", encoded(&[blob(1, 0, &[])]), "0 bytes"),
             ("empty chunk", encoded(&[blob(1, 0, &[chunk(2, 0)])]), "0 bytes, not 1"),
             ("large chunk", encoded(&[blob(1, 98_305, &[chunk(2, 98_305)])]), "98305 bytes"),
             ("two lengths", encoded(&[blob(1, 3, &[chunk(2, 1), chunk(2, 2)])]), "two lengths"),
@@ -384,6 +394,9 @@ mod tests {
             ),
             ("many tiny chunks", encoded(&[blob(1, tiny.len() as u64, &tiny)]), "limit of 2800"),
             ("large bundle", encoded(&[blob(1, 1366 * 98_304, &full)]), "limit of 134217728"),
+            ("blob of one chunk, named", encoded(&[blob(1, 5, &[chunk(1, 5)])]), "one encoding"),
+            ("empty blob", encoded(&[blob(1, 0, &[])]), "0 bytes, not 1"),
+            ("huge blob of one chunk", encoded(&[blob(1, u64::MAX, &[])]), "4294967295 bytes"),
             ("trailing byte", [&good[..], &[0]].concat(), "one encoding"),
             ("padded varint", padded, "one encoding"),
             ("too long", vec![VERSION; CHUNK_INDEX_BYTES_MAX + 1], "limit of 106496"),

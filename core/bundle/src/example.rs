@@ -52,3 +52,22 @@ pub(crate) fn cases(usual: u32) -> proptest::test_runner::Config {
     let cases = std::env::var("SELVEDGE_CASES").ok().and_then(|text| text.parse().ok());
     proptest::test_runner::Config::with_cases(cases.unwrap_or(usual))
 }
+
+/// An ONNX file as Protocol Buffers have it: a graph with `nodes` (not looked into) and initialisers.
+pub(crate) fn onnx_file(nodes: &[u8], initialisers: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let field = |number: u8, value: &[u8]| {
+        let mut bytes = vec![number << 3 | 2];
+        let mut len = value.len();
+        while len > 0x7f {
+            bytes.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        bytes.push(len as u8);
+        [&bytes, value].concat()
+    };
+    let mut graph = field(1, nodes);
+    for (name, data) in initialisers {
+        graph.extend(field(5, &[field(8, name.as_bytes()), field(9, data)].concat()));
+    }
+    [vec![0x08, 10], field(7, &graph)].concat()
+}

@@ -12,6 +12,7 @@
 
 mod baseline;
 mod chunk;
+mod cut;
 mod digest;
 mod error;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod npy;
 mod oci;
 #[cfg(any(test, feature = "signing"))]
 pub mod oms;
+mod onnx;
 mod tensor;
 
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
