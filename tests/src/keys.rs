@@ -1,24 +1,28 @@
 //! The keys of a fleet as `selvedge keys new` makes them, and what can be signed with each.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use selvedge_bundle::{Bundle, ChunkIndex, digest_of};
 use selvedge_trust::{
-    Authority, Blob, BundleStatement, DesiredSlot, DesiredState, Root, SigningKey, SystemRandom,
-    UnixMillis,
+    Authority, Blob, BundleTarget, DesiredSlot, DesiredState, Root, SPEC_VERSION, SigningKey,
+    SystemRandom, UnixMillis, sign_document,
 };
-use selvedge_wire::{Digest, FleetName};
+use selvedge_wire::FleetName;
+use serde_json::{Value, json};
 
 /// Long after every test.
-const FAR_FUTURE: UnixMillis = UnixMillis(4_000_000_000_000);
+pub const FAR_FUTURE: UnixMillis = UnixMillis(4_000_000_000_000);
 
 /// The keys of one fleet, in a folder.
 #[derive(Debug)]
 pub struct Keys {
     folder: PathBuf,
+    /// The key that is kept offline.
+    pub root: SigningKey,
     /// The publisher's key.
     pub targets: SigningKey,
     /// The key that is online in the fleet.
@@ -26,7 +30,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Makes new keys; `root.json` and `director.pk8` are in `folder`.
+    /// Makes new keys; `root.json`, `targets.json` and `director.pk8` are in `folder`.
     ///
     /// # Panics
     /// If the folder cannot be written.
@@ -36,8 +40,11 @@ impl Keys {
         let document =
             Root::new(1, FAR_FUTURE, &one(&root), &one(&targets), &one(&director)).sign(&[&root]);
         fs::create_dir_all(folder).expect("the folder of the test can be written");
-        let keys = Self { folder: folder.to_owned(), targets, director };
+        let keys = Self { folder: folder.to_owned(), root, targets, director };
         fs::write(keys.root_file(), document).expect("the folder of the test can be written");
+        let nothing = sign_document(&targets_metadata(1, &BTreeMap::new()), &[&keys.targets]);
+        fs::write(folder.join("targets.json"), nothing)
+            .expect("the folder of the test can be written");
         fs::write(folder.join("director.pk8"), keys.director.to_pkcs8())
             .expect("the folder of the test can be written");
         keys
@@ -57,17 +64,35 @@ impl Keys {
     ///
     /// # Panics
     /// If `device` is not a name.
-    pub fn desired(&self, device: &str, generation: u64, bundle: Digest) -> Vec<u8> {
+    pub fn desired(&self, device: &str, generation: u64, bundle: &Bundle) -> Vec<u8> {
         let slot = "main".parse().expect("the name is well formed");
+        let wanted = DesiredSlot {
+            target: target(bundle).path(),
+            bundle: bundle.digest(),
+            shadow_samples: 0,
+            allow_downgrade: false,
+        };
         let state = DesiredState {
             device: device.parse().expect("the name is well formed"),
             fleet: fleet_name(),
             generation,
+            issued: UnixMillis(0),
             expires: FAR_FUTURE,
-            slots: [(slot, DesiredSlot { bundle })].into(),
+            slots: [(slot, wanted)].into(),
         };
         state.sign(&self.director)
     }
+}
+
+/// Targets metadata with these entries by path, to be signed.
+pub fn targets_metadata(version: u64, entries: &BTreeMap<String, Value>) -> Value {
+    json!({
+        "_type": "targets",
+        "spec_version": SPEC_VERSION,
+        "version": version,
+        "expires": FAR_FUTURE,
+        "targets": entries,
+    })
 }
 
 /// The fleet of all tests: the one in the reference configuration of the broker.
@@ -87,15 +112,16 @@ pub fn new_key() -> SigningKey {
 ///
 /// # Panics
 /// If the bundle is too large.
-pub fn statement(bundle: &Bundle) -> BundleStatement {
+pub fn target(bundle: &Bundle) -> BundleTarget {
     let index = ChunkIndex::of(bundle).expect("the bundle is not too large").encode();
     let blob = |digest, len_bytes| Blob { digest, len_bytes };
-    BundleStatement {
+    BundleTarget {
         name: bundle.manifest().name.to_string(),
         version: bundle.manifest().version.to_string(),
         manifest: blob(bundle.digest(), bundle.manifest_len()),
         chunk_index: blob(digest_of(&index), index.len() as u64),
         hardware_classes: vec!["*".into()],
-        expires: FAR_FUTURE,
+        patches: Vec::new(),
+        signature: None,
     }
 }

@@ -7,8 +7,10 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs,
+    fs::{self, OpenOptions},
+    io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -16,6 +18,7 @@ use std::{
 
 use selvedge_bundle::Bundle;
 use selvedge_link::{BrokerUrl, LinkConfig, Login, TlsFiles};
+use selvedge_trust::{BundleTarget, DeviceKey, SigningKey, SystemRandom, sign_document};
 use selvedge_wire::{DeviceId, Digest, Topic, Topics};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,7 +28,7 @@ use crate::{
     binary::wait_for,
     certificates::{CertificateAuthority, CertificateFiles},
     client::Client,
-    keys::{Keys, fleet_name, statement},
+    keys::{Keys, fleet_name, target, targets_metadata},
     mosquitto::{FLEET_USER, Mosquitto},
     process::Process,
     uplink::Uplink,
@@ -259,12 +262,16 @@ impl Broker {
 
 /// Devices and their agents.
 impl Stage {
-    /// Registers a device, and gives what it connects with.
+    /// Registers a device with a new key, and gives what it connects with.
     ///
     /// # Panics
     /// If the fleet does not take it.
     pub fn add_device(&self, device: &str) -> LinkConfig {
-        let body = json!({ "id": device });
+        let key = DeviceKey::generate(&SystemRandom::new()).expect("the system has random bytes");
+        fs::create_dir_all(self.device_folder(device))
+            .expect("the folder of the test can be written");
+        write_private(&self.device_key_file(device), key.to_pkcs8());
+        let body = json!({ "id": device, "public_key": key.public_key().to_hex() });
         let added = match self.api().call("POST", "/api/v1/devices", Some(&body)) {
             Some((201, added)) => added,
             other => panic!("{device} was not added: {other:?}"),
@@ -309,9 +316,21 @@ impl Stage {
 
     fn add_agent_with(&mut self, device: &str, link: &LinkConfig, tables: &str) {
         let folder = self.device_folder(device);
-        fs::create_dir_all(&folder).expect("the folder of the test can be written");
         write_config(&folder, device, &self.keys.root_file(), link, tables);
         self.start_agent(device);
+    }
+
+    /// The key of a device that was added.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn device_key(&self, device: &str) -> DeviceKey {
+        let pkcs8 = fs::read(self.device_key_file(device)).expect("the device was added");
+        DeviceKey::from_pkcs8(&pkcs8).expect("the test has written it")
+    }
+
+    fn device_key_file(&self, device: &str) -> PathBuf {
+        self.device_folder(device).join("device.pk8")
     }
 
     /// Starts a device's agent again.
@@ -363,23 +382,64 @@ impl Stage {
 
 /// Bundles.
 impl Stage {
-    /// Signs a bundle as its publisher and uploads it: status and answer.
+    /// Uploads a bundle and makes it a target, as its publisher: status and answer.
     ///
     /// # Panics
     /// If there is no answer.
     pub fn upload(&self, bundle: &Bundle) -> (u16, Value) {
-        self.upload_with(bundle, statement(bundle).sign(&self.keys.targets))
+        match self.upload_layout(bundle) {
+            (201, _) => self.add_target(&target(bundle), &self.keys.targets),
+            refused => refused,
+        }
     }
 
-    /// Uploads a bundle with any statement: status and answer.
+    /// Uploads a bundle's layout alone: status and answer.
     ///
     /// # Panics
     /// If there is no answer.
-    pub fn upload_with(&self, bundle: &Bundle, statement: Vec<u8>) -> (u16, Value) {
-        let bundle = bundle.clone().with_statement(statement).expect("it is not too large");
-        let archive = archive(&bundle);
-        let content = Some(("application/x-tar", archive));
+    pub fn upload_layout(&self, bundle: &Bundle) -> (u16, Value) {
+        let content = Some(("application/x-tar", archive(bundle)));
         self.api().send("POST", "/api/v1/bundles", content).expect("the fleet answers")
+    }
+
+    /// Adds a target to the repository, signed with any key: status and answer.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    pub fn add_target(&self, target: &BundleTarget, key: &SigningKey) -> (u16, Value) {
+        let (version, mut entries) = self.targets();
+        entries.insert(target.path(), target.to_entry());
+        self.propose_targets(&targets_metadata(version + 1, &entries), key)
+    }
+
+    /// Takes a target away again.
+    ///
+    /// # Panics
+    /// If the fleet does not take that.
+    pub fn revoke(&self, path: &str) {
+        let (version, mut entries) = self.targets();
+        assert!(entries.remove(path).is_some(), "{path} is a target");
+        let metadata = targets_metadata(version + 1, &entries);
+        let (status, answer) = self.propose_targets(&metadata, &self.keys.targets);
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// The version of the targets metadata, and its entries.
+    fn targets(&self) -> (u64, BTreeMap<String, Value>) {
+        let repository = self.api().get("/api/v1/repository");
+        let roles = repository["targets"].as_array().expect("it lists roles");
+        let top = roles.iter().find(|role| role["role"] == "targets").expect("there is the role");
+        let version = top["version"].as_u64().expect("it has a version");
+        let document = self.api().get(&format!("/tuf/{version}.targets.json"));
+        let entries = document["signed"]["targets"].clone();
+        (version, serde_json::from_value(entries).expect("they are a map"))
+    }
+
+    fn propose_targets(&self, metadata: &Value, key: &SigningKey) -> (u16, Value) {
+        let document = String::from_utf8(sign_document(metadata, &[key])).expect("JSON is UTF-8");
+        let proposal = json!({ "roots": [], "targets": { "targets": document } });
+        let proposed = self.api().call("POST", "/api/v1/repository", Some(&proposal));
+        proposed.expect("the fleet answers")
     }
 
     /// Uploads a bundle that the fleet must take.
@@ -388,7 +448,7 @@ impl Stage {
     /// If it does not.
     pub fn publish(&self, bundle: &Bundle) -> Digest {
         let (status, answer) = self.upload(bundle);
-        assert_eq!(status, 201, "{answer}");
+        assert_eq!(status, 200, "{answer}");
         bundle.digest()
     }
 
@@ -619,7 +679,7 @@ fn new_folder() -> TempDir {
 fn write_config(folder: &Path, device: &str, root: &Path, link: &LinkConfig, tables: &str) {
     let quoted = |path: &Path| format!("{:?}", path.display().to_string());
     let mut text = format!(
-        "device = \"{device}\"\nfleet = \"{}\"\nstate_dir = \"state\"\nroot = {}\n\n\
+        "device = \"{device}\"\nfleet = \"{}\"\nstate_dir = \"state\"\nkey = \"device.pk8\"\nroot = {}\n\n\
          [broker]\nurl = \"{}\"\nkeep_alive_s = 5\nreconnect_first_ms = 50\nreconnect_ms_max = 500\n",
         fleet_name(),
         quoted(root),
@@ -638,6 +698,13 @@ fn write_config(folder: &Path, device: &str, root: &Path, link: &LinkConfig, tab
     }
     text += &format!("\n[health]\ninterval_s = 1\n\n{tables}");
     fs::write(folder.join("agent.toml"), text).expect("the folder of the test can be written");
+}
+
+fn write_private(path: &Path, bytes: &[u8]) {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let file = options.open(path);
+    file.and_then(|mut file| file.write_all(bytes)).expect("the folder of the test can be written");
 }
 
 /// The tar of a bundle's layout.
