@@ -17,9 +17,9 @@ use std::{
 };
 
 use selvedge_bundle::Bundle;
-use selvedge_link::{BrokerUrl, LinkConfig, Login, TlsFiles};
-use selvedge_trust::{BundleTarget, DeviceKey, SigningKey, SystemRandom, sign_document};
-use selvedge_wire::{DeviceId, Digest, Topic, Topics};
+use selvedge_link::{BrokerUrl, LinkConfig, Login, Publish, TlsFiles};
+use selvedge_trust::{BundleTarget, DeviceKey, MessageSigner, SigningKey, SystemRandom, sign_document};
+use selvedge_wire::{DeviceId, Digest, Topic, Topics, encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -327,6 +327,23 @@ impl Stage {
     pub fn device_key(&self, device: &str) -> DeviceKey {
         let pkcs8 = fs::read(self.device_key_file(device)).expect("the device was added");
         DeviceKey::from_pkcs8(&pkcs8).expect("the test has written it")
+    }
+
+    /// A message on `topic` as a device that was added sends it.
+    ///
+    /// # Panics
+    /// If the device was not added.
+    pub fn said_by(&self, device: &str, topic: &Topic, body: Vec<u8>) -> Publish {
+        let name = topic_name(topic);
+        let signed = self.device_key(device).sign_message(&name, body);
+        Publish::new(name, encode(&signed))
+    }
+
+    /// A message on `topic` as the fleet sends it, signed by its director.
+    pub fn said_by_fleet(&self, topic: &Topic, body: Vec<u8>) -> Publish {
+        let name = topic_name(topic);
+        let signed = self.keys.director.sign_message(&name, body);
+        Publish::new(name, encode(&signed))
     }
 
     fn device_key_file(&self, device: &str) -> PathBuf {

@@ -71,7 +71,7 @@ fn nonsense_of_a_device_stops_nothing(mut stage: Stage) {
     assert_eq!(senders[0]["sender"], "noisy");
 
     let health = encode(&health());
-    noisy.plant(Publish::new(topic_name(&Topic::Health(id("noisy"))), health));
+    noisy.plant(stage.said_by("noisy", &Topic::Health(id("noisy")), health));
     stage.wait_for_device("noisy", "the next good message", |seen| {
         seen["health"]["inferences"].as_u64() == Some(7)
     });

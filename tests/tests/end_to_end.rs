@@ -14,7 +14,7 @@ use selvedge_tests::{
 };
 use selvedge_wire::{
     Boot, Desired, Digest, Health, Reported, Running, SlotPhase, SlotReport, Status, Stored,
-    Stream, Topic, encode,
+    Stream, Topic, TrustReport, VERSION, VERSION_OLDEST, encode,
 };
 use serde_json::Value;
 
@@ -303,8 +303,8 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         online: false,
         boot: Boot(9),
         agent_version: "thief".into(),
-        wire_oldest: 1,
-        wire_newest: 1,
+        wire_oldest: VERSION_OLDEST,
+        wire_newest: VERSION,
         hardware_class: "thief".into(),
     };
     let running = Running { bundle: digest, name: "thief".into(), version: "9.9.9".into() };
@@ -314,8 +314,15 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         running: Some(running),
         desired: Some(digest),
         reason: None,
+        comparison: None,
     };
-    let reported = Reported { boot: Boot(9), generation: 9, slots: vec![slot] };
+    let reported = Reported {
+        boot: Boot(9),
+        revision: 9,
+        generation: 9,
+        trust: TrustReport::default(),
+        slots: vec![slot],
+    };
     let desired = encode(&Desired { document: b"{}".to_vec() });
     vec![
         (Topic::Status(victim()), encode(&status)),
@@ -330,6 +337,7 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         (Topic::Stored(id("line-2")), encode(&Stored { streams: Vec::new() })),
         (Topic::Bundle(digest), vec![1, 2, 3]),
         (Topic::Chunk(digest), vec![1, 2, 3]),
+        (Topic::Metadata("timestamp.json".parse().expect("the name is well formed")), vec![1]),
     ]
 }
 

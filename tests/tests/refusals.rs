@@ -1,7 +1,7 @@
 //! What must not run does not, and people see why.
 //!
-//! The attacker owns the broker: an account that may do all that the fleet's may. Two cases go further
-//! and hold the director's key too, which still cannot make a bundle answer that the publisher has not
+//! The attacker owns the broker: an account that may do all that the fleet's may. One case goes further
+//! and holds the director's key too, which still cannot make a bundle answer that the publisher has not
 //! signed. In each case the bundle before goes on answering, nothing of the new one is in the slot, and
 //! the reason stands in the API and on the dashboard.
 
@@ -18,11 +18,10 @@ use selvedge_link::Publish;
 use selvedge_tests::{
     api::number,
     client::Client,
-    keys::{new_key, statement},
+    keys::{new_key, target},
     shuttle,
     stage::{Stage, id, replay, runs, topic_name},
 };
-use selvedge_trust::SigningKey;
 use selvedge_wire::{BundleOffer, Desired, Digest, Topic, decode, encode};
 use serde_json::Value;
 
@@ -65,19 +64,13 @@ const CASES: &[Case] = &[
         device: "truncated-index",
         attack: truncate_the_index,
         shown: Shown::WaitingSlot,
-        reason: "the chunk index is not the one that the statement names",
+        reason: "the chunk index is not the one that the target names",
     },
     Case {
-        device: "unknown-signer",
-        attack: sign_with_a_key_of_nobodys,
+        device: "no-target",
+        attack: direct_to_a_bundle_that_is_no_target,
         shown: Shown::WaitingSlot,
-        reason: "0 valid signatures of the role targets",
-    },
-    Case {
-        device: "director-signs",
-        attack: sign_with_the_directors_key,
-        shown: Shown::WaitingSlot,
-        reason: "but only targets may sign it",
+        reason: "is not a target",
     },
     Case {
         device: "wrong-shape",
@@ -261,20 +254,10 @@ fn truncate_the_index(scene: &mut Scene<'_>) {
     });
 }
 
-fn sign_with_a_key_of_nobodys(scene: &mut Scene<'_>) {
-    forge(scene, &new_key());
-}
-
-fn sign_with_the_directors_key(scene: &mut Scene<'_>) {
-    let pkcs8 = scene.stage.keys().director.to_pkcs8().to_vec();
-    forge(scene, &SigningKey::from_pkcs8(&pkcs8).expect("it was just written"));
-}
-
-/// The fleet takes no such bundle. So the attacker, who has the director's key, sends out all of it.
-fn forge(scene: &mut Scene<'_>, signer: &SigningKey) {
+/// The fleet takes no such wish. So the attacker, who has the director's key, sends out all of it.
+fn direct_to_a_bundle_that_is_no_target(scene: &mut Scene<'_>) {
     let bundle = variant(scene.device).build().expect("it is well formed");
-    let forged = statement(&bundle).sign(signer);
-    let (status, answer) = scene.stage.upload_with(&bundle, forged.clone());
+    let (status, answer) = scene.stage.add_target(&target(&bundle), &new_key());
     assert_eq!(status, 400, "{answer}");
     let path = format!("/api/v1/devices/{}/desired", scene.device);
     let body = serde_json::json!({ "slots": { "main": bundle.digest() } });
@@ -285,8 +268,9 @@ fn forge(scene: &mut Scene<'_>, signer: &SigningKey) {
         scene.plant_chunk(chunk.digest, content);
     }
     let index = selvedge_bundle::ChunkIndex::of(&bundle).expect("it is not too large").encode();
-    scene.plant_offer(bundle.digest(), encode(&BundleOffer { statement: forged, index }));
-    let document = scene.stage.keys().desired(scene.device, 2, bundle.digest());
+    let offer = BundleOffer { index, patch_indexes: Vec::new() };
+    scene.plant_offer(bundle.digest(), encode(&offer));
+    let document = scene.stage.keys().desired(scene.device, 2, &bundle);
     scene.plant_desired(encode(&Desired { document }));
 }
 

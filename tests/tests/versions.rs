@@ -16,7 +16,7 @@ use selvedge_tests::{
     shuttle,
     stage::{Stage, id, replay, topic_name},
 };
-use selvedge_wire::{Desired, Digest, Stream, Topic, VERSION, VERSION_OLDEST, encode};
+use selvedge_wire::{Stream, Topic, VERSION, VERSION_OLDEST};
 use serde_json::Value;
 
 /// The first version that nobody reads yet.
@@ -31,7 +31,7 @@ fn a_fleet_understands_the_payloads_of_every_version_that_was_shipped() {
         let stage = Stage::embedded();
         let agent = Client::connect(stage.add_device(ANCIENT));
         for (topic, name) in upward() {
-            agent.plant(Publish::new(topic_name(&topic), golden(version, name)));
+            agent.plant(stage.said_by(ANCIENT, &topic, golden(version, name)));
         }
         let seen = stage.wait_for_device(ANCIENT, "all of it", |seen| {
             !seen["health"].is_null() && seen["records_dropped"] == 40
@@ -76,7 +76,7 @@ fn a_fleet_counts_and_names_a_newer_version_and_goes_on() {
     assert_eq!((&seen["health"], &seen["reported"]), (&Value::Null, &Value::Null));
 
     // An agent that went back to a version that is understood is understood.
-    agent.plant(Publish::new(topic_name(&Topic::Health(id(ANCIENT))), golden(VERSION, "health")));
+    agent.plant(stage.said_by(ANCIENT, &Topic::Health(id(ANCIENT)), golden(VERSION, "health")));
     let seen = stage.wait_for_device(ANCIENT, "its health", |seen| !seen["health"].is_null());
     assert_eq!(seen["problems"], Value::Array(Vec::new()));
 }
@@ -102,19 +102,19 @@ fn an_agent_understands_the_payloads_of_every_version_that_was_shipped() {
         let problem = stage.wait_for_event("line-1", "input-malformed", "chunk");
         assert!(!problem["detail"].as_str().is_some_and(|d| d.contains("encode")), "{problem}");
 
-        // The statement inside is not signed either.
-        let wanted = Digest([5; Digest::BYTES]);
-        thief
-            .plant(Publish::retained(topic_name(&Topic::Bundle(wanted)), golden(version, "offer")));
-        let document = stage.keys().desired("line-1", 3, wanted);
-        thief.plant(Publish::retained(desired, encode(&Desired { document })));
-        stage.wait_for_event("line-1", "bundle-refused", "targets metadata is malformed");
+        // The chunk index inside is not the one that the target names.
+        let third = shuttle::bundle("slow");
+        stage.publish(&third);
+        stage.agent("line-1").pause();
+        stage.assign("line-1", third.digest());
+        let offer = topic_name(&Topic::Bundle(third.digest()));
+        thief.retained(&offer);
+        thief.plant(Publish::retained(offer, golden(version, "offer")));
+        stage.agent("line-1").resume();
+        stage.wait_for_event("line-1", "bundle-refused", "chunk index");
 
         // The fleet has numbers of a boot that this device never had: a later boot takes over.
-        thief.plant(Publish::new(
-            topic_name(&Topic::Stored(id("line-1"))),
-            golden(version, "stored"),
-        ));
+        thief.plant(stage.said_by_fleet(&Topic::Stored(id("line-1")), golden(version, "stored")));
         let seen = stage.wait_for_device("line-1", "a later boot", |seen| {
             seen["boot"].as_u64().is_some_and(|boot| boot > 1)
         });
