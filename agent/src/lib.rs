@@ -40,8 +40,6 @@ pub use config::{
 pub use daemon::run;
 #[cfg(any(test, feature = "simulation"))]
 pub use disk::simulated::SimulatedDisk;
-#[cfg(feature = "simulation")]
-pub use {boot::next_boot, record::merge_profile_records};
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
@@ -56,3 +54,5 @@ pub use updates::{
     Effect, Identity, LoadModel, Now, Observation, PreviousRun, Refusal, SlotRecord, StartError,
     TrialLimits, Updates,
 };
+#[cfg(feature = "simulation")]
+pub use {boot::next_boot, record::merge_profile_records};

@@ -18,7 +18,9 @@ use std::{
 
 use selvedge_bundle::Bundle;
 use selvedge_link::{BrokerUrl, LinkConfig, Login, Publish, TlsFiles};
-use selvedge_trust::{BundleTarget, DeviceKey, MessageSigner, SigningKey, SystemRandom, sign_document};
+use selvedge_trust::{
+    BundleTarget, DeviceKey, MessageSigner, SigningKey, SystemRandom, sign_document,
+};
 use selvedge_wire::{DeviceId, Digest, Topic, Topics, encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
