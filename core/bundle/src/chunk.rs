@@ -58,7 +58,7 @@ pub struct ChunkRef {
 
 impl ChunkRef {
     /// The name of some content.
-    fn of(content: &[u8]) -> Self {
+    pub(crate) fn of(content: &[u8]) -> Self {
         let len_bytes = u32::try_from(content.len()).expect("a chunk has at most 96 KiB");
         Self { digest: digest_of(content), len_bytes }
     }

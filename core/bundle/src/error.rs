@@ -126,6 +126,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A patch does not lead where it says.
+    #[error("the patch from {from} to {to}: {reason}")]
+    Patch {
+        /// The old bundle.
+        from: Digest,
+        /// The new bundle.
+        to: Digest,
+        /// What is wrong.
+        reason: String,
+    },
 
     /// A tensor does not agree with its shape or with the manifest.
     #[error("tensor {name:?}: {reason}")]
@@ -171,7 +181,8 @@ impl Error {
             | Self::Signature { .. }
             | Self::Unsupported { .. }
             | Self::Manifest { .. }
-            | Self::Chunk { .. } => ErrorKind::Peer,
+            | Self::Chunk { .. }
+            | Self::Patch { .. } => ErrorKind::Peer,
             Self::Tensor { .. }
             | Self::Reference { .. }
             | Self::Key { .. }

@@ -27,6 +27,7 @@ mod oci;
 #[cfg(any(test, feature = "signing"))]
 pub mod oms;
 mod onnx;
+mod patch;
 mod tensor;
 
 pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
@@ -39,8 +40,9 @@ pub use limits::{
     BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CARD_BYTES_MAX, CHUNK_BYTES_MAX,
     CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, CLASS_SHIFT_ANSWERS_MIN, FEATURES_MAX, GOLDEN_BYTES_MAX,
     GOLDEN_ROWS_MAX, INDEX_BYTES_MAX, LABELS_MAX, LATENCY_RATIO_MAX, Limits, MANIFEST_BYTES_MAX,
-    OCI_MANIFEST_BYTES_MAX, PROBATION_CRASHES_MAX, PROBATION_INFERENCES_MAX, PROBATION_S_MAX,
-    TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
+    OCI_MANIFEST_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX, PATCH_INDEX_BYTES_MAX,
+    PATCH_MEMORY_BYTES_MAX, PATCH_SOURCE_BYTES_MAX, PROBATION_CRASHES_MAX,
+    PROBATION_INFERENCES_MAX, PROBATION_S_MAX, TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
 };
 pub use manifest::{
     BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, ImageAxis, ImageSpec,
@@ -48,4 +50,5 @@ pub use manifest::{
     ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec, UpdatePolicy,
 };
 pub use npy::{read_npy, write_npy};
+pub use patch::{Patch, PatchCodec, PatchIndex, apply_patch};
 pub use tensor::{DType, NamedTensor, TensorData};

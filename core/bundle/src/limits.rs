@@ -10,6 +10,17 @@ pub const CHUNKS_MAX: usize = 2_800;
 pub const CHUNK_INDEX_BYTES_MAX: usize = 104 << 10;
 /// The largest chunk before compression.
 pub const CHUNK_BYTES_MAX: usize = 96 << 10;
+/// The most that a patch's source, the old blobs that it starts from, may have in bytes.
+pub const PATCH_SOURCE_BYTES_MAX: u64 = 16 << 20;
+/// The most that a patch may expand to, in bytes.
+pub const PATCH_CONTENT_BYTES_MAX: u64 = 16 << 20;
+/// The largest patch.
+pub const PATCH_BYTES_MAX: u64 = 8 << 20;
+/// The largest encoded index of a patch.
+pub const PATCH_INDEX_BYTES_MAX: usize = 4 << 10;
+/// The most memory that applying a patch takes, beyond zstd's own of less than 1 MiB.
+pub const PATCH_MEMORY_BYTES_MAX: u64 =
+    PATCH_SOURCE_BYTES_MAX + PATCH_BYTES_MAX + PATCH_CONTENT_BYTES_MAX;
 /// The largest `index.json` and `oci-layout`.
 pub const INDEX_BYTES_MAX: u64 = 64 << 10;
 /// The largest OCI manifest.

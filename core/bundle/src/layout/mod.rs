@@ -257,6 +257,11 @@ impl Bundle {
         std::iter::once(manifest).chain(self.layers())
     }
 
+    /// The layers by name, each with its blob.
+    pub(crate) fn layer_digests(&self) -> impl Iterator<Item = (&str, Digest)> {
+        self.order.iter().filter_map(|(title, digest)| Some((title.as_deref()?, *digest)))
+    }
+
     /// The length of all blobs in bytes.
     pub fn len_bytes(&self) -> u64 {
         self.blobs().map(|(_, bytes)| bytes.len() as u64).sum()
@@ -275,6 +280,22 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// The blobs of the bundle `digest` with their lengths, each once, in the order of [`Bundle::blobs`].
+pub(crate) fn blob_list(digest: Digest, oci_manifest: &[u8]) -> Result<Vec<(Digest, u64)>, Error> {
+    let part = oci_manifest_part(digest);
+    check_oci_manifest_len(digest, oci_manifest.len() as u64)?;
+    check_digest(&part, digest, oci_manifest)?;
+    let parsed: OciManifest = from_json(&part, oci_manifest)?;
+    check_oci_manifest(&part, &parsed)?;
+    let mut blobs = vec![(digest, oci_manifest.len() as u64)];
+    for blob in std::iter::once(&parsed.config).chain(&parsed.layers) {
+        if blobs.iter().all(|(known, _)| *known != blob.digest) {
+            blobs.push((blob.digest, blob.size));
+        }
+    }
+    Ok(blobs)
 }
 
 /// `oci-layout` and, last, `index.json`.

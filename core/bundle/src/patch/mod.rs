@@ -1,0 +1,576 @@
+//! Patches: how a device that has one bundle makes another from it, with fewer bytes than chunks need.
+//!
+//! A patch is one zstd frame (RFC 8878). Its *source*, which comes before the frame's content as a prefix
+//! that matches may reach into, is every blob of the old bundle that the new one does not have; its
+//! *content* is every blob of the new bundle that the old one does not have, both in the order of the OCI
+//! manifests. With the codec [`PatchCodec::Difference`] a table of *segments* comes before the blobs: ranges
+//! of the content that are stored as the byte-wise difference from a range of the source, which suits
+//! quantised weights that moved a little.
+//!
+//! A patch travels in pieces as chunks do, uncompressed. The [`PatchIndex`] names them; its digest stands in
+//! the signed target. What comes out is believed only blob by blob, where it has the digest that the
+//! chunk index says: a patch is a shorter way to the same bytes, and whatever is wrong with one is an error
+//! after which plain chunks lead there.
+//!
+//! **Memory.** [`apply_patch`] holds at most the source, the patch and the content, then the content twice:
+//! [`PatchIndex::memory_bytes`] says how much before anything is fetched, and [`PATCH_MEMORY_BYTES_MAX`]
+//! bounds it. A bundle that needs more has no patch.
+//!
+//! | offset | what | meaning |
+//! |---|---|---|
+//! | 0 | byte | version of the index' encoding, 1 |
+//! | 1 | 32 bytes | the old bundle |
+//! | 33 | 32 bytes | the new bundle |
+//! | 65 | varint | codec: 0 prefix, 1 difference |
+//! | | varint, varint | length of the source, length of the content |
+//! | | varint | number of pieces; all but the last have 96 KiB |
+//! | per piece | 32 bytes, varint | digest and length of the piece |
+//!
+//! The table of segments is a varint, their number, and per segment three varints: the gap to the end of
+//! the segment before, its length, and where it begins in the source.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use selvedge_wire::Digest;
+use serde::{Deserialize, Serialize};
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, get_error_name};
+
+use crate::{
+    Bundle, ChunkIndex, ChunkRef, Error,
+    chunk::{chunks_of, compress},
+    digest_of,
+    layout::blob_list,
+    limits::{
+        CHUNK_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX, PATCH_INDEX_BYTES_MAX,
+        PATCH_SOURCE_BYTES_MAX,
+    },
+    onnx::initialisers,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// The version of the encoding.
+const VERSION: u8 = 1;
+/// Patches are made once, at the desk, and sent often.
+const ZSTD_LEVEL: i32 = 22;
+/// The smallest window of a frame, as a power of two.
+const WINDOW_LOG_MIN: u32 = 17;
+/// The shortest segment that is worth its entry in the table.
+const SEGMENT_BYTES_MIN: usize = 64;
+/// The most segments of a patch.
+const SEGMENTS_MAX: usize = 4_096;
+/// What a message around a piece adds, in bytes.
+const MESSAGE_BYTES: usize = 8;
+const PART: &str = "the patch index";
+
+/// How the new blobs are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PatchCodec {
+    /// As they are.
+    Prefix,
+    /// In part as byte-wise differences from the old blobs.
+    Difference,
+}
+
+impl PatchCodec {
+    /// The codec's name for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefix => "prefix",
+            Self::Difference => "difference",
+        }
+    }
+}
+
+/// What a patch is, and which pieces make it up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchIndex {
+    from: Digest,
+    to: Digest,
+    codec: PatchCodec,
+    source_bytes: u64,
+    content_bytes: u64,
+    pieces: Vec<ChunkRef>,
+}
+
+impl PatchIndex {
+    /// The encoding: one index has exactly one.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![VERSION]).expect("postcard encodes lists and numbers")
+    }
+
+    /// Reads an encoded index.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Unsupported`] or [`Error::Malformed`]; nothing of an index that is
+    /// refused is believed.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let malformed =
+            |reason: &str| Error::Malformed { part: PART.to_owned(), reason: reason.to_owned() };
+        bounded(PART, bytes.len() as u64, PATCH_INDEX_BYTES_MAX as u64)?;
+        let (&version, body) = bytes.split_first().ok_or_else(|| malformed("it is empty"))?;
+        if version != VERSION {
+            let reason = format!("its version is {version}, this build reads {VERSION}");
+            return Err(Error::Unsupported { part: PART.to_owned(), reason });
+        }
+        let index: Self =
+            postcard::from_bytes(body).map_err(|_| malformed("its body is cut or garbled"))?;
+        index.check()?;
+        if index.encode() != bytes {
+            return Err(malformed("it is not in the one encoding that an index has"));
+        }
+        Ok(index)
+    }
+
+    /// The digest of the encoding, which the signed target names.
+    pub fn digest(&self) -> Digest {
+        digest_of(&self.encode())
+    }
+
+    /// The old bundle: the digest of its OCI manifest.
+    pub fn source(&self) -> Digest {
+        self.from
+    }
+
+    /// The new bundle: the digest of its OCI manifest.
+    pub fn target(&self) -> Digest {
+        self.to
+    }
+
+    /// How the new blobs are stored.
+    pub fn codec(&self) -> PatchCodec {
+        self.codec
+    }
+
+    /// The pieces in order.
+    pub fn pieces(&self) -> &[ChunkRef] {
+        &self.pieces
+    }
+
+    /// The length of the patch in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| u64::from(piece.len_bytes)).sum()
+    }
+
+    /// The most memory that [`apply_patch`] holds for this patch, but for zstd's own of less than 1 MiB.
+    pub fn memory_bytes(&self) -> u64 {
+        let expanding = self.source_bytes + self.len_bytes() + self.content_bytes;
+        expanding.max(2 * self.content_bytes)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        bounded("the source of the patch", self.source_bytes, PATCH_SOURCE_BYTES_MAX)?;
+        bounded("the content of the patch", self.content_bytes, PATCH_CONTENT_BYTES_MAX)?;
+        let malformed = |reason: String| Err(Error::Malformed { part: PART.to_owned(), reason });
+        if self.from == self.to {
+            return malformed("it leads from a bundle to itself".to_owned());
+        }
+        let Some((last, full)) = self.pieces.split_last() else {
+            return malformed("it has no pieces".to_owned());
+        };
+        if !(1..=CHUNK_BYTES_MAX).contains(&(last.len_bytes as usize)) {
+            let len = last.len_bytes;
+            return malformed(format!(
+                "its last piece has {len} bytes, not 1 to {CHUNK_BYTES_MAX}"
+            ));
+        }
+        if full.iter().any(|piece| piece.len_bytes as usize != CHUNK_BYTES_MAX) {
+            return malformed(format!("a piece before the last has not {CHUNK_BYTES_MAX} bytes"));
+        }
+        bounded("the patch", self.len_bytes(), PATCH_BYTES_MAX)
+    }
+}
+
+/// A patch with its index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    index: PatchIndex,
+    bytes: Vec<u8>,
+}
+
+impl Patch {
+    /// The smallest patch from `old` to `new`, or none where the chunks that a device with `old` lacks
+    /// are fewer bytes, or where a patch would exceed a limit.
+    ///
+    /// # Errors
+    /// [`Error::Patch`] if zstd fails, which only a lack of memory makes it do.
+    pub fn make(old: &Bundle, new: &Bundle) -> Result<Option<Self>, Error> {
+        let change = Change::between(old, new);
+        let (source_bytes, content_bytes) = (change.source.len(), change.content.len());
+        if old.digest() == new.digest()
+            || source_bytes as u64 > PATCH_SOURCE_BYTES_MAX
+            || content_bytes as u64 > PATCH_CONTENT_BYTES_MAX
+        {
+            return Ok(None);
+        }
+        let fail = |reason| Error::Patch { from: old.digest(), to: new.digest(), reason };
+        let mut best: Option<(PatchCodec, usize, Vec<u8>)> = None;
+        for segments in change.segmentations() {
+            let content = change.differing(&segments);
+            let bytes = compress_after(&change.source, &content).map_err(fail)?;
+            if best.as_ref().is_none_or(|(_, _, best)| bytes.len() < best.len()) {
+                let codec =
+                    if segments.is_empty() { PatchCodec::Prefix } else { PatchCodec::Difference };
+                best = Some((codec, content.len(), bytes));
+            }
+        }
+        let (codec, content_bytes, bytes) = best.expect("there is always the patch of no segments");
+        let index = PatchIndex {
+            from: old.digest(),
+            to: new.digest(),
+            codec,
+            source_bytes: source_bytes as u64,
+            content_bytes: content_bytes as u64,
+            pieces: bytes.chunks(CHUNK_BYTES_MAX).map(ChunkRef::of).collect(),
+        };
+        let patch = Self { index, bytes };
+        let fits = patch.index.check().is_ok();
+        Ok((fits && patch.sent_bytes() < missing_bytes(old, new)).then_some(patch))
+    }
+
+    /// The index.
+    pub fn index(&self) -> &PatchIndex {
+        &self.index
+    }
+
+    /// The pieces with their content: what a publisher sends, uncompressed.
+    pub fn pieces(&self) -> impl Iterator<Item = (ChunkRef, &[u8])> {
+        self.index.pieces.iter().copied().zip(self.bytes.chunks(CHUNK_BYTES_MAX))
+    }
+
+    /// Index and patch in one file: the length of the index as a little-endian `u32`, the index, the patch.
+    pub fn encode(&self) -> Vec<u8> {
+        let index = self.index.encode();
+        let len = u32::try_from(index.len()).expect("an index keeps its limit");
+        [&len.to_le_bytes(), index.as_slice(), &self.bytes].concat()
+    }
+
+    /// Reads what [`Patch::encode`] wrote.
+    ///
+    /// # Errors
+    /// Those of [`PatchIndex::decode`]; [`Error::Malformed`], [`Error::Chunk`] where the pieces are not those
+    /// of the index. Whether the patch leads to its target, only applying it shows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let cut =
+            || Error::Malformed { part: "the patch".to_owned(), reason: "it is cut".to_owned() };
+        let (len, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+        let len = u32::from_le_bytes(*len) as usize;
+        let (index, rest) = rest.split_at_checked(len).ok_or_else(cut)?;
+        let index = PatchIndex::decode(index)?;
+        if index.len_bytes() != rest.len() as u64 {
+            let (len, found) = (index.len_bytes(), rest.len());
+            let reason = format!("it has {found} bytes, its index says {len}");
+            return Err(Error::Malformed { part: "the patch".to_owned(), reason });
+        }
+        for (piece, content) in index.pieces.iter().zip(rest.chunks(CHUNK_BYTES_MAX)) {
+            check_piece(piece, content)?;
+        }
+        Ok(Self { index, bytes: rest.to_vec() })
+    }
+
+    /// What reaches a device, in bytes of messages.
+    fn sent_bytes(&self) -> usize {
+        self.index.encode().len() + self.bytes.len() + self.index.pieces.len() * MESSAGE_BYTES
+    }
+}
+
+/// Makes the blobs of the new bundle that the old one does not have, each with its digest.
+///
+/// `piece` gives the content of a piece, `old` the bytes of a blob of the old bundle; nothing of either is
+/// believed before its digest was compared. `target` is the new bundle's chunk index.
+///
+/// # Errors
+/// Those of `piece` and `old`; [`Error::Chunk`] for a piece that is not what the index says,
+/// [`Error::Digest`] for an old blob or a result that is not; [`Error::Patch`] for what else is wrong.
+pub fn apply_patch(
+    index: &PatchIndex,
+    target: &ChunkIndex,
+    mut piece: impl FnMut(&ChunkRef) -> Result<Vec<u8>, Error>,
+    mut old: impl FnMut(Digest) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<(Digest, Vec<u8>)>, Error> {
+    let fail = |reason: String| Error::Patch { from: index.from, to: index.to, reason };
+    if index.to != target.bundle() {
+        return Err(fail(format!("the chunk index is that of {}", target.bundle())));
+    }
+    let old_blobs = blob_list(index.from, &old(index.from)?)?;
+    let has = |digest: &Digest| old_blobs.iter().any(|(old, _)| old == digest);
+    let keeps = |digest: &Digest| target.blobs().iter().any(|blob| blob.digest == *digest);
+    let wanted: Vec<(Digest, u64)> =
+        target.blobs().iter().map(|b| (b.digest, b.len_bytes)).collect();
+    let wanted: Vec<_> = wanted.into_iter().filter(|(digest, _)| !has(digest)).collect();
+    let given: Vec<_> = old_blobs.iter().filter(|(digest, _)| !keeps(digest)).collect();
+
+    let given_bytes = given.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
+    if given_bytes != index.source_bytes {
+        let expected = index.source_bytes;
+        return Err(fail(format!("its source has {given_bytes} bytes, its index says {expected}")));
+    }
+    let mut source = Vec::with_capacity(size(index.source_bytes));
+    for (digest, len_bytes) in given {
+        let bytes = old(*digest)?;
+        check_blob(*digest, *len_bytes, &bytes)?;
+        source.extend(bytes);
+    }
+    let mut patch = Vec::with_capacity(size(index.len_bytes()));
+    for expected in &index.pieces {
+        let content = piece(expected)?;
+        check_piece(expected, &content)?;
+        patch.extend(content);
+    }
+    let mut content = expand_after(&source, &patch, size(index.content_bytes)).map_err(fail)?;
+    drop(patch);
+    if index.codec == PatchCodec::Difference {
+        content = undo_differences(&source, content).map_err(|reason| fail(reason.to_owned()))?;
+    }
+    drop(source);
+
+    let wanted_bytes: u64 = wanted.iter().map(|(_, len_bytes)| len_bytes).sum();
+    if wanted_bytes != content.len() as u64 {
+        let found = content.len();
+        return Err(fail(format!("its blobs have {found} bytes, not {wanted_bytes}")));
+    }
+    let mut blobs = Vec::new();
+    let mut rest = content.as_slice();
+    for (digest, len_bytes) in wanted {
+        let (blob, after) = rest.split_at(size(len_bytes));
+        check_blob(digest, len_bytes, blob)?;
+        blobs.push((digest, blob.to_vec()));
+        rest = after;
+    }
+    Ok(blobs)
+}
+
+/// What changes from one bundle to another.
+struct Change {
+    source: Vec<u8>,
+    content: Vec<u8>,
+    /// For each layer that is in both and changed: where it lies in the content and in the source.
+    layers: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// A range of the content that is stored as the difference from a range of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Segment {
+    to: usize,
+    from: usize,
+    len: usize,
+}
+
+impl Change {
+    fn between(old: &Bundle, new: &Bundle) -> Self {
+        let (source, old_places) = concatenated(old, new);
+        let (content, new_places) = concatenated(new, old);
+        let place = |places: &[(Digest, Range<usize>)], digest| {
+            places.iter().find(|(known, _)| *known == digest).map(|(_, range)| range.clone())
+        };
+        let mut layers: Vec<_> = new
+            .layer_digests()
+            .filter_map(|(title, digest)| {
+                let (_, before) = old.layer_digests().find(|(known, _)| *known == title)?;
+                Some((place(&new_places, digest)?, place(&old_places, before)?))
+            })
+            .collect();
+        layers.sort_by_key(|(to, _)| to.start);
+        // Two layers of the same bytes are one blob.
+        layers.dedup_by_key(|(to, _)| to.start);
+        Self { source, content, layers }
+    }
+
+    /// The choices of segments among which the smallest patch is looked for.
+    fn segmentations(&self) -> Vec<Vec<Segment>> {
+        let all = || self.layers.iter();
+        let whole = all().filter(|(to, from)| to.len() == from.len());
+        let whole =
+            whole.map(|(to, from)| Segment { to: to.start, from: from.start, len: to.len() });
+        let mut choices = vec![Vec::new(), whole.collect()];
+        choices.push(all().flat_map(|(to, from)| self.tensors(to, from)).collect());
+        for segments in &mut choices {
+            segments.retain(|segment: &Segment| segment.len >= SEGMENT_BYTES_MIN);
+            segments.truncate(SEGMENTS_MAX);
+        }
+        let paying = choices[2].iter().copied().filter(|segment| self.pays(segment)).collect();
+        choices.push(paying);
+        // In order: an empty choice stays, once.
+        let mut distinct: Vec<Vec<Segment>> = Vec::new();
+        for segments in choices {
+            if !distinct.contains(&segments) {
+                distinct.push(segments);
+            }
+        }
+        distinct
+    }
+
+    /// The initialisers that a layer has in common with the old one, by name and length; or the whole
+    /// layer, where it has none and the same length.
+    fn tensors(&self, to: &Range<usize>, from: &Range<usize>) -> Vec<Segment> {
+        let (new, old) = (&self.content[to.clone()], &self.source[from.clone()]);
+        let before: std::collections::BTreeMap<_, _> = initialisers(old)
+            .into_iter()
+            .map(|initialiser| (initialiser.name, initialiser))
+            .collect();
+        let mut segments: Vec<Segment> = Vec::new();
+        for initialiser in initialisers(new) {
+            let Some(before) = before.get(initialiser.name) else { continue };
+            let (to, from) = (to.start + initialiser.data.start, from.start + before.data.start);
+            let forward = segments.last().is_none_or(|last| last.to + last.len <= to);
+            if forward && before.data.len() == initialiser.data.len() {
+                segments.push(Segment { to, from, len: initialiser.data.len() });
+            }
+        }
+        if segments.is_empty() && to.len() == from.len() {
+            segments.push(Segment { to: to.start, from: from.start, len: to.len() });
+        }
+        segments
+    }
+
+    /// Whether the difference has less entropy, byte by byte, than what it stands for. What did not
+    /// change at all is found by zstd itself.
+    fn pays(&self, segment: &Segment) -> bool {
+        let new = &self.content[segment.to..segment.to + segment.len];
+        let old = &self.source[segment.from..segment.from + segment.len];
+        let difference = new.iter().zip(old).map(|(new, old)| new.wrapping_sub(*old));
+        new != old && entropy_bits(difference) < entropy_bits(new.iter().copied())
+    }
+
+    /// The content, with the table and the differences where there are segments.
+    fn differing(&self, segments: &[Segment]) -> Vec<u8> {
+        if segments.is_empty() {
+            return self.content.clone();
+        }
+        let mut content = self.content.clone();
+        let mut end = 0;
+        let mut table = Vec::new();
+        for Segment { to, from, len } in segments.iter().copied() {
+            let old = &self.source[from..from + len];
+            for (byte, old) in content[to..to + len].iter_mut().zip(old) {
+                *byte = byte.wrapping_sub(*old);
+            }
+            table.push([to - end, len, from].map(|number| number as u32));
+            end = to + len;
+        }
+        let mut bytes =
+            postcard::to_extend(&table, Vec::new()).expect("postcard encodes lists of numbers");
+        bytes.extend(content);
+        bytes
+    }
+}
+
+/// The content with its table taken off and the old bytes added again.
+fn undo_differences(source: &[u8], mut content: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    let (table, blobs) = postcard::take_from_bytes::<Vec<[u32; 3]>>(&content)
+        .map_err(|_| "its table of segments is cut or garbled")?;
+    if table.len() > SEGMENTS_MAX {
+        return Err("its table has too many segments");
+    }
+    let table_bytes = content.len() - blobs.len();
+    let mut rest = &mut content[table_bytes..];
+    for [gap, len, from] in table.iter().map(|row| row.map(|number| number as usize)) {
+        let outside = "a segment lies outside";
+        rest = rest.get_mut(gap..).ok_or(outside)?;
+        let (segment, after) = rest.split_at_mut_checked(len).ok_or(outside)?;
+        let old = source.get(from..).and_then(|old| old.get(..len)).ok_or(outside)?;
+        for (byte, old) in segment.iter_mut().zip(old) {
+            *byte = byte.wrapping_add(*old);
+        }
+        rest = after;
+    }
+    content.drain(..table_bytes);
+    Ok(content)
+}
+
+/// The blobs of `bundle` that `other` does not have, one after another, and where each lies.
+fn concatenated(bundle: &Bundle, other: &Bundle) -> (Vec<u8>, Vec<(Digest, Range<usize>)>) {
+    let (mut all, mut places) = (Vec::new(), Vec::new());
+    for (digest, bytes) in bundle.blobs() {
+        if other.blobs().all(|(known, _)| known != digest) {
+            places.push((digest, all.len()..all.len() + bytes.len()));
+            all.extend_from_slice(bytes);
+        }
+    }
+    (all, places)
+}
+
+/// What the chunks that a device with `old` lacks are, in bytes of messages.
+fn missing_bytes(old: &Bundle, new: &Bundle) -> usize {
+    let present: BTreeSet<ChunkRef> = chunks_of(old).map(|(chunk, _)| chunk).collect();
+    let missing = chunks_of(new).filter(|(chunk, _)| !present.contains(chunk));
+    missing.map(|(_, content)| compress(content).bytes.len() + MESSAGE_BYTES).sum()
+}
+
+/// The entropy of a sequence of bytes taken one by one, in bits for all of them.
+fn entropy_bits(bytes: impl Iterator<Item = u8>) -> f64 {
+    let mut counts = [0_u32; 256];
+    let mut total = 0_u32;
+    for byte in bytes {
+        counts[usize::from(byte)] += 1;
+        total += 1;
+    }
+    let bits = |count: u32| f64::from(count) * (f64::from(total) / f64::from(count)).log2();
+    counts.into_iter().filter(|count| *count > 0).map(bits).sum()
+}
+
+/// One frame of `content`, with matches that reach into `prefix`.
+fn compress_after(prefix: &[u8], content: &[u8]) -> Result<Vec<u8>, String> {
+    let mut context = CCtx::try_create().ok_or("no memory for zstd")?;
+    let reach = (prefix.len() + content.len()).next_power_of_two();
+    let failed = |code| get_error_name(code).to_owned();
+    for parameter in [
+        CParameter::CompressionLevel(ZSTD_LEVEL),
+        CParameter::WindowLog(reach.ilog2().max(WINDOW_LOG_MIN)),
+        CParameter::ChecksumFlag(false),
+    ] {
+        context.set_parameter(parameter).map_err(failed)?;
+    }
+    context.ref_prefix(prefix).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(zstd::zstd_safe::compress_bound(content.len()));
+    context.compress2(&mut bytes, content).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// What [`compress_after`] compressed, if it has exactly `len` bytes: never more are expanded.
+fn expand_after(prefix: &[u8], patch: &[u8], len: usize) -> Result<Vec<u8>, String> {
+    let mut context = DCtx::try_create().ok_or("no memory for zstd")?;
+    let mut content = vec![0; len];
+    let failed = |code| format!("it does not expand to {len} bytes: {}", get_error_name(code));
+    context.ref_prefix(prefix).map_err(failed)?;
+    match context.decompress(content.as_mut_slice(), patch).map_err(failed)? {
+        found if found == len => Ok(content),
+        found => Err(format!("it expands to {found} bytes, its index says {len}")),
+    }
+}
+
+fn check_piece(expected: &ChunkRef, content: &[u8]) -> Result<(), Error> {
+    if ChunkRef::of(content) == *expected {
+        return Ok(());
+    }
+    let reason = "a piece of a patch is not what its index says".to_owned();
+    Err(Error::Chunk { digest: expected.digest, reason })
+}
+
+fn check_blob(digest: Digest, len_bytes: u64, bytes: &[u8]) -> Result<(), Error> {
+    let part = format!("blob {digest}");
+    let found_bytes = bytes.len() as u64;
+    if found_bytes != len_bytes {
+        return Err(Error::Length { part, expected_bytes: len_bytes, found_bytes });
+    }
+    let found = digest_of(bytes);
+    if found == digest { Ok(()) } else { Err(Error::Digest { part, found }) }
+}
+
+fn bounded(part: &str, len_bytes: u64, max_bytes: u64) -> Result<(), Error> {
+    if len_bytes <= max_bytes {
+        return Ok(());
+    }
+    Err(Error::TooLarge { part: part.to_owned(), len_bytes, max_bytes })
+}
+
+/// A length that a checked index bounds, for memory.
+fn size(len_bytes: u64) -> usize {
+    usize::try_from(len_bytes).expect("the limits of an index fit into memory")
+}
+
+// The most pieces, at 36 bytes each, keep the limit on the index.
+const _: () = assert!(
+    (PATCH_BYTES_MAX as usize).div_ceil(CHUNK_BYTES_MAX) * 36 + 80 <= PATCH_INDEX_BYTES_MAX
+);
