@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     DocumentKind, Error, KeyId, PublicKey, Role, Root, SPEC_VERSION, UnixMillis,
-    canonical::{canonical_form, parse_strict},
+    canonical::canonical_form,
     fields::{Fields, Read},
     hex,
+    json::parse_strict,
     key::Keys,
 };
 
@@ -15,8 +16,7 @@ pub const SIGNATURES_MAX: usize = 64;
 
 /// A document as it was received: nothing in it is believed yet.
 pub(crate) struct Envelope {
-    document: DocumentKind,
-    signed: Value,
+    signed: Signed,
     signed_bytes: Vec<u8>,
     signatures: Vec<Signature>,
 }
@@ -41,18 +41,18 @@ impl Envelope {
         let members = value.as_object_mut().ok_or_else(|| {
             malformed("it is not an object of \"signed\" and \"signatures\"".into())
         })?;
-        let signed = members.remove("signed").ok_or_else(|| missing("signed"))?;
+        let value = members.get_mut("signed").map(Value::take).ok_or_else(|| missing("signed"))?;
         let signatures = members.get("signatures").ok_or_else(|| missing("signatures"))?;
         let signatures = read_signatures(signatures).map_err(malformed)?;
         let signed_bytes =
-            canonical_form(&signed).expect("strict parsing lets only integers through");
-        Ok(Self { document, signed, signed_bytes, signatures })
+            canonical_form(&value).expect("strict parsing lets only integers through");
+        Ok(Self { signed: Signed { document, value }, signed_bytes, signatures })
     }
 
     /// Believes the document if enough distinct keys of `role` have signed it.
     pub(crate) fn verify(self, root: &Root, role: Role) -> Result<Signed, Error> {
         self.check(root, role)?;
-        Ok(self.believed())
+        Ok(self.signed)
     }
 
     /// Believes the document if enough distinct keys of those that a role is delegated to signed it.
@@ -61,7 +61,7 @@ impl Envelope {
         if valid < holders.threshold {
             return Err(self.below_threshold(Role::Targets, valid, holders.threshold));
         }
-        Ok(self.believed())
+        Ok(self.signed)
     }
 
     /// Whether enough distinct keys of `role` have signed the document.
@@ -76,23 +76,19 @@ impl Envelope {
             .find(|&other| other != role && self.signers(&root.holders(other)) > 0);
         Err(match elsewhere {
             Some(signed_by) if valid == 0 => {
-                Error::WrongRole { document: self.document, signed_by, needed: role }
+                Error::WrongRole { document: self.signed.document, signed_by, needed: role }
             }
             _ => self.below_threshold(role, valid, holders.threshold),
         })
     }
 
     /// The document's content before any signature is checked: only a root vouches for itself.
-    pub(crate) fn unverified(&self) -> Signed {
-        Signed { document: self.document, value: self.signed.clone() }
-    }
-
-    fn believed(self) -> Signed {
-        Signed { document: self.document, value: self.signed }
+    pub(crate) fn unverified(&self) -> &Signed {
+        &self.signed
     }
 
     fn below_threshold(&self, role: Role, valid: usize, threshold: usize) -> Error {
-        Error::Threshold { document: self.document, role, valid, threshold }
+        Error::Threshold { document: self.signed.document, role, valid, threshold }
     }
 
     /// How many distinct keys of `holders` have signed the document.
@@ -156,7 +152,7 @@ impl Holders {
     }
 }
 
-/// The content of a document whose signatures were checked.
+/// The content of a document. Who takes it out of its envelope has checked the signatures.
 pub(crate) struct Signed {
     document: DocumentKind,
     value: Value,

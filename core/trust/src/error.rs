@@ -60,7 +60,7 @@ impl fmt::Display for DocumentKind {
 }
 
 /// Why a document or a key is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The document is longer than its limit.
@@ -288,6 +288,16 @@ impl Error {
             | Self::TooManyRoots { .. }
             | Self::TooManyRoles { .. }
             | Self::TooDeep { .. } => ErrorKind::Peer,
+        }
+    }
+}
+
+// In words: what a derive writes would be one of the longest functions on a device.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { source, .. } => write!(f, "{self}: {source:?}"),
+            _ => fmt::Display::fmt(self, f),
         }
     }
 }

@@ -28,6 +28,7 @@ mod error;
 mod fields;
 mod hashes;
 mod hex;
+mod json;
 mod key;
 mod message;
 mod private_key;

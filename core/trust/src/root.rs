@@ -267,7 +267,7 @@ impl TrustedRoot {
     /// [`Error`] if the bytes are no root metadata, or not signed by the keys they name.
     pub fn pin(bytes: &[u8]) -> Result<Self, Error> {
         let envelope = Envelope::parse(DocumentKind::Root, bytes, ROOT_BYTES_MAX)?;
-        let root = Root::read_complete(&envelope.unverified())?;
+        let root = Root::read_complete(envelope.unverified())?;
         envelope.verify(&root, Role::Root)?;
         Ok(Self { root })
     }

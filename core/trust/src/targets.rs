@@ -230,15 +230,8 @@ pub(crate) struct TargetsDocument {
     pub(crate) version: u64,
     pub(crate) expires: UnixMillis,
     pub(crate) delegations: Option<Delegations>,
-    /// Each is a [`TargetDocument`].
+    /// Each is a target.
     targets: Map<String, Value>,
-}
-
-/// What targets metadata says about a file.
-pub(crate) struct TargetDocument {
-    pub(crate) length: u64,
-    pub(crate) hashes: Hashes,
-    pub(crate) custom: Value,
 }
 
 impl TargetsDocument {
@@ -248,7 +241,7 @@ impl TargetsDocument {
             if targets.len() > TARGETS_MAX {
                 return Err(format!("it has more than {TARGETS_MAX} targets"));
             }
-            targets.iter().try_for_each(|(_, target)| TargetDocument::read(target).map(drop))?;
+            targets.iter().try_for_each(|(_, target)| read_target(target).map(drop))?;
             let delegations = match fields.optional("delegations") {
                 Some(_) => Some(Delegations::read(fields.fields("delegations")?)?),
                 None => None,
@@ -260,21 +253,27 @@ impl TargetsDocument {
     }
 
     /// What is said about the target at `path`.
-    pub(crate) fn target(&self, path: &str) -> Option<TargetDocument> {
-        let target = TargetDocument::read(self.targets.get(path)?);
-        Some(target.expect("every target was read once"))
+    pub(crate) fn into_target(mut self, path: &str) -> Result<TargetFile, Self> {
+        match self.targets.get_mut(path).map(Value::take) {
+            Some(target) => Ok(TargetFile::of(path.into(), target)),
+            None => Err(self),
+        }
     }
 }
 
-impl TargetDocument {
-    fn read(target: &Value) -> Read<Self> {
-        let fields = Fields::of(target)?;
-        Ok(Self {
-            length: fields.number("length")?,
-            hashes: Hashes::read(fields.fields("hashes")?)?,
-            custom: fields.optional("custom").cloned().unwrap_or_default(),
-        })
+impl TargetFile {
+    /// What metadata that was read once says in `target`.
+    fn of(path: String, mut target: Value) -> Self {
+        let (len_bytes, hashes) = read_target(&target).expect("every target was read once");
+        let custom = target.get_mut("custom").map(Value::take).unwrap_or_default();
+        Self { path, len_bytes, custom, hashes }
     }
+}
+
+/// The length and the hashes of a target.
+fn read_target(target: &Value) -> Read<(u64, Hashes)> {
+    let fields = Fields::of(target)?;
+    Ok((fields.number("length")?, Hashes::read(fields.fields("hashes")?)?))
 }
 
 #[cfg(test)]
@@ -301,8 +300,7 @@ mod tests {
     }
 
     fn read(path: &str, entry: &Value) -> Result<BundleTarget, Error> {
-        let entry = TargetDocument::read(entry).expect("the entry is a target");
-        BundleTarget::read(&TargetFile::new(path.into(), entry))
+        BundleTarget::read(&TargetFile::of(path.into(), entry.clone()))
     }
 
     #[test]

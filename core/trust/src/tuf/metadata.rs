@@ -42,7 +42,7 @@ pub(crate) struct FileMeta {
 /// Reads the root that is trusted: it vouches for itself.
 pub(crate) fn trusted_root(bytes: &[u8], limits: &Limits) -> Result<Root, Error> {
     let envelope = Envelope::parse(DocumentKind::Root, bytes, limits.root_bytes)?;
-    let root = Root::read(&envelope.unverified())?;
+    let root = Root::read(envelope.unverified())?;
     envelope.check(&root, Role::Root)?;
     Ok(root)
 }
@@ -51,7 +51,7 @@ pub(crate) fn trusted_root(bytes: &[u8], limits: &Limits) -> Result<Root, Error>
 pub(crate) fn next_root(bytes: &[u8], root: &Root, limits: &Limits) -> Result<Root, Error> {
     let envelope = Envelope::parse(DocumentKind::Root, bytes, limits.root_bytes)?;
     envelope.check(root, Role::Root)?;
-    let next = Root::read(&envelope.unverified())?;
+    let next = Root::read(envelope.unverified())?;
     envelope.check(&next, Role::Root)?;
     check_version(DocumentKind::Root, next.version(), root.version().saturating_add(1))?;
     Ok(next)
@@ -117,7 +117,7 @@ impl Snapshot {
         for (name, old) in &older.files {
             let new = self
                 .named(name)
-                .ok_or_else(|| Error::FileVanished { file: name.escape_debug().to_string() })?;
+                .ok_or_else(|| Error::FileVanished { file: name.escape_default().to_string() })?;
             check_rollback(name, new.version, known(old).version)?;
         }
         Ok(())
@@ -197,7 +197,7 @@ pub(crate) fn read_targets(
 /// Whether the file called `name` has not gone back.
 pub(crate) fn check_rollback(name: &str, version: u64, trusted: u64) -> Result<(), Error> {
     if version < trusted {
-        return Err(Error::Rollback { file: name.escape_debug().to_string(), version, trusted });
+        return Err(Error::Rollback { file: name.escape_default().to_string(), version, trusted });
     }
     Ok(())
 }

@@ -287,13 +287,17 @@ impl AwaitsSnapshot {
         let bytes = trusted.file(&role);
         let known = bytes.and_then(|bytes| Snapshot::read(bytes, &root, limits).ok());
         let meta = &timestamp.snapshot;
-        if let (Some(bytes), Some(snapshot)) = (bytes, &known)
-            && snapshot.version == meta.version
-            && snapshot.expires > context.now
-            && meta.check_bytes(bytes).is_ok()
-        {
-            return AwaitsTargets::enter(root, &timestamp, snapshot.clone(), context, trusted);
-        }
+        let holds = |snapshot: &Snapshot, bytes| {
+            snapshot.version == meta.version
+                && snapshot.expires > context.now
+                && meta.check_bytes(bytes).is_ok()
+        };
+        let known = match (bytes, known) {
+            (Some(bytes), Some(snapshot)) if holds(&snapshot, bytes) => {
+                return AwaitsTargets::enter(root, &timestamp, snapshot, context, trusted);
+            }
+            (_, known) => known,
+        };
         let version = root.consistent_snapshot().then_some(meta.version);
         let request = Request {
             file: role.remote_file_name(version),

@@ -94,7 +94,7 @@ impl FromStr for RoleName {
 impl fmt::Display for RoleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A name may come from a stranger and end in a terminal.
-        write!(f, "{}", self.0.escape_debug())
+        write!(f, "{}", self.0.escape_default())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     TrustedMetadata,
     envelope::Holders,
     hashes::Hashes,
-    targets::{TargetDocument, TargetsDocument},
+    targets::TargetsDocument,
     tuf::{metadata::read_targets, role_name::quoted},
 };
 
@@ -24,11 +24,6 @@ pub struct TargetFile {
 }
 
 impl TargetFile {
-    pub(crate) fn new(path: String, target: TargetDocument) -> Self {
-        let TargetDocument { length, hashes, custom } = target;
-        Self { path, len_bytes: length, hashes, custom }
-    }
-
     /// A check of a file, piece by piece, for whether it is the target.
     pub fn check(&self) -> FileCheck {
         FileCheck::new(self.len_bytes, &self.hashes)
@@ -190,9 +185,10 @@ impl<'repository> Walk<'repository> {
 
     /// The target, if `targets` has it; else those that it delegates to are next.
     fn look_into(&mut self, targets: TargetsDocument, visit: Visit) -> Option<TargetFile> {
-        if let Some(target) = targets.target(&self.path) {
-            return Some(TargetFile::new(self.path.clone(), target));
-        }
+        let targets = match targets.into_target(&self.path) {
+            Ok(target) => return Some(target),
+            Err(targets) => targets,
+        };
         self.visited.push(visit.role);
         let delegations = targets.delegations.as_ref()?;
         let mut next = Vec::new();
