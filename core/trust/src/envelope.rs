@@ -87,12 +87,19 @@ impl Envelope {
         &self.signed
     }
 
+    /// The document's content and its signatures, to be edited.
+    #[cfg(any(test, feature = "sign"))]
+    pub(crate) fn into_parts(self) -> (Value, Vec<Value>) {
+        let entry = |it: Signature| serde_json::json!({ "keyid": it.keyid, "sig": it.sig });
+        (self.signed.value, self.signatures.into_iter().map(entry).collect())
+    }
+
     fn below_threshold(&self, role: Role, valid: usize, threshold: usize) -> Error {
         Error::Threshold { document: self.signed.document, role, valid, threshold }
     }
 
     /// How many distinct keys of `holders` have signed the document.
-    fn signers(&self, holders: &Holders) -> usize {
+    pub(crate) fn signers(&self, holders: &Holders) -> usize {
         let mut signers: Vec<&PublicKey> = Vec::new();
         for signature in &self.signatures {
             if let Some(key) = self.signer(signature, holders)

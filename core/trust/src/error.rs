@@ -243,6 +243,51 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
+    /// A proposal to a repository would not do.
+    #[error("the proposal is refused: {reason}")]
+    Proposal {
+        /// Why.
+        reason: String,
+    },
+    /// A document cannot be changed as was asked.
+    #[error("the document cannot be changed so: {reason}")]
+    Edit {
+        /// Why.
+        reason: String,
+    },
+    /// Too few of the online keys that root metadata names are there to sign.
+    #[error(
+        "{held} of the online keys hold the role {role}, and {threshold} are needed; the root names {named}"
+    )]
+    OnlineKeys {
+        /// The role.
+        role: Role,
+        /// How many are there.
+        held: usize,
+        /// How many must sign.
+        threshold: usize,
+        /// The ids of the keys that hold the role.
+        named: String,
+    },
+    /// A file of metadata does not fit into one message.
+    #[error(
+        "{file} has {len_bytes} bytes compressed, and a message takes {max_bytes}: delegate a family of \
+         targets to a role of its own"
+    )]
+    FileTooLong {
+        /// The file's name.
+        file: String,
+        /// Its length as a message.
+        len_bytes: usize,
+        /// The longest message.
+        max_bytes: usize,
+    },
+    /// No topic can be called after a file.
+    #[error("{file:?} cannot stand in the name of a topic")]
+    FileNamed {
+        /// The file's name.
+        file: String,
+    },
     /// A key file does not hold an Ed25519 key in PKCS#8.
     #[error("not an Ed25519 private key in PKCS#8 version 2: {reason}")]
     KeyMalformed {
@@ -258,7 +303,10 @@ impl Error {
     /// Who is to blame.
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::KeyMalformed { .. } | Self::NoRoot => ErrorKind::Operator,
+            Self::KeyMalformed { .. }
+            | Self::NoRoot
+            | Self::Edit { .. }
+            | Self::OnlineKeys { .. } => ErrorKind::Operator,
             Self::Random => ErrorKind::Device,
             Self::TooLong { document, .. }
             | Self::Malformed { document, .. }
@@ -287,6 +335,9 @@ impl Error {
             | Self::NoKnownHash
             | Self::TooManyRoots { .. }
             | Self::TooManyRoles { .. }
+            | Self::Proposal { .. }
+            | Self::FileTooLong { .. }
+            | Self::FileNamed { .. }
             | Self::TooDeep { .. } => ErrorKind::Peer,
         }
     }

@@ -32,6 +32,8 @@ mod json;
 mod key;
 mod message;
 mod private_key;
+#[cfg(any(test, feature = "sign"))]
+mod repository;
 mod root;
 #[cfg(any(test, feature = "sign"))]
 mod sign;
@@ -63,6 +65,12 @@ pub use tuf::{
     TrustedMetadata,
 };
 
+#[cfg(any(test, feature = "sign"))]
+pub use repository::{
+    Accepted, DELEGATED_ROLE_BYTES_MAX, Delegation, Expiry, Proposal, PublishedRole,
+    RepositoryState, RootDraft, RootEdit, SignatureStatus, TargetsDraft, TargetsEdit,
+    metadata_chunk,
+};
 #[cfg(any(test, feature = "sign"))]
 pub use sign::{SigningKey, sign_document};
 

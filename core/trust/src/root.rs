@@ -210,7 +210,7 @@ impl Root {
     }
 
     /// Reads root metadata in which every role, the director's too, has keys enough to sign.
-    fn read_complete(signed: &Signed) -> Result<Self, Error> {
+    pub(crate) fn read_complete(signed: &Signed) -> Result<Self, Error> {
         let root = Self::read(signed)?;
         if root.director.is_none() {
             return Err(malformed("missing field `director`"));

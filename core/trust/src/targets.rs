@@ -252,6 +252,13 @@ impl TargetsDocument {
         Ok(Self { targets: signed.take_object("targets"), ..read? })
     }
 
+    /// Takes all that is said about targets.
+    #[cfg(any(test, feature = "sign"))]
+    pub(crate) fn take_targets(&mut self) -> impl Iterator<Item = TargetFile> + use<> {
+        let targets = std::mem::take(&mut self.targets);
+        targets.into_iter().map(|(path, target)| TargetFile::of(path, target))
+    }
+
     /// What is said about the target at `path`.
     pub(crate) fn into_target(mut self, path: &str) -> Result<TargetFile, Self> {
         match self.targets.get_mut(path).map(Value::take) {

@@ -34,10 +34,14 @@ mod tests;
 mod trusted;
 
 pub(crate) use delegation::Delegations;
+#[cfg(any(test, feature = "sign"))]
+pub(crate) use delegation::{DelegatedRole, TargetSet, matches};
 pub use limits::{
     DELEGATION_DEPTH_MAX, DEVICE_METADATA_BYTES_MAX, DEVICE_ROOT_BYTES_MAX, Limits,
     ROLES_VISITED_MAX, ROOT_ROTATIONS_MAX, SNAPSHOT_BYTES_MAX, TIMESTAMP_BYTES_MAX,
 };
+#[cfg(any(test, feature = "sign"))]
+pub(crate) use metadata::next_root;
 pub use refresh::{Refresh, Repository};
 pub use role_name::{ROLE_NAME_BYTES_MAX, RoleName};
 pub use search::{Search, TargetFile};

@@ -18,7 +18,7 @@ const DELEGATIONS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Delegations {
     keys: Keys,
-    roles: Vec<DelegatedRole>,
+    pub(crate) roles: Vec<DelegatedRole>,
 }
 
 /// A role, and the targets that it is asked about.
@@ -29,11 +29,12 @@ pub(crate) struct DelegatedRole {
     pub(crate) terminating: bool,
     keyids: Vec<KeyId>,
     threshold: usize,
-    targets: TargetSet,
+    pub(crate) targets: TargetSet,
 }
 
+/// Which targets a role is asked about.
 #[derive(Debug)]
-enum TargetSet {
+pub(crate) enum TargetSet {
     /// Targets whose path one of these patterns matches.
     Paths(Vec<String>),
     /// Targets whose path's SHA-256 begins with one of these hexadecimal digits.
@@ -118,7 +119,7 @@ impl TargetSet {
 
 /// Whether `path` has as many parts, separated by `/`, as `pattern`, and each fits. In a pattern `*`
 /// stands for any characters but `/`, also for none, and `?` for one.
-fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let (mut patterns, mut parts) = (pattern.split('/'), path.split('/'));
     loop {
         match (patterns.next(), parts.next()) {

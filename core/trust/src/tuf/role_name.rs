@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::Role;
 
@@ -12,7 +12,8 @@ pub const ROLE_NAME_BYTES_MAX: usize = 80;
 const EXTENSION: &str = ".json";
 
 /// The name of a role, as a file of metadata is called after it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct RoleName(String);
 
 impl RoleName {
