@@ -26,7 +26,7 @@ pub struct DesiredState {
     pub fleet: FleetName,
     /// Counts the desired states of the device, from 1. What has a lower one is out of date.
     pub generation: u64,
-    /// When the director signed the document: that time has passed wherever it is believed.
+    /// When the director signed the document: a time that has passed, as long as the director's key is trusted.
     pub issued: UnixMillis,
     /// When the document stops being believed.
     pub expires: UnixMillis,

@@ -463,3 +463,145 @@ fn a_timestamp_issued_after_it_expired_is_refused() {
         refused_as(error, "timestamp.json", |error| matches!(error, Error::Malformed { .. }))
     });
 }
+
+/// What happens to a genuine repository.
+#[derive(Clone, Copy, Debug)]
+enum Publication {
+    Target,
+    DelegatedTarget,
+    Delegation,
+    Timestamp,
+    OnlineKey,
+    TargetsKey,
+    RootKey,
+}
+
+/// A timestamp out of a repository's history, as a broker hands it on.
+#[derive(Clone, Debug)]
+struct Offer {
+    which: prop::sample::Index,
+    /// Bit by bit, whether the files that are asked for then are kept back.
+    withheld: u32,
+    damage: Option<(prop::sample::Index, u8)>,
+}
+
+fn publications() -> impl Strategy<Value = Vec<Publication>> {
+    use Publication::*;
+    let any =
+        [Target, DelegatedTarget, Delegation, Timestamp, OnlineKey, TargetsKey, RootKey].to_vec();
+    prop::collection::vec(prop::sample::select(any), 1..12)
+}
+
+fn offers() -> impl Strategy<Value = Vec<Offer>> {
+    let index = any::<prop::sample::Index>;
+    let withheld = prop_oneof![Just(0), any::<u32>()];
+    let damage = prop::option::weighted(0.2, (index(), 1u8..));
+    let offer = (index(), withheld, damage);
+    let offer = offer.prop_map(|(which, withheld, damage)| Offer { which, withheld, damage });
+    prop::collection::vec(offer, 0..24)
+}
+
+impl Server {
+    fn apply(&mut self, publication: Publication, number: usize) {
+        let path = format!("team/{number}");
+        match publication {
+            Publication::Target => {
+                self.document_mut("targets")["targets"][path] = target(b"x");
+                self.publish_all(&["targets"]);
+            }
+            Publication::DelegatedTarget => {
+                self.document_mut("team")["targets"][path] = target(b"x");
+                self.publish_all(&["team"]);
+            }
+            Publication::Delegation => {
+                let role = format!("role-{number}");
+                self.delegate("targets", &role, &["role/*"], false);
+                self.publish_all(&[&role, "targets"]);
+            }
+            Publication::Timestamp => self.publish(&["timestamp"]),
+            Publication::OnlineKey => {
+                self.rotate_online_key();
+                self.publish(&["root"]);
+                self.publish_all(&[]);
+            }
+            Publication::TargetsKey => {
+                self.signers.insert("targets".into(), vec![new_key()]);
+                self.name_keys();
+                self.publish(&["root"]);
+                self.publish_all(&["targets"]);
+            }
+            Publication::RootKey => {
+                let old = self.signers.insert("root".into(), vec![new_key()]).unwrap_or_default();
+                self.name_keys();
+                // Both the old key and the new one vouch for this root, the new one alone for the next.
+                self.signers.entry("root".into()).or_default().extend(old);
+                self.publish(&["root"]);
+                self.signers.entry("root".into()).or_default().truncate(1);
+                self.publish_all(&[]);
+            }
+        }
+    }
+
+    /// Hands `offer` of `history` to a client, and to the client the files that are not withheld.
+    fn offer(&mut self, offer: &Offer, history: &[Vec<u8>], trusted: &mut TrustedMetadata) {
+        let mut timestamp = history[offer.which.index(history.len())].clone();
+        if let Some((at, change)) = &offer.damage {
+            let at = at.index(timestamp.len());
+            timestamp[at] ^= change;
+        }
+        let mut withheld = offer.withheld;
+        let mut next = Refresh::pushed(timestamp, trusted, NOW, Limits::DEVICE);
+        while let Ok(Next::Fetch(refresh)) = next {
+            let answer = match withheld & 1 {
+                0 => self.fetch(&refresh.request()),
+                _ => Answer::NotFound,
+            };
+            withheld >>= 1;
+            next = refresh.answer(answer, trusted);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn in_any_order_no_version_goes_back_and_the_newest_timestamp_brings_all(
+        publications in publications(),
+        offers in offers(),
+    ) {
+        let mut server = hinting();
+        let mut history = vec![server.timestamp()];
+        for (number, publication) in publications.into_iter().enumerate() {
+            server.apply(publication, number);
+            history.push(server.timestamp());
+        }
+        let mut trusted = server.first_root();
+        let mut newest = versions(&trusted);
+        for offer in offers {
+            server.offer(&offer, &history, &mut trusted);
+            // A device that restarts knows what it stored.
+            let files = trusted.files().map(|(role, bytes)| (role.clone(), bytes.to_vec()));
+            trusted = TrustedMetadata::new(files.collect::<Vec<_>>());
+            for (newest, version) in newest.iter_mut().zip(versions(&trusted)) {
+                // 0 is a file that a new root made the client forget.
+                prop_assert!(version == 0 || version >= *newest, "{offer:?}");
+                *newest = (*newest).max(version);
+            }
+        }
+        let repository = server.push(server.timestamp(), &mut trusted);
+        let repository = repository.map_err(|error| TestCaseError::fail(told(&error)))?;
+        for role in ["root", "timestamp", "snapshot", "targets"] {
+            let expected = server.documents[role]["version"].as_u64();
+            prop_assert_eq!(version(&trusted, role), expected, "{}", role);
+        }
+        let mut next = repository.search("team/x", &trusted);
+        while let Ok(Next::Fetch(search)) = next {
+            let answer = server.fetch(&search.request());
+            next = search.answer(answer, &mut trusted);
+        }
+        prop_assert!(matches!(next, Ok(Next::Done(Some(_)))));
+        let expected = server.documents["team"]["version"].as_u64();
+        prop_assert_eq!(version(&trusted, "team"), expected);
+    }
+}
