@@ -14,7 +14,8 @@ use crate::{
     config::Config,
     daemon,
     error::{Error, ErrorKind, one_line},
-    self_test::{is_bundle, self_test},
+    self_test::{TrustedRepository, is_bundle, self_test},
+    trial::{TrialArgs, TrialProgram, try_here},
 };
 
 /// Exit code when whoever started the agent has to act.
@@ -34,30 +35,42 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
-    /// Checks that this build runs a bundle on this machine: golden vectors, a profile, a signature.
+    /// Checks that this build runs a bundle on this machine: golden vectors, a profile, signatures.
     SelfTest {
         /// The folder of the bundle.
         bundle: PathBuf,
-        /// Root metadata that must trust the signer of the bundle.
-        #[arg(long, value_name = "FILE")]
+        /// The folder of a repository's metadata that the bundle must be a target of.
+        #[arg(long, value_name = "DIR", requires = "root")]
+        repository: Option<PathBuf>,
+        /// The root metadata that trust in the repository begins with.
+        #[arg(long, value_name = "FILE", requires = "repository")]
         root: Option<PathBuf>,
     },
+    /// Tries a bundle of the state directory within limits, and prints what came of it as JSON: the agent
+    /// starts itself with this before a bundle may answer.
+    #[command(hide = true)]
+    Trial(TrialArgs),
 }
 
-/// Runs the agent until it is told to end (SIGINT, SIGTERM).
-pub fn main_with(args: AgentArgs) -> ExitCode {
+/// Runs the agent until it is told to end (SIGINT, SIGTERM). `words` are the arguments after which this
+/// program takes the agent's: it starts itself for trials.
+pub fn main_with(args: AgentArgs, words: &[&str]) -> ExitCode {
     match args.command {
-        Some(AgentCommand::SelfTest { bundle, root }) => report_checks(&bundle, root.as_deref()),
-        None => run_daemon(&args.config),
+        Some(AgentCommand::SelfTest { bundle, repository, root }) => {
+            let trusted = repository.as_deref().zip(root.as_deref());
+            report_checks(&bundle, trusted.map(|(folder, root)| TrustedRepository { folder, root }))
+        }
+        Some(AgentCommand::Trial(trial)) => try_here(&trial),
+        None => run_daemon(&args.config, TrialProgram::of_this_process(words)),
     }
 }
 
-fn report_checks(bundle: &Path, root: Option<&Path>) -> ExitCode {
+fn report_checks(bundle: &Path, repository: Option<TrustedRepository<'_>>) -> ExitCode {
     if !is_bundle(bundle) {
         eprintln!("{} is not a bundle: it has no index.json", bundle.display());
         return ExitCode::from(EXIT_OPERATOR);
     }
-    let checks = self_test(bundle, root, &SystemClock::new());
+    let checks = self_test(bundle, repository, &SystemClock::new());
     let mut out = std::io::stdout().lock();
     for check in &checks {
         let line = match &check.outcome {
@@ -74,9 +87,9 @@ fn report_checks(bundle: &Path, root: Option<&Path>) -> ExitCode {
     }
 }
 
-fn run_daemon(config: &Path) -> ExitCode {
+fn run_daemon(config: &Path, trials: TrialProgram) -> ExitCode {
     log_to_stderr();
-    match serve(config) {
+    match serve(config, trials) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("selvedge-agent: {}", one_line(&error));
@@ -88,13 +101,13 @@ fn run_daemon(config: &Path) -> ExitCode {
     }
 }
 
-fn serve(config: &Path) -> Result<(), Error> {
+fn serve(config: &Path, trials: TrialProgram) -> Result<(), Error> {
     let config = Config::load(config).map_err(Error::Config)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let name = "runtime".to_owned();
     let runtime = runtime.map_err(|source| Error::Thread { name, source })?;
-    runtime.block_on(daemon::run(config, told_to_end()))
+    runtime.block_on(daemon::run(config, trials, told_to_end()))
 }
 
 /// Resolves when the process is told to end.

@@ -1,13 +1,17 @@
-//! The number of this run. It never goes back, whatever the power does.
+//! The number of this run, which never goes back, whatever the power does; and how the last run ended.
 
 use selvedge_wire::{Boot, Stream};
 
 use crate::{
     disk::{Disk, DiskError, replace},
     spool::boot_of_segment,
+    updates::PreviousRun,
 };
 
 const BOOT_FILE: &str = "boot";
+
+/// An empty file that is there while the agent runs, and after a run that did not end in order.
+const RUNNING_FILE: &str = "running";
 
 /// A file whose room is given up when a full disk would keep the agent from starting.
 const RESERVE_FILE: &str = "reserve";
@@ -39,6 +43,28 @@ pub fn next_boot(disk: &dyn Disk) -> Result<Boot, DiskError> {
 pub(crate) fn skip_to(disk: &dyn Disk, now: Boot, newest: Boot) -> Result<(), DiskError> {
     // Whoever claims more than a device can have lived through must not use the numbers up.
     record(disk, Boot(newest.0.min(now.0.saturating_add(BOOTS_SKIPPED_MAX)).max(now.0)))
+}
+
+/// Notes that a run is under way, and tells how the last one ended. Nothing tells a power cut from a crash.
+///
+/// # Errors
+/// [`DiskError`] if that is not durable: then this run would pass for one that ended in order.
+pub(crate) fn begin_run(disk: &dyn Disk) -> Result<PreviousRun, DiskError> {
+    if disk.read(RUNNING_FILE)?.is_some() {
+        return Ok(PreviousRun { ended_cleanly: false });
+    }
+    disk.write(RUNNING_FILE, &[])?;
+    disk.sync_dir("")?;
+    Ok(PreviousRun { ended_cleanly: true })
+}
+
+/// Notes that the run has ended in order.
+///
+/// # Errors
+/// [`DiskError`] if that is not durable.
+pub(crate) fn end_run(disk: &dyn Disk) -> Result<(), DiskError> {
+    disk.remove(RUNNING_FILE)?;
+    disk.sync_dir("")
 }
 
 fn parse(bytes: &[u8]) -> Option<u32> {
@@ -126,6 +152,31 @@ mod tests {
         disk.write("boot", b"\0\0").expect("the disk works");
         disk.write("spool/events/0000000041-00000000000000000001.log", b"").expect("it works");
         assert_eq!(boot(&disk), 42);
+    }
+
+    fn begin(disk: &SimulatedDisk) -> bool {
+        begin_run(disk).expect("the disk works").ended_cleanly
+    }
+
+    #[test]
+    fn a_run_that_was_not_ended_is_told_whatever_the_power_does() {
+        for survives in 0..4 {
+            let disk = SimulatedDisk::new();
+            assert!(begin(&disk), "there was no run before");
+            disk.power_cycle(|sides| survives % sides);
+            assert!(!begin(&disk));
+            assert!(!begin(&disk), "until a run is ended");
+            end_run(&disk).expect("the disk works");
+            disk.power_cycle(|sides| survives % sides);
+            assert!(begin(&disk));
+        }
+    }
+
+    #[test]
+    fn the_mark_of_a_run_fits_a_full_disk() {
+        let disk = SimulatedDisk::new();
+        disk.set_capacity(Some(0));
+        assert!(begin(&disk) && !begin(&disk));
     }
 
     #[test]

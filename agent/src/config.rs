@@ -24,6 +24,9 @@ use crate::{
     spool::SpoolQuotas,
 };
 
+/// The file of the device's key, where the configuration names none.
+const KEY_FILE: &str = "device.pk8";
+
 /// What an agent is told about itself and its surroundings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -35,6 +38,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The trusted root metadata, as a file.
     pub root: PathBuf,
+    /// The key that the device signs with, as a file.
+    pub key: PathBuf,
     /// The fleet's broker.
     pub broker: BrokerConfig,
     /// A broker of the site for local sensors, if there is one.
@@ -293,6 +298,7 @@ struct Document {
     fleet: Spanned<String>,
     state_dir: PathBuf,
     root: Spanned<PathBuf>,
+    key: Option<Spanned<PathBuf>>,
     broker: BrokerTable,
     local_broker: Option<BrokerTable>,
     #[serde(default)]
@@ -382,6 +388,10 @@ impl Document {
             fleet: reader.value(&self.fleet)?,
             state_dir: reader.in_folder(&self.state_dir),
             root: reader.existing(&self.root)?,
+            key: match &self.key {
+                Some(key) => reader.existing(key)?,
+                None => reader.in_folder(Path::new(KEY_FILE)),
+            },
             broker: self.broker.check(reader)?,
             local_broker,
             sources: check_sources(self.source, reader)?,

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! sources ─samples─▶ slots ─results, profiles─▶ spool ─▶ outbox ─▶ link ─▶ broker
-//!                      ▲ swap                     ▲ events             │
-//!                   updates ◀──── desired states, offers, chunks ──────┘
+//!                     ▲  │ observations           ▲ events             │
+//!                swap │  ▼                        │                    │
+//!    trials ◀─────▶ updates ◀── metadata, desired states, offers, chunks ┘
 //! ```
+
+mod slots;
 
 use std::{
     collections::BTreeMap,
     env,
     fs::{self, File, TryLockError},
-    io,
+    mem::discriminant,
     path::Path,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -20,8 +23,8 @@ use std::{
 use selvedge_link::{Incoming, Limits, Link, LinkConfig, LinkEvent, Publish};
 use selvedge_trust::TrustedRoot;
 use selvedge_wire::{
-    Boot, EventKind, Health, Reported, SlotName, Status, Stored, Stream, Topic, Topics, VERSION,
-    VERSION_OLDEST, decode, encode,
+    Boot, EventKind, Health, Reported, Signed, SlotName, SlotPhase, Status, Stored, Stream, Topic,
+    Topics, VERSION, VERSION_OLDEST, decode, encode,
 };
 use tokio::{
     sync::mpsc,
@@ -30,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    boot::{next_boot, skip_to},
+    boot::{begin_run, end_run, next_boot, skip_to},
     clock::{SharedClock, SystemClock},
     config::{BrokerConfig, Config, SourceKind},
     disk::{DiskError, SharedDisk, StateDir},
@@ -39,10 +42,16 @@ use crate::{
     outbox::{Outbox, OutboxEnded, OutboxInput},
     record::merge_profile_records,
     reporter::Reporter,
+    signer::{Signer, device_key},
     sources::{Feed, Replay, SensorTopic, run_node, run_replay, serve_local_broker},
     spool::{Spool, SpoolHandle},
-    updates::{Effect, Identity, Now, UpdateInput, Updates, UpdatesHandle},
+    trial::TrialProgram,
+    updates::{
+        Effect, Identity, Now, PreviousRun, StartError, UpdateInput, Updates, UpdatesHandle,
+    },
 };
+
+use slots::{Slot, SlotOrder, Trials, carry_orders};
 
 /// How often slots and updates look at the clock.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
@@ -56,15 +65,20 @@ const OUTBOX_INPUTS_MAX: usize = 64;
 const LOCK_FILE: &str = "lock";
 
 /// Runs the agent until `shutdown` resolves, then ends it in order: samples that wait are answered,
-/// what was counted is kept, and the fleet is told that the device goes.
+/// what was counted is kept, and the fleet is told that the device goes. `trials` is how it starts itself
+/// for the trial of a bundle.
 ///
 /// # Errors
 /// [`Error`] if the agent cannot start, or cannot go on. A broker that is away, a full disk and a bundle
 /// that does not run are no errors.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(
+    config: Config,
+    trials: TrialProgram,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let agent = Agent::start(&config).await?;
+        let agent = Agent::start(&config, trials.clone()).await?;
         match agent.run(shutdown.as_mut()).await? {
             Ended::Shutdown => return Ok(()),
             Ended::NumbersCollide { newest } => {
@@ -91,10 +105,14 @@ struct Agent {
     disk: SharedDisk,
     clock: SharedClock,
     topics: Topics,
+    signer: Signer,
+    // Who speaks for the fleet; not known before the updates say so.
+    trusted: Option<Box<TrustedRoot>>,
     spool: SpoolHandle,
     reporter: Reporter,
     counters: Arc<InferenceCounters>,
     slots: BTreeMap<SlotName, Slot>,
+    trials: Trials,
     updates: UpdatesHandle,
     link: Link,
     events: mpsc::Receiver<LinkEvent>,
@@ -108,20 +126,15 @@ struct Agent {
     _lock: File,
 }
 
-/// A slot, and the way for models into it.
-struct Slot {
-    handle: SlotHandle,
-    swaps: mpsc::UnboundedSender<Option<Box<LoadedModel>>>,
-}
-
 impl Agent {
-    async fn start(config: &Config) -> Result<Self, Error> {
+    async fn start(config: &Config, trials: TrialProgram) -> Result<Self, Error> {
         let clock: SharedClock = Arc::new(SystemClock::new());
         let state = StateDir::open(&config.state_dir).map_err(Error::Disk)?;
         let lock = lock(&state, &config.state_dir)?;
         let disk: SharedDisk = Arc::new(state);
-        let root = trusted_root(&config.root)?;
+        let (root, key) = (root_metadata(&config.root)?, device_key(&config.key)?);
         let boot = next_boot(disk.as_ref()).map_err(Error::Disk)?;
+        let previous_run = begin_run(disk.as_ref()).map_err(Error::Disk)?;
         let quotas = config.spool.quotas;
         let (spool, recovery) =
             Spool::open(disk.clone(), boot, quotas, merge_profile_records).map_err(Error::Disk)?;
@@ -130,30 +143,29 @@ impl Agent {
         let (device, fleet) = (config.device.clone(), config.fleet.clone());
         let hardware_class = env::consts::ARCH.to_owned();
         let identity = Identity { device, fleet, hardware_class, root, boot };
-        let (updates, effects) =
-            start_updates(identity, disk.clone(), config, clock.clone()).await?;
+        let (updates, mut effects) =
+            start_updates(identity, disk.clone(), config, previous_run, clock.clone()).await?;
+        let trusted = take_trusted(&mut effects);
         let updates = UpdatesHandle::spawn(updates, effects, clock.clone())?;
-        let (link, events) = fleet_link(config, boot)?;
         let topics = Topics::new(&config.fleet);
+        let signer = Signer::new(Arc::new(key), topics.clone(), config.device.clone());
+        let (link, events) = fleet_link(config, &signer, boot)?;
         let (outbox, inbox) = mpsc::channel(OUTBOX_INPUTS_MAX);
-        let sender = Outbox::new(
-            link.clone(),
-            topics.clone(),
-            config.device.clone(),
-            spool.clone(),
-            clock.clone(),
-            config.spool,
-        );
+        let (link_out, clock_out) = (link.clone(), clock.clone());
+        let sender = Outbox::new(link_out, signer.clone(), spool.clone(), clock_out, config.spool);
         let mut agent = Self {
             config: config.clone(),
             boot,
             disk,
             clock,
             topics,
+            signer,
+            trusted,
             spool,
             reporter,
             counters: Arc::default(),
             slots: BTreeMap::new(),
+            trials: Trials::new(trials, &config.state_dir),
             updates,
             link,
             events,
@@ -165,14 +177,15 @@ impl Agent {
             reported: None,
             _lock: lock,
         };
-        agent.tell_started(recovery.bytes_lost).await;
+        agent.tell_started(recovery.bytes_lost, previous_run).await;
         agent.start_sources()?;
         Ok(agent)
     }
 
-    async fn tell_started(&self, bytes_lost: u64) {
+    async fn tell_started(&self, bytes_lost: u64, previous: PreviousRun) {
         let (boot, version) = (self.boot.0, env!("CARGO_PKG_VERSION"));
-        let detail = format!("agent {version}, boot {boot}");
+        let after = if previous.ended_cleanly { "" } else { ", after one that was cut short" };
+        let detail = format!("agent {version}, boot {boot}{after}");
         tracing::info!(device = %self.config.device, "{detail}");
         self.reporter.tell_now(EventKind::Started, None, None, &detail).await;
         if bytes_lost > 0 {
@@ -230,6 +243,9 @@ impl Agent {
         // A model that is being loaded right now is not worth a long goodbye.
         let _ = timeout(FAREWELL_MAX, self.updates.close()).await;
         self.spool.close().await;
+        if let Err(error) = end_run(self.disk.as_ref()) {
+            tracing::error!("this end will pass for a crash: {error}");
+        }
         self.link.close(Some(farewell)).await;
     }
 
@@ -260,19 +276,16 @@ impl Agent {
     }
 
     fn status(&self, online: bool) -> Publish {
-        let topic = self.topics.name(&Topic::Status(self.config.device.clone()));
-        Publish::retained(topic, encode(&status(self.boot, online)))
+        self.signer.retained(Topic::Status, &status(self.boot, online))
     }
 
     async fn publish_reported(&self) {
         let Some(reported) = &self.reported else { return };
-        let topic = self.topics.name(&Topic::State(self.config.device.clone()));
-        self.publish(Publish::retained(topic, encode(reported))).await;
+        self.publish(self.signer.retained(Topic::State, reported)).await;
     }
 
     async fn publish_health(&self) {
-        let topic = self.topics.name(&Topic::Health(self.config.device.clone()));
-        self.publish(Publish::new(topic, encode(&self.health()))).await;
+        self.publish(self.signer.passing(Topic::Health, encode(&self.health()))).await;
     }
 
     fn health(&self) -> Health {
@@ -325,7 +338,12 @@ impl Agent {
     async fn take_message(&mut self, message: Incoming) {
         let Incoming { topic: name, payload, ack, .. } = message;
         match self.topics.parse(&name) {
-            Ok(topic @ (Topic::Desired(_) | Topic::Bundle(_) | Topic::Chunk(_))) => {
+            Ok(
+                topic @ (Topic::Desired(_)
+                | Topic::Bundle(_)
+                | Topic::Chunk(_)
+                | Topic::Metadata(_)),
+            ) => {
                 // An empty payload clears what was retained: there is nothing to be read.
                 if payload.is_empty() {
                     return ack.accept();
@@ -336,18 +354,36 @@ impl Agent {
                 }
             }
             Ok(Topic::Stored(_)) if payload.is_empty() => ack.accept(),
-            Ok(Topic::Stored(_)) => match decode::<Stored>(&payload) {
-                Ok(stored) => self.tell_outbox(OutboxInput::Stored { stored, ack }).await,
-                Err(error) => {
-                    self.reporter.malformed("fleet", &format!("stored: {error}")).await;
-                    ack.accept();
-                }
+            Ok(Topic::Stored(_)) => match self.read_stored(&name, &payload).await {
+                Some(stored) => self.tell_outbox(OutboxInput::Stored { stored, ack }).await,
+                None => ack.accept(),
             },
             _ => {
                 self.take_local_message(&name, &payload).await;
                 ack.accept();
             }
         }
+    }
+
+    /// What the fleet has stored, if the fleet says so: on anybody's word else, nothing is forgotten.
+    async fn read_stored(&self, topic: &str, payload: &[u8]) -> Option<Stored> {
+        let read = decode::<Signed>(payload).and_then(|signed| {
+            let stored = decode::<Stored>(&signed.body)?;
+            Ok((stored, signed))
+        });
+        let (stored, signed) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.reporter.malformed("fleet", &format!("stored: {error}")).await;
+                return None;
+            }
+        };
+        let trusted = self.trusted.as_ref();
+        if trusted.is_some_and(|root| root.verify_message(topic, &signed)) {
+            return Some(stored);
+        }
+        self.reporter.disbelieved("what is said to be stored is not signed by the director").await;
+        None
     }
 
     async fn take_local_message(&self, topic: &str, payload: &[u8]) {
@@ -372,11 +408,21 @@ impl Agent {
             Effect::Unsubscribe(topic) => {
                 let _ = self.link.unsubscribe(vec![self.topics.name(&topic)]).await;
             }
-            Effect::Swap { slot, model } => {
-                let _ = self.slot(&slot)?.swaps.send(model);
+            Effect::Trust(root) => self.trusted = Some(root),
+            Effect::Try { slot, bundle, limits } => {
+                // Those that have ended need not be kept.
+                while self.tasks.try_join_next().is_some() {}
+                let updates = self.updates.inputs();
+                self.trials.begin(slot, bundle, limits, &mut self.tasks, updates);
             }
+            Effect::Shadow { slot, model, samples_wanted } => {
+                self.order(&slot, SlotOrder::Shadow { model, samples_wanted })?;
+            }
+            Effect::Watch { slot, on } => self.order(&slot, SlotOrder::Watch { on })?,
+            Effect::Swap { slot, model } => self.order(&slot, SlotOrder::Swap { model })?,
             Effect::Tell(event) => self.reporter.tell(event).await,
             Effect::Report(reported) => {
+                log_progress(self.reported.as_ref(), &reported);
                 self.reported = Some(reported);
                 self.publish_reported().await;
             }
@@ -388,6 +434,12 @@ impl Agent {
 
 /// Slots and sources.
 impl Agent {
+    fn order(&mut self, slot: &SlotName, order: SlotOrder) -> Result<(), Error> {
+        // A worker that has ended carries nothing out; the agent is about to end too.
+        let _ = self.slot(slot)?.orders.send(order);
+        Ok(())
+    }
+
     fn slot(&mut self, name: &SlotName) -> Result<&Slot, Error> {
         if !self.slots.contains_key(name) {
             let slot = self.start_slot(name)?;
@@ -397,18 +449,23 @@ impl Agent {
     }
 
     fn start_slot(&mut self, name: &SlotName) -> Result<Slot, Error> {
-        let spool = self.spool.clone();
+        let (spool, updates, slot) = (self.spool.clone(), self.updates.inputs(), name.clone());
         let settings = WorkerSettings {
             clock: self.clock.clone(),
             window: self.config.profile_window,
             publish_results: self.config.publish_results,
             counters: self.counters.clone(),
             sink: Box::new(move |stream: Stream, record| spool.push_blocking(stream, record)),
+            observer: Box::new(move |bundle, observation| {
+                // Updates that are busy hear the next one.
+                let slot = slot.clone();
+                let _ = updates.try_send(UpdateInput::Observed { slot, bundle, observation });
+            }),
         };
         let handle = SlotHandle::spawn(name.clone(), settings)?;
-        let (swaps, models) = mpsc::unbounded_channel();
-        self.tasks.spawn(carry_swaps(handle.clone(), models, self.updates.inputs()));
-        Ok(Slot { handle, swaps })
+        let (orders, inbox) = mpsc::unbounded_channel();
+        self.tasks.spawn(carry_orders(handle.clone(), inbox, self.updates.inputs()));
+        Ok(Slot { handle, orders })
     }
 
     fn start_sources(&mut self) -> Result<(), Error> {
@@ -455,44 +512,72 @@ impl Agent {
     }
 }
 
-/// Lets models into a slot, one after the other, and says when each answers.
-async fn carry_swaps(
-    slot: SlotHandle,
-    mut models: mpsc::UnboundedReceiver<Option<Box<LoadedModel>>>,
-    updates: mpsc::Sender<UpdateInput>,
-) {
-    while let Some(model) = models.recv().await {
-        let running = model.as_ref().map(|model| model.running.clone());
-        match &running {
-            Some(running) => {
-                let (name, version) = (&running.name, &running.version);
-                tracing::info!("slot {}: {name} {version} takes over", slot.slot());
-            }
-            None => tracing::info!("slot {}: now empty", slot.slot()),
-        }
-        if slot.swap(model).await.is_err() {
-            return;
-        }
-        let slot = slot.slot().clone();
-        if updates.send(UpdateInput::Swapped { slot, running }).await.is_err() {
-            return;
-        }
-    }
-}
-
 async fn start_updates(
     identity: Identity,
     disk: SharedDisk,
     config: &Config,
+    previous_run: PreviousRun,
     clock: SharedClock,
 ) -> Result<(Updates, Vec<Effect>), Error> {
     let limits = config.bundles;
     let start = move || {
         let now = Now { unix_ms: clock.unix_ms(), elapsed_ms: 0 };
-        Updates::start(identity, disk, limits, Box::new(LoadedModel::load), now)
+        Updates::start(identity, disk, limits, Box::new(LoadedModel::load), previous_run, now)
     };
     let started = tokio::task::spawn_blocking(start).await;
-    started.map_err(|_| Error::ActorEnded { name: "updates" })?.map_err(Error::Disk)
+    started.map_err(|_| Error::ActorEnded { name: "updates" })?.map_err(|error| match error {
+        StartError::Disk(error) => Error::Disk(error),
+        StartError::Root(source) => Error::Root { path: config.root.clone(), source },
+    })
+}
+
+/// Who speaks for the fleet, of the effects of the start: it must be known before the first message.
+fn take_trusted(effects: &mut Vec<Effect>) -> Option<Box<TrustedRoot>> {
+    let mut trusted = None;
+    let others = std::mem::take(effects).into_iter().filter_map(|effect| match effect {
+        Effect::Trust(root) => {
+            trusted = Some(root);
+            None
+        }
+        other => Some(other),
+    });
+    *effects = others.collect();
+    trusted
+}
+
+/// Says in the log where slots and trust have changed.
+fn log_progress(before: Option<&Reported>, now: &Reported) {
+    let phase_before = |slot: &SlotName| {
+        let slots = before.iter().flat_map(|before| &before.slots);
+        slots.filter(|report| report.slot == *slot).map(|report| report.phase).next()
+    };
+    for report in &now.slots {
+        let before = phase_before(&report.slot).as_ref().map(discriminant);
+        if before != Some(discriminant(&report.phase)) {
+            let reason = report.reason.as_ref().map(|reason| format!(": {reason}"));
+            let (slot, phase) = (&report.slot, phase_name(report.phase));
+            tracing::info!("slot {slot}: {phase}{}", reason.unwrap_or_default());
+        }
+    }
+    let trust_before = before.map(|before| before.trust).unwrap_or_default();
+    if now.trust.frozen && !trust_before.frozen {
+        tracing::warn!("the repository's metadata has expired, and nothing newer came");
+    }
+    if now.trust.time_unverified && !trust_before.time_unverified {
+        tracing::warn!("the clock is behind a time that is known to have passed");
+    }
+}
+
+fn phase_name(phase: SlotPhase) -> &'static str {
+    match phase {
+        SlotPhase::Settled => "settled",
+        SlotPhase::Fetching { .. } => "fetching",
+        SlotPhase::Verifying => "verifying",
+        SlotPhase::Trial => "on trial",
+        SlotPhase::Shadow { .. } => "in the shadow",
+        SlotPhase::Probation { .. } => "on probation",
+        SlotPhase::Refused => "refused",
+    }
 }
 
 fn lock(state: &StateDir, path: &Path) -> Result<File, Error> {
@@ -506,19 +591,17 @@ fn lock(state: &StateDir, path: &Path) -> Result<File, Error> {
     }
 }
 
-pub(crate) fn trusted_root(path: &Path) -> Result<TrustedRoot, Error> {
-    let read = |source: io::Error| Error::RootFile { path: path.into(), source };
-    let bytes = fs::read(path).map_err(read)?;
-    TrustedRoot::pin(&bytes).map_err(|source| Error::Root { path: path.into(), source })
+pub(crate) fn root_metadata(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::RootFile { path: path.into(), source })
 }
 
-fn fleet_link(config: &Config, boot: Boot) -> Result<(Link, mpsc::Receiver<LinkEvent>), Error> {
-    let topics = Topics::new(&config.fleet);
-    let will = Publish::retained(
-        topics.name(&Topic::Status(config.device.clone())),
-        encode(&status(boot, false)),
-    );
-    let mut subscriptions = vec![topics.down_filter(&config.device)];
+fn fleet_link(
+    config: &Config,
+    signer: &Signer,
+    boot: Boot,
+) -> Result<(Link, mpsc::Receiver<LinkEvent>), Error> {
+    let will = signer.retained(Topic::Status, &status(boot, false));
+    let mut subscriptions = vec![Topics::new(&config.fleet).down_filter(&config.device)];
     if config.local_broker.is_none() {
         subscriptions.extend(config.sources.iter().filter_map(|source| match &source.kind {
             SourceKind::Mqtt { topic, .. } => Some(topic.clone()),

@@ -52,6 +52,30 @@ pub enum Error {
         /// What is wrong with it.
         source: selvedge_trust::Error,
     },
+    /// The device's key cannot be read.
+    #[error("cannot read the device's key {path}: `selvedge device add` makes it", path = path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Others on this machine may use the file of the device's key, and so could speak for the device.
+    #[error("the device's key {path} is open to others (mode {mode:o}): chmod 600 it, and enrol the device anew if one of them may have read it", path = path.display())]
+    KeyExposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The device's key is not one.
+    #[error("the device's key {path} is not usable", path = path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: selvedge_trust::Error,
+    },
     /// A broker cannot be used as configured.
     #[error("the broker of [{table}] cannot be used")]
     Link {
@@ -83,6 +107,9 @@ impl Error {
             Self::Config(_)
             | Self::RootFile { .. }
             | Self::Root { .. }
+            | Self::KeyFile { .. }
+            | Self::KeyExposed { .. }
+            | Self::Key { .. }
             | Self::Link { .. }
             | Self::InUse { .. } => ErrorKind::Operator,
             Self::ActorEnded { .. } => ErrorKind::Bug,

@@ -2,10 +2,15 @@
 //!
 //! A model is loaded and warmed elsewhere; the worker takes it over between two samples, so none is
 //! lost and none fails because of the change. Only if the new model takes other samples than the one
-//! before, those that wait were read for nothing: they are dropped and counted. What it counts goes into a profile per window; what it
-//! answers, if wanted, into the stream of results.
+//! before, those that wait were read for nothing: they are dropped and counted. What it counts goes into
+//! a profile per window; what it answers, if wanted, into the stream of results.
+//!
+//! Beside the model that answers there may be one in its *shadow* ([`shadow`]). A model on *probation*
+//! is *watched*: what is counted of it stands beside what was counted lately of the one before.
 
+mod measures;
 mod model;
+mod shadow;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -21,23 +26,30 @@ use std::{
 
 use selvedge_bundle::SampleSpec;
 use selvedge_runtime::{Answer, Sample};
-use selvedge_wire::{Digest, InferenceResult, Outcome, SlotName, Stream};
+use selvedge_wire::{Comparison, Digest, InferenceResult, Outcome, SlotName, Stream};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     clock::SharedClock,
     error::Error,
-    limits::{RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},
+    limits::{OBSERVATION_INTERVAL, RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},
     malformed::shortened,
     record::encode_record,
+    updates::Observation,
 };
 
+use measures::{Measures, Recent};
+use shadow::{Answered, Shadow};
 use window::Window;
 
 pub use model::{Answerer, FeatureBins, LoadedModel};
 
 /// Takes the records that a worker makes. It may wait.
 pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;
+
+/// Takes what a worker sees of a bundle in the shadow or on probation. It must not wait; what it does not
+/// take is told again, with more.
+pub type Observer = Box<dyn Fn(Digest, Observation) + Send>;
 
 /// What a slot's model takes; nothing while the slot is empty.
 pub type SampleShape = Option<Arc<SampleSpec>>;
@@ -69,6 +81,8 @@ pub struct WorkerSettings {
     pub counters: Arc<InferenceCounters>,
     /// Where its records go.
     pub sink: RecordSink,
+    /// Who is told about a shadow and a probation.
+    pub observer: Observer,
 }
 
 /// One sample on its way to a model.
@@ -89,6 +103,8 @@ pub struct SampleRequest {
 enum Request {
     Sample(SampleRequest),
     Swap { model: Option<Box<LoadedModel>>, done: oneshot::Sender<()> },
+    Shadow { model: Option<Box<LoadedModel>>, samples_wanted: u64 },
+    Watch { on: bool },
     Tick,
     Stop { done: oneshot::Sender<()> },
 }
@@ -114,8 +130,7 @@ impl SlotHandle {
         let (requests, inbox) = mpsc::channel(SAMPLES_WAITING_MAX);
         let (shape_sender, shape) = watch::channel(None);
         let window = Window::new(slot.clone(), settings.clock.clone(), settings.window);
-        let worker =
-            Worker { slot: slot.clone(), settings, model: None, window, shape: shape_sender };
+        let worker = Worker::new(slot.clone(), settings, window, shape_sender);
         let name = format!("slot {slot}");
         let thread = thread::Builder::new().name(name.clone()).spawn(move || worker.run(inbox));
         thread.map_err(|source| Error::Thread { name, source })?;
@@ -151,6 +166,28 @@ impl SlotHandle {
         swapped.await.map_err(|_| WorkerEnded)
     }
 
+    /// Gives a model the same samples as the one that answers, until it had `samples_wanted` of them; none
+    /// ends that.
+    ///
+    /// # Errors
+    /// [`WorkerEnded`].
+    pub async fn shadow(
+        &self,
+        model: Option<Box<LoadedModel>>,
+        samples_wanted: u64,
+    ) -> Result<(), WorkerEnded> {
+        let sent = self.requests.send(Request::Shadow { model, samples_wanted }).await;
+        sent.map_err(|_| WorkerEnded)
+    }
+
+    /// Compares the model that answers next with the one that answers now, or stops that.
+    ///
+    /// # Errors
+    /// [`WorkerEnded`].
+    pub async fn watch(&self, on: bool) -> Result<(), WorkerEnded> {
+        self.requests.send(Request::Watch { on }).await.map_err(|_| WorkerEnded)
+    }
+
     /// Lets the worker look at the clock. A busy worker does so anyway.
     pub fn tick(&self) {
         let _ = self.requests.try_send(Request::Tick);
@@ -171,19 +208,58 @@ struct Worker {
     model: Option<Box<LoadedModel>>,
     window: Window,
     shape: watch::Sender<SampleShape>,
+    recent: Recent,
+    shadow: Option<Shadow>,
+    watch: Option<Watch>,
+    observed_at: Duration,
+}
+
+/// The watch over what answers next.
+enum Watch {
+    /// It does not answer yet.
+    Ahead,
+    /// It answers.
+    Over { before: Measures, since: Measures },
 }
 
 impl Worker {
+    fn new(
+        slot: SlotName,
+        settings: WorkerSettings,
+        window: Window,
+        shape: watch::Sender<SampleShape>,
+    ) -> Self {
+        Self {
+            slot,
+            settings,
+            model: None,
+            window,
+            shape,
+            recent: Recent::default(),
+            shadow: None,
+            watch: None,
+            observed_at: Duration::ZERO,
+        }
+    }
+
     fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         while let Some(request) = inbox.blocking_recv() {
             self.close_window_in_time();
             match request {
-                Request::Sample(request) => self.answer(request),
+                Request::Sample(request) => {
+                    if let Some(answered) = self.answer(request) {
+                        self.compare(&answered, !inbox.is_empty());
+                    }
+                }
                 Request::Swap { model, done } => {
                     self.swap(model);
                     // Whoever waits for a swap may have ended; the swap stands.
                     let _ = done.send(());
                 }
+                Request::Shadow { model, samples_wanted } => {
+                    self.begin_shadow(model, samples_wanted)
+                }
+                Request::Watch { on } => self.watch = on.then_some(Watch::Ahead),
                 Request::Tick => {}
                 Request::Stop { done } => {
                     self.close_window();
@@ -191,18 +267,20 @@ impl Worker {
                     return;
                 }
             }
+            self.observe_in_time();
         }
     }
 
-    fn answer(&mut self, request: SampleRequest) {
+    /// Answers a sample, and gives it back with its answer; not if the model takes others.
+    fn answer(&mut self, request: SampleRequest) -> Option<Answered> {
         let counters = &self.settings.counters;
         let Some(model) = &self.model else {
             counters.without_model.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         };
         if !are_read_alike(&request.read_for, &model.sample) {
             counters.outdated.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         }
         let begun = self.settings.clock.elapsed();
         let answer = model.answerer.answer(&request.sample);
@@ -211,13 +289,53 @@ impl Worker {
         let counter = if answer.is_ok() { &counters.answered } else { &counters.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         self.window.count(model, &request.sample, answer.as_ref().ok(), latency_us);
-        let outcome = outcome(answer);
-        let bundle = model.running.bundle;
+        let (outcome, bundle) = (outcome(&answer), model.running.bundle);
         if self.settings.publish_results {
             self.publish(&request, bundle, latency_us, outcome.clone());
         }
         if let Some(reply) = request.reply {
             let _ = reply.send(outcome);
+        }
+        Some(Answered { sample: request.sample, answer, latency_us })
+    }
+
+    /// Counts an answer for comparisons, and lets the shadow have the sample.
+    fn compare(&mut self, answered: &Answered, others_wait: bool) {
+        let Answered { answer, latency_us, .. } = answered;
+        let clock = &self.settings.clock;
+        self.recent.count(answer.as_ref().ok(), *latency_us, clock.elapsed());
+        if let Some(Watch::Over { since, .. }) = &mut self.watch {
+            since.count(answer.as_ref().ok(), *latency_us);
+        }
+        if let (Some(shadow), Some(current)) = (&mut self.shadow, &self.model) {
+            let was_done = shadow.is_done();
+            shadow.follow(answered, current, others_wait, clock);
+            if shadow.is_done() && !was_done {
+                self.observe();
+            }
+        }
+    }
+
+    fn begin_shadow(&mut self, model: Option<Box<LoadedModel>>, samples_wanted: u64) {
+        let now = self.settings.clock.elapsed();
+        self.shadow = model.map(|model| Shadow::new(model, samples_wanted, now));
+        self.observed_at = now;
+    }
+
+    fn observe_in_time(&mut self) {
+        let is_seen = self.shadow.is_some() || matches!(self.watch, Some(Watch::Over { .. }));
+        if is_seen && self.settings.clock.elapsed() >= self.observed_at + OBSERVATION_INTERVAL {
+            self.observe();
+        }
+    }
+
+    fn observe(&mut self) {
+        self.observed_at = self.settings.clock.elapsed();
+        if let Some(shadow) = &self.shadow {
+            (self.settings.observer)(shadow.bundle(), shadow.observation());
+        }
+        if let (Some(Watch::Over { before, since }), Some(model)) = (&self.watch, &self.model) {
+            (self.settings.observer)(model.running.bundle, observation(before, since));
         }
     }
 
@@ -239,6 +357,12 @@ impl Worker {
         self.close_window();
         if self.model.is_some() && model.is_some() {
             self.settings.counters.swaps.fetch_add(1, Ordering::Relaxed);
+        }
+        // What is counted is of one bundle.
+        let before = std::mem::take(&mut self.recent).sum();
+        if self.watch.is_some() {
+            self.watch = Some(Watch::Over { before, since: Measures::default() });
+            self.observed_at = self.settings.clock.elapsed();
         }
         self.model = model;
         let shape = self.model.as_ref().map(|model| Arc::new(model.sample.clone()));
@@ -272,9 +396,25 @@ fn are_read_alike(one: &SampleSpec, other: &SampleSpec) -> bool {
     }
 }
 
-fn outcome(answer: Result<Answer, String>) -> Outcome {
+/// What a watched bundle does, beside what the one before did.
+fn observation(before: &Measures, since: &Measures) -> Observation {
+    Observation {
+        comparison: Comparison {
+            samples: since.samples,
+            failed: since.failed,
+            disagreed: 0,
+            shed: 0,
+            latency_us_p95: since.latency_us_p95(),
+            latency_us_p95_before: before.latency_us_p95(),
+        },
+        class_shift: since.class_shift(before),
+        failed_before: before.failed_fraction(),
+    }
+}
+
+fn outcome(answer: &Result<Answer, String>) -> Outcome {
     match answer {
-        Err(reason) => Outcome::Failed(shortened(&reason)),
+        Err(reason) => Outcome::Failed(shortened(reason)),
         Ok(Answer { class: Some(class), .. }) => Outcome::Class {
             index: u32::try_from(class.index).unwrap_or(u32::MAX),
             score: class.score,

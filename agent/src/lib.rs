@@ -27,8 +27,10 @@ mod outbox;
 mod record;
 mod reporter;
 mod self_test;
+mod signer;
 mod sources;
 mod spool;
+mod trial;
 mod updates;
 
 pub use args::{AgentArgs, main_with};
@@ -43,13 +45,14 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, FeatureBins, InferenceCounters, LoadedModel, RecordSink, SampleRequest, SampleShape,
-    SlotHandle, WorkerEnded, WorkerSettings,
+    Answerer, FeatureBins, InferenceCounters, LoadedModel, Observer, RecordSink, SampleRequest,
+    SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
 };
-pub use self_test::{Check, self_test};
+pub use self_test::{Check, TrustedRepository, self_test};
 pub use spool::{
     Acknowledged, MergeRecords, Position, RecordTooLong, Recovery, Spool, SpoolQuotas, SpooledBatch,
 };
+pub use trial::TrialProgram;
 pub use updates::{
     Effect, Identity, LoadModel, Now, Observation, PreviousRun, Refusal, SlotRecord, StartError,
     TrialLimits, Updates,

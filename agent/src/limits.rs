@@ -1,5 +1,7 @@
 //! Every limit of the agent that its configuration does not set.
 
+use std::time::Duration;
+
 /// The longest record that a spool takes, in bytes: it must fit one message with its batch.
 pub const RECORD_BYTES_MAX: usize = 64 * 1024;
 
@@ -77,3 +79,39 @@ pub const RESULT_VALUES_MAX: usize = 64;
 
 /// The longest reason or detail that is reported, in bytes.
 pub const DETAIL_BYTES_MAX: usize = 1024;
+
+/// How far the process of a trial steps back behind all others: the system's nice value, 0 to 19.
+pub const TRIAL_NICENESS: i32 = 10;
+
+/// What is read of the process of a trial, per stream, in bytes.
+pub const TRIAL_OUTPUT_BYTES_MAX: u64 = 8 * 1024;
+
+/// How often the process of a trial is started, where the system does not start it at once.
+pub const TRIAL_STARTS_MAX: u32 = 3;
+
+/// How long it is until the system is asked for that process again.
+pub const TRIAL_RETRY: Duration = Duration::from_secs(5);
+
+/// The least samples of a part of what is remembered of a bundle, for the comparison with the next.
+pub const BASELINE_PART_SAMPLES: u64 = 256;
+
+/// The least time of such a part.
+pub const BASELINE_PART_TIME: Duration = Duration::from_secs(60);
+
+/// The most closed parts that are remembered.
+pub const BASELINE_PARTS_MAX: usize = 8;
+
+/// The largest part of one processor's time that a shadow takes. Above it, samples are left out.
+pub const SHADOW_TIME_SHARE_MAX: f64 = 0.25;
+
+/// The most time that a shadow may save up while it has nothing to do.
+pub const SHADOW_TIME_SAVED_MAX: Duration = Duration::from_secs(1);
+
+/// The largest difference between values of two bundles that agree, as a part of the largest value.
+pub const SHADOW_TOLERANCE: f64 = 0.05;
+
+/// How often a shadow or a probation is told about.
+pub const OBSERVATION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The largest file of a device's key, in bytes.
+pub const KEY_BYTES_MAX: u64 = 4 * 1024;

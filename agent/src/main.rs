@@ -16,5 +16,5 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    main_with(Cli::parse().agent)
+    main_with(Cli::parse().agent, &[])
 }

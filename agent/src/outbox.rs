@@ -6,10 +6,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use selvedge_link::{Delivery, Link, Publish, Refusal};
+use selvedge_link::{Delivery, Link, Refusal};
 use selvedge_wire::{
-    Batch, Boot, DeviceId, Event, InferenceResult, Message, ProfileRecord, Record, Stored,
-    StoredThrough, Stream, Topic, Topics, encode,
+    Batch, Boot, Event, InferenceResult, Message, ProfileRecord, Record, SIGNED_OVERHEAD_BYTES,
+    Stored, StoredThrough, Stream, Topic, encode,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -23,6 +23,7 @@ use crate::{
     config::SpoolConfig,
     limits::{BATCHES_UNSTORED_MAX, MALFORMED_QUIET_MS},
     record::decode_record,
+    signer::Signer,
     spool::{BatchOrder, Position, SpoolHandle, SpooledBatch},
 };
 
@@ -55,8 +56,7 @@ pub(crate) enum OutboxEnded {
 /// Sends the streams of one device.
 pub(crate) struct Outbox {
     link: Link,
-    topics: Topics,
-    device: DeviceId,
+    signer: Signer,
     spool: SpoolHandle,
     clock: SharedClock,
     config: SpoolConfig,
@@ -69,16 +69,14 @@ pub(crate) struct Outbox {
 impl Outbox {
     pub(crate) fn new(
         link: Link,
-        topics: Topics,
-        device: DeviceId,
+        signer: Signer,
         spool: SpoolHandle,
         clock: SharedClock,
         config: SpoolConfig,
     ) -> Self {
         Self {
             link,
-            topics,
-            device,
+            signer,
             spool,
             clock,
             config,
@@ -172,16 +170,17 @@ impl Outbox {
     /// Sends as many batches as may be on their way.
     async fn send(&mut self, stream: Stream) -> Result<(), selvedge_link::Closed> {
         let Some(payload_bytes_max) = self.payload_bytes_max else { return Ok(()) };
-        let bytes_max = payload_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
+        let body_bytes_max = payload_bytes_max.saturating_sub(SIGNED_OVERHEAD_BYTES);
+        let bytes_max = body_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
         while self.ways[stream as usize].may_send() {
             let way = &self.ways[stream as usize];
             let records_max = way.records_max.unwrap_or(self.config.batch_records_max);
             let order = BatchOrder { stream, after: way.cursor, bytes_max, records_max };
             let Some(batch) = self.spool.next_batch(order).await else { return Ok(()) };
             let end = batch.end();
-            let payload = payload(stream, batch, payload_bytes_max);
-            let topic = self.topics.name(&Topic::Stream(self.device.clone(), stream));
-            let receipt = self.link.publish(Publish::new(topic, payload)).await?;
+            let body = body(stream, batch, body_bytes_max);
+            let topic = |device| Topic::Stream(device, stream);
+            let receipt = self.link.publish(self.signer.passing(topic, body)).await?;
             self.receipts.spawn(async move { (stream, receipt.await) });
             self.ways[stream as usize].sent(end, self.clock.elapsed());
         }
@@ -240,27 +239,27 @@ impl Way {
     }
 }
 
-fn payload(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
+fn body(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
     match stream {
-        Stream::Results => payload_of::<InferenceResult>(batch, bytes_max),
-        Stream::Profiles => payload_of::<ProfileRecord>(batch, bytes_max),
-        Stream::Events => payload_of::<Event>(batch, bytes_max),
+        Stream::Results => body_of::<InferenceResult>(batch, bytes_max),
+        Stream::Profiles => body_of::<ProfileRecord>(batch, bytes_max),
+        Stream::Events => body_of::<Event>(batch, bytes_max),
     }
 }
 
-fn payload_of<T: DeserializeOwned>(batch: SpooledBatch, bytes_max: usize) -> Vec<u8>
+fn body_of<T: DeserializeOwned>(batch: SpooledBatch, bytes_max: usize) -> Vec<u8>
 where
     Batch<T>: Message,
 {
     let SpooledBatch { boot, first, records } = batch;
     let covers = records.iter().map(Record::covers).sum();
     let records = records.into_iter().map(decoded).collect();
-    let payload = encode(&Batch::<T> { boot, first, records });
-    if payload.len() <= bytes_max {
-        return payload;
+    let body = encode(&Batch::<T> { boot, first, records });
+    if body.len() <= bytes_max {
+        return body;
     }
     // Only a batch of one record is too long, for this broker. Its number must not hold up the others.
-    let len_bytes = payload.len();
+    let len_bytes = body.len();
     tracing::error!("a record of {len_bytes} bytes is given up: the broker takes {bytes_max}");
     encode(&Batch::<T> { boot, first, records: vec![Record::Dropped { covers }] })
 }
@@ -352,7 +351,7 @@ mod tests {
         ];
         let batch = SpooledBatch { boot: Boot(3), first: Sequence(7), records };
         let sent: Batch<Event> =
-            decode(&payload(Stream::Events, batch, 1000)).expect("our own message");
+            decode(&body(Stream::Events, batch, 1000)).expect("our own message");
         let expected = vec![
             Record::One(event("a")),
             Record::Merged { covers: 4, value: event("b") },
@@ -367,7 +366,7 @@ mod tests {
         let records = vec![Record::One(encode_record(&event(&"long ".repeat(100))))];
         let batch = SpooledBatch { boot: Boot(1), first: Sequence(1), records };
         let sent: Batch<Event> =
-            decode(&payload(Stream::Events, batch, 200)).expect("our own message");
+            decode(&body(Stream::Events, batch, 200)).expect("our own message");
         assert_eq!(sent.records, [Record::Dropped { covers: 1 }]);
     }
 

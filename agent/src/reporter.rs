@@ -15,11 +15,13 @@ pub(crate) struct Reporter {
     clock: SharedClock,
     spool: SpoolHandle,
     malformed: MalformedLog,
+    disbelieved: MalformedLog,
 }
 
 impl Reporter {
     pub(crate) fn new(clock: SharedClock, spool: SpoolHandle) -> Self {
-        Self { clock, spool, malformed: MalformedLog::default() }
+        let (malformed, disbelieved) = Default::default();
+        Self { clock, spool, malformed, disbelieved }
     }
 
     /// Tells the fleet.
@@ -41,13 +43,25 @@ impl Reporter {
 
     /// Counts something that could not be read; tells about its sender once a minute.
     pub(crate) async fn malformed(&self, sender: &str, problem: &str) {
-        let now_ms = u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if let Some(notice) = self.malformed.note(sender, problem, now_ms) {
+        if let Some(notice) = self.malformed.note(sender, problem, self.now_ms()) {
             let detail =
                 format!("{}: {} unreadable: {}", notice.sender, notice.count, notice.problem);
             tracing::warn!("{detail}");
             self.tell_now(EventKind::InputMalformed, None, None, &detail).await;
         }
+    }
+
+    /// Counts a message that claims to come from the fleet and does not; tells about it once a minute.
+    pub(crate) async fn disbelieved(&self, problem: &str) {
+        if let Some(notice) = self.disbelieved.note("fleet", problem, self.now_ms()) {
+            let detail = format!("{} disbelieved: {}", notice.count, notice.problem);
+            tracing::warn!("{detail}");
+            self.tell_now(EventKind::FleetDisbelieved, None, None, &detail).await;
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// How much could not be read.

@@ -1,14 +1,21 @@
 //! `self-test BUNDLE`: does this build run this bundle, here, as it should?
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 use selvedge_bundle::{Bundle, DType, Limits, SampleSpec};
 use selvedge_runtime::Sample;
 use selvedge_sketch::{GatewayProfile, key_from_f32};
-use selvedge_trust::{PublicKey, UnixMillis};
+use selvedge_trust::{
+    Answer, BundleTarget, DeviceKey, Limits as TrustLimits, MessageSigner, Next, PublicKey,
+    Refresh, Repository, Request, RoleName, SystemRandom, TargetFile, TrustedMetadata, UnixMillis,
+};
 
 use crate::{
-    clock::Clock, daemon::trusted_root, error::one_line, inference::LoadedModel,
+    clock::Clock, daemon::root_metadata, error::one_line, inference::LoadedModel,
     record::encode_profile,
 };
 
@@ -21,10 +28,26 @@ pub struct Check {
     pub outcome: Result<String, String>,
 }
 
-/// Opens the bundle, runs its golden vectors, counts a profile and checks a signature. With `root`, the
-/// statement of the bundle must be signed by whom it trusts.
-pub fn self_test(bundle: &Path, root: Option<&Path>, clock: &dyn Clock) -> Vec<Check> {
-    let mut checks = vec![Check { name: "signature", outcome: known_signature() }];
+/// The folder of a TUF repository's metadata, as a mirror has it, and the root that trust begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedRepository<'a> {
+    /// The folder.
+    pub folder: &'a Path,
+    /// The file of the root metadata.
+    pub root: &'a Path,
+}
+
+/// Opens the bundle, runs its golden vectors, counts a profile, checks a known signature and makes one.
+/// With a repository, the bundle must be one of its targets, for this hardware.
+pub fn self_test(
+    bundle: &Path,
+    repository: Option<TrustedRepository<'_>>,
+    clock: &dyn Clock,
+) -> Vec<Check> {
+    let mut checks = vec![
+        Check { name: "signature", outcome: known_signature() },
+        Check { name: "message", outcome: own_signature() },
+    ];
     let opened = Bundle::open(bundle, &Limits::default());
     let opened = match opened {
         Ok(opened) => opened,
@@ -36,8 +59,8 @@ pub fn self_test(bundle: &Path, root: Option<&Path>, clock: &dyn Clock) -> Vec<C
     let manifest = opened.manifest();
     let identity = format!("{} {}, {}", manifest.name, manifest.version, opened.digest());
     checks.push(Check { name: "bundle", outcome: Ok(identity) });
-    if let Some(root) = root {
-        checks.push(Check { name: "statement", outcome: statement(&opened, root, clock) });
+    if let Some(repository) = repository {
+        checks.push(Check { name: "target", outcome: target(&opened, repository, clock) });
     }
     match LoadedModel::load(&opened) {
         Ok(model) => {
@@ -73,15 +96,90 @@ fn bytes(hex: &str) -> Vec<u8> {
     digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
-fn statement(bundle: &Bundle, root: &Path, clock: &dyn Clock) -> Result<String, String> {
-    let root = trusted_root(root).map_err(|error| one_line(&error))?;
-    let statement = bundle.statement().ok_or("the bundle has no signed statement")?;
-    let now = UnixMillis(clock.unix_ms());
-    let statement = root.verify_statement(statement, now).map_err(|error| one_line(&error))?;
-    if statement.bundle() != bundle.digest() {
-        return Err(format!("it is about another bundle, {}", statement.bundle()));
+/// Signs a message with a new key, as a device does, and reads it back.
+fn own_signature() -> Result<String, String> {
+    const TOPIC: &str = "selvedge/1/self-test/up/self-test/events";
+    let key = DeviceKey::generate(&SystemRandom::new()).map_err(|error| one_line(&error))?;
+    let signed = key.sign_message(TOPIC, b"self-test".to_vec());
+    let public = MessageSigner::public_key(&key);
+    if !public.verify_message(TOPIC, &signed) {
+        return Err("the device's own signature is not accepted".to_owned());
     }
-    Ok(format!("signed, for the hardware {}", statement.hardware_classes.join(", ")))
+    if public.verify_message("selvedge/1/self-test/up/other/events", &signed) {
+        return Err("a signature is accepted on another topic".to_owned());
+    }
+    Ok("signed and verified".to_owned())
+}
+
+/// Brings the root up to date with the repository, and finds the bundle among the targets.
+fn target(
+    bundle: &Bundle,
+    repository: TrustedRepository<'_>,
+    clock: &dyn Clock,
+) -> Result<String, String> {
+    let manifest = bundle.manifest();
+    let path = format!("{}/{}", manifest.name, manifest.version);
+    let root = root_metadata(repository.root).map_err(|error| one_line(&error))?;
+    let mut trusted = TrustedMetadata::new([(RoleName::root(), root)]);
+    let now = UnixMillis(clock.unix_ms());
+    let current = refresh(repository.folder, &mut trusted, now)?;
+    let file = search(repository.folder, &current, &path, &mut trusted)?;
+    let file = file.ok_or_else(|| format!("the repository has no target {path}"))?;
+    let target = BundleTarget::read(&file).map_err(|error| one_line(&error))?;
+    if target.bundle() != bundle.digest() {
+        return Err(format!("the target {path} is another bundle, {}", target.bundle()));
+    }
+    if !target.allows_hardware(std::env::consts::ARCH) {
+        let allowed = target.hardware_classes.join(", ");
+        return Err(format!("the target {path} is for {allowed}"));
+    }
+    Ok(format!("{path}, under root version {}", trusted.state().root_version))
+}
+
+fn refresh(
+    folder: &Path,
+    trusted: &mut TrustedMetadata,
+    now: UnixMillis,
+) -> Result<Repository, String> {
+    let mut state =
+        Refresh::start(trusted, now, TrustLimits::DEVICE).map_err(|error| one_line(&error))?;
+    loop {
+        let answer = fetch(folder, &state.request())?;
+        match state.answer(answer, trusted).map_err(|error| one_line(&error))? {
+            Next::Fetch(next) => state = next,
+            Next::Done(repository) => return Ok(repository),
+        }
+    }
+}
+
+fn search(
+    folder: &Path,
+    repository: &Repository,
+    path: &str,
+    trusted: &mut TrustedMetadata,
+) -> Result<Option<TargetFile>, String> {
+    let mut next = repository.search(path, trusted);
+    loop {
+        match next.map_err(|error| one_line(&error))? {
+            Next::Done(found) => return Ok(found),
+            Next::Fetch(state) => {
+                let answer = fetch(folder, &state.request())?;
+                next = state.answer(answer, trusted);
+            }
+        }
+    }
+}
+
+fn fetch(folder: &Path, request: &Request) -> Result<Answer, String> {
+    let path = folder.join(&request.file);
+    let mut bytes = Vec::new();
+    // One byte more than the limit is enough to see that there are more.
+    let bytes_max = request.max_bytes.saturating_add(1);
+    match File::open(&path).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Answer::Found(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Answer::NotFound),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
 }
 
 /// Answers a plain sample, counts it, and reads the profile back.

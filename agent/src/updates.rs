@@ -36,6 +36,7 @@ use store::{BundleStore, StoreError};
 pub(crate) use actor::{UpdateInput, UpdatesHandle};
 pub use effect::{Effect, Observation, PreviousRun, TrialLimits};
 pub use slot::{Refusal, SlotRecord};
+pub(crate) use store::bundle_dir;
 
 /// The signed document of the newest desired state, as it came.
 const DESIRED_FILE: &str = "desired";

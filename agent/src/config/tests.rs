@@ -40,6 +40,7 @@ fn a_minimal_configuration_has_defaults() {
     let config = folder.parse(MINIMAL).expect("the configuration is complete");
     assert_eq!(config.device.as_str(), "line-1");
     assert_eq!(config.state_dir, folder.temp.path().join("state"));
+    assert_eq!(config.key, folder.temp.path().join("device.pk8"));
     assert!(config.publish_results && config.sources.is_empty());
     assert_eq!(config.profile_window, Duration::from_secs(60));
 }
@@ -159,6 +160,7 @@ fn keys_at_the_top_are_checked_where_they_stand() {
     for (from, to, line, part) in [
         ("\"line-1\"", "\"Line 1\"", 1, "device id"),
         ("\"root.json\"", "\"gone.json\"", 4, "gone.json"),
+        ("\"root.json\"", "\"root.json\"\nkey = \"gone.pk8\"", 5, "gone.pk8"),
         ("mqtt://", "http://", 6, "mqtt"),
         ("mqtt://", "mqtts://", 6, "expected ca"),
     ] {

@@ -1,12 +1,12 @@
 use std::sync::{Mutex, atomic::AtomicU64};
 
-use selvedge_bundle::{Column, RowSpec, SampleSpec};
+use selvedge_bundle::{CLASS_SHIFT_ANSWERS_MIN, Column, RowSpec, SampleSpec};
 use selvedge_runtime::ClassAnswer;
 use selvedge_sketch::{BinSpec, GatewayProfile, SpecId, key_from_f32};
 use selvedge_wire::{ProfileOrigin, ProfileRecord, Running};
 
 use super::*;
-use crate::{clock::Clock, record::decode_record};
+use crate::{clock::Clock, limits::SHADOW_TIME_SHARE_MAX, record::decode_record};
 
 /// A clock that moves only when told, but for 10 µs with every look.
 #[derive(Default)]
@@ -76,11 +76,13 @@ fn model(number: u8) -> Box<LoadedModel> {
 }
 
 type Records = Arc<Mutex<Vec<(Stream, Vec<u8>)>>>;
+type Observations = Arc<Mutex<Vec<(Digest, Observation)>>>;
 
 struct Bench {
     clock: Arc<TestClock>,
     counters: Arc<InferenceCounters>,
     records: Records,
+    observations: Observations,
     handle: SlotHandle,
     sent: AtomicU64,
 }
@@ -90,6 +92,8 @@ impl Bench {
         let (clock, counters) = (Arc::new(TestClock::default()), Arc::default());
         let records = Records::default();
         let kept = records.clone();
+        let observations = Observations::default();
+        let observed = observations.clone();
         let settings = WorkerSettings {
             clock: clock.clone(),
             window: Duration::from_secs(60),
@@ -98,10 +102,13 @@ impl Bench {
             sink: Box::new(move |stream, record| {
                 kept.lock().expect("no test panics here").push((stream, record));
             }),
+            observer: Box::new(move |bundle, observation| {
+                observed.lock().expect("no test panics here").push((bundle, observation));
+            }),
         };
         let slot = "main".parse().expect("the name is well formed");
         let handle = SlotHandle::spawn(slot, settings).expect("the machine has threads");
-        Self { clock, counters, records, handle, sent: AtomicU64::new(0) }
+        Self { clock, counters, records, observations, handle, sent: AtomicU64::new(0) }
     }
 
     async fn send(&self, value: f32) {
@@ -110,6 +117,37 @@ impl Bench {
         let (source, read_for) = ("test".into(), Arc::new(rows_of(&["a"])));
         let request = SampleRequest { source, number, sample, read_for, reply: None };
         self.handle.answer(request).await.expect("the worker runs");
+    }
+
+    /// Sends a sample, and nothing else before the shadow has had it.
+    async fn send_for_shadow(&self, value: f32, calls: &AtomicU64) {
+        let before = calls.load(Ordering::SeqCst);
+        self.send(value).await;
+        let had = async {
+            while calls.load(Ordering::SeqCst) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), had).await.expect("the shadow has it");
+    }
+
+    /// Lets the worker finish what it was sent.
+    async fn settle(&self) {
+        let (reply, answered) = oneshot::channel();
+        let sample = Sample::Row(vec![0.5]);
+        let (source, read_for) = ("settle".into(), Arc::new(rows_of(&["nothing takes this"])));
+        let request = SampleRequest { source, number: 0, sample, read_for, reply: Some(reply) };
+        self.handle.answer(request).await.expect("the worker runs");
+        assert!(answered.await.is_err(), "it is outdated");
+    }
+
+    /// What the worker says of a shadow or a probation when it has had its time.
+    async fn observed(&self) -> Vec<(Digest, Observation)> {
+        self.settle().await;
+        self.clock.pass(OBSERVATION_INTERVAL);
+        self.settle().await;
+        self.settle().await;
+        std::mem::take(&mut *self.observations.lock().expect("no test panics here"))
     }
 
     fn results(&self) -> Vec<InferenceResult> {
@@ -251,4 +289,197 @@ async fn an_empty_slot_answers_nothing_and_counts_no_inference() {
     assert!(bench.results().is_empty() && bench.profiles().is_empty());
     assert_eq!(bench.counters.without_model.load(Ordering::SeqCst), 1);
     assert_eq!(bench.counters.swaps.load(Ordering::SeqCst), 0);
+}
+
+/// Does something before it answers with the class 1.
+struct Then<F>(F);
+
+impl<F: Fn() + Send> Answerer for Then<F> {
+    fn answer(&self, sample: &Sample) -> Result<Answer, String> {
+        (self.0)();
+        Constant(1).answer(sample)
+    }
+
+    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
+        None
+    }
+}
+
+fn model_then(number: u8, deed: impl Fn() + Send + 'static) -> Box<LoadedModel> {
+    Box::new(LoadedModel { answerer: Box::new(Then(deed)), ..*model(number) })
+}
+
+/// Answers with the whole part of the sample as class, and counts its calls.
+struct Floor(Arc<AtomicU64>);
+
+impl Answerer for Floor {
+    fn answer(&self, sample: &Sample) -> Result<Answer, String> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        match sample {
+            Sample::Row(row) => Constant(row[0] as usize).answer(sample),
+            Sample::Image { .. } => Err("it is no row".into()),
+        }
+    }
+
+    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
+        None
+    }
+}
+
+fn floor(number: u8, calls: &Arc<AtomicU64>) -> Box<LoadedModel> {
+    Box::new(LoadedModel { answerer: Box::new(Floor(calls.clone())), ..*model(number) })
+}
+
+#[tokio::test]
+async fn a_shadow_gets_the_same_samples_and_its_answers_are_only_counted() {
+    let bench = Bench::new(true);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    let calls = Arc::<AtomicU64>::default();
+    bench.handle.shadow(Some(floor(2, &calls)), 100).await.expect("the worker runs");
+    for value in [1.5, 1.7, 2.5, f32::NAN] {
+        bench.send_for_shadow(value, &calls).await;
+    }
+    let (bundle, observation) = *bench.observed().await.last().expect("a second has passed");
+    assert_eq!(bundle, Digest([2; 32]));
+    let comparison = observation.comparison;
+    let counted = (comparison.samples, comparison.failed, comparison.disagreed, comparison.shed);
+    assert_eq!(counted, (4, 1, 1, 0));
+    assert!(comparison.latency_us_p95 > 0 && comparison.latency_us_p95_before > 0);
+    assert_eq!((observation.failed_before, observation.class_shift), (0.25, None));
+
+    bench.handle.shadow(None, 0).await.expect("the worker runs");
+    bench.send(0.5).await;
+    assert!(bench.observed().await.is_empty(), "the shadow is over");
+    bench.handle.stop().await;
+    assert_eq!(bench.results().len(), 5);
+    assert!(bench.results().iter().all(|result| result.bundle == Digest([1; 32])));
+    let profiles: u64 = bench.profiles().iter().map(|profile| read(profile).samples()).sum();
+    assert_eq!(profiles, 5, "the shadow is in no profile");
+}
+
+#[tokio::test]
+async fn a_shadow_ends_with_the_samples_that_are_wanted_and_says_so_at_once() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    let calls = Arc::<AtomicU64>::default();
+    bench.handle.shadow(Some(floor(2, &calls)), 3).await.expect("the worker runs");
+    for _ in 0..3 {
+        bench.send_for_shadow(1.5, &calls).await;
+    }
+    bench.send(1.5).await;
+    bench.settle().await;
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+    let told = bench.observations.lock().expect("no test panics here").clone();
+    assert_eq!(told.len(), 1, "no second has passed");
+    assert_eq!((told[0].1.comparison.samples, told[0].1.comparison.disagreed), (3, 0));
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_shadow_that_panics_or_takes_other_samples_harms_nothing() {
+    let bench = Bench::new(true);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    let calls = Arc::<AtomicU64>::default();
+    let counter = calls.clone();
+    let panics = model_then(2, move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        panic!("this one is planted");
+    });
+    bench.handle.shadow(Some(panics), 100).await.expect("the worker runs");
+    bench.send_for_shadow(0.5, &calls).await;
+    let (_, observation) = *bench.observed().await.last().expect("a second has passed");
+    assert_eq!((observation.comparison.samples, observation.comparison.failed), (1, 1));
+
+    let other = Box::new(LoadedModel { sample: rows_of(&["b"]), ..*model(3) });
+    bench.handle.shadow(Some(other), 100).await.expect("the worker runs");
+    bench.send(0.5).await;
+    let (_, observation) = *bench.observed().await.last().expect("a second has passed");
+    assert_eq!((observation.comparison.samples, observation.comparison.shed), (0, 1));
+    bench.handle.stop().await;
+    assert_eq!(bench.results().len(), 2);
+    assert_eq!(bench.counters.failed.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_shadow_is_shed_while_other_samples_wait() {
+    let bench = Bench::new(false);
+    let (release, gate) = std::sync::mpsc::channel();
+    let slow = model_then(1, move || gate.recv().expect("the test releases each sample"));
+    bench.handle.swap(Some(slow)).await.expect("the worker runs");
+    bench.handle.shadow(Some(model(1)), 100).await.expect("the worker runs");
+    for _ in 0..10 {
+        bench.send(0.5).await;
+    }
+    (0..10).for_each(|_| release.send(()).expect("the model waits"));
+    let (_, observation) = *bench.observed().await.last().expect("a second has passed");
+    let comparison = observation.comparison;
+    assert_eq!(comparison.samples + comparison.shed, 10);
+    assert!(comparison.shed >= 9, "only the last finds nobody waiting: {comparison:?}");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_shadow_that_takes_more_than_its_share_of_time_is_shed() {
+    let bench = Bench::new(false);
+    let clock = bench.clock.clone();
+    let slow = model_then(2, move || clock.pass(Duration::from_millis(100)));
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    bench.handle.shadow(Some(slow), 1000).await.expect("the worker runs");
+    for _ in 0..200 {
+        bench.send(0.5).await;
+        bench.settle().await;
+        bench.clock.pass(Duration::from_millis(100));
+    }
+    let (_, observation) = *bench.observed().await.last().expect("a second has passed");
+    let Comparison { samples, shed, .. } = observation.comparison;
+    assert_eq!(samples + shed, 200);
+    // The shadow's own time passes too: of n samples, 100 ms each, (200 + n) / 10 s may be a share.
+    let allowed = |n: u64| (200 + n) as f64 / 10.0 * SHADOW_TIME_SHARE_MAX + 1.0;
+    assert!(samples as f64 / 10.0 <= allowed(samples) + 0.1, "{samples}");
+    assert!(shed > 50, "{shed}");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_watched_bundle_is_compared_with_what_answered_before() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    let enough = CLASS_SHIFT_ANSWERS_MIN;
+    for _ in 0..enough {
+        bench.send(0.5).await;
+    }
+    bench.send(f32::NAN).await;
+    bench.handle.watch(true).await.expect("the worker runs");
+    bench.send(0.5).await;
+    assert!(bench.observed().await.is_empty(), "nothing new answers yet");
+    bench.handle.swap(Some(model(2))).await.expect("the worker runs");
+    for _ in 0..enough {
+        bench.send(0.5).await;
+    }
+    bench.send(f32::NAN).await;
+    bench.send(f32::NAN).await;
+    let (bundle, observation) = *bench.observed().await.last().expect("a second has passed");
+    assert_eq!(bundle, Digest([2; 32]));
+    assert_eq!((observation.comparison.samples, observation.comparison.failed), (enough + 2, 2));
+    assert_eq!(observation.class_shift, Some(1.0), "no class in common");
+    assert!((observation.failed_before - 1.0 / (enough + 2) as f64).abs() < 1e-12);
+    assert!(observation.comparison.latency_us_p95_before > 0);
+
+    bench.handle.watch(false).await.expect("the worker runs");
+    bench.send(0.5).await;
+    assert!(bench.observed().await.is_empty(), "the watch is over");
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_start_there_is_nothing_to_compare_with_and_errors_are_counted() {
+    let bench = Bench::new(false);
+    bench.handle.watch(true).await.expect("the worker runs");
+    bench.handle.swap(Some(model(2))).await.expect("the worker runs");
+    bench.send(f32::NAN).await;
+    let (_, observation) = *bench.observed().await.last().expect("a second has passed");
+    assert_eq!((observation.comparison.samples, observation.comparison.failed), (1, 1));
+    assert_eq!(observation.comparison.latency_us_p95_before, 0);
+    assert_eq!((observation.class_shift, observation.failed_before), (None, 0.0));
+    bench.handle.stop().await;
 }

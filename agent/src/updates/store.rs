@@ -275,6 +275,11 @@ impl BundleStore {
 /// File and offset of each chunk.
 type KeptChunks = BTreeMap<Digest, (String, u64)>;
 
+/// Where the layout of a bundle that is kept is, below the state directory.
+pub(crate) fn bundle_dir(bundle: Digest) -> String {
+    dir(BUNDLES, bundle)
+}
+
 fn dir(folder: &str, digest: Digest) -> String {
     format!("{folder}/{}", digest.hex())
 }
