@@ -19,8 +19,7 @@ pub const PATCH_BYTES_MAX: u64 = 8 << 20;
 /// The largest encoded index of a patch.
 pub const PATCH_INDEX_BYTES_MAX: usize = 4 << 10;
 /// The most memory that applying a patch takes, beyond zstd's own of less than 1 MiB.
-pub const PATCH_MEMORY_BYTES_MAX: u64 =
-    PATCH_SOURCE_BYTES_MAX + PATCH_BYTES_MAX + PATCH_CONTENT_BYTES_MAX;
+pub const PATCH_MEMORY_BYTES_MAX: u64 = PATCH_SOURCE_BYTES_MAX + 2 * PATCH_CONTENT_BYTES_MAX;
 /// The largest `index.json` and `oci-layout`.
 pub const INDEX_BYTES_MAX: u64 = 64 << 10;
 /// The largest OCI manifest.

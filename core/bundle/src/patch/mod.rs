@@ -1,20 +1,22 @@
 //! Patches: how a device that has one bundle makes another from it, with fewer bytes than chunks need.
 //!
-//! A patch is one zstd frame (RFC 8878). Its *source*, which comes before the frame's content as a prefix
-//! that matches may reach into, is every blob of the old bundle that the new one does not have; its
-//! *content* is every blob of the new bundle that the old one does not have, both in the order of the OCI
-//! manifests. With the codec [`PatchCodec::Difference`] a table of *segments* comes before the blobs: ranges
-//! of the content that are stored as the byte-wise difference from a range of the source, which suits
-//! quantised weights that moved a little.
+//! A patch is zstd frames (RFC 8878). Its *source*, which comes before their content as a prefix that
+//! matches may reach into, is every blob of the old bundle that the new one does not have. What it makes is
+//! every blob of the new bundle that the old one does not have; both are in the order of the OCI manifests.
+//! With the codec [`PatchCodec::Prefix`] the content of one frame is these blobs. With
+//! [`PatchCodec::Difference`] some ranges of them, the *segments*, are stored as the byte-wise difference
+//! from a range of the source, which suits quantised weights that moved a little: the content of the first
+//! frame is a table of the segments and all that lies outside of them, that of the second is the
+//! differences.
 //!
 //! A patch travels in pieces as chunks do, uncompressed. The [`PatchIndex`] names them; its digest stands in
 //! the signed target. What comes out is believed only blob by blob, where it has the digest that the
 //! chunk index says: a patch is a shorter way to the same bytes, and whatever is wrong with one is an error
 //! after which plain chunks lead there.
 //!
-//! **Memory.** [`apply_patch`] holds at most the source, the patch and the content, then the content twice:
-//! [`PatchIndex::memory_bytes`] says how much before anything is fetched, and [`PATCH_MEMORY_BYTES_MAX`]
-//! bounds it. A bundle that needs more has no patch.
+//! **Memory.** [`apply_patch`] holds at most the source, the content and the patch, then the blobs in the
+//! patch's place: [`PatchIndex::memory_bytes`] says how much before anything is fetched, and
+//! [`PATCH_MEMORY_BYTES_MAX`](crate::PATCH_MEMORY_BYTES_MAX) bounds it. A bundle that needs more has no patch.
 //!
 //! | offset | what | meaning |
 //! |---|---|---|
@@ -26,8 +28,8 @@
 //! | | varint | number of pieces; all but the last have 96 KiB |
 //! | per piece | 32 bytes, varint | digest and length of the piece |
 //!
-//! The table of segments is a varint, their number, and per segment three varints: the gap to the end of
-//! the segment before, its length, and where it begins in the source.
+//! The table of segments is a varint, their number, and per segment three varints: the gap between the end
+//! of the segment before and its begin, its length, and where it begins in the source.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -52,8 +54,13 @@ mod tests;
 
 /// The version of the encoding.
 const VERSION: u8 = 1;
-/// Patches are made once, at the desk, and sent often.
-const ZSTD_LEVEL: i32 = 22;
+/// Patches are made once, at the desk, and sent often: what is smaller is kept. The higher level suits
+/// differences, the lower one weights that are as good as noise.
+const ZSTD_LEVELS: [i32; 2] = [12, 19];
+/// For the look at which segments to choose.
+const ZSTD_LEVEL_QUICK: i32 = 3;
+/// Weights are close to noise: shorter matches cost more than the bytes that they stand for.
+const MATCH_BYTES_MIN: u32 = 5;
 /// The smallest window of a frame, as a power of two.
 const WINDOW_LOG_MIN: u32 = 17;
 /// The shortest segment that is worth its entry in the table.
@@ -155,8 +162,7 @@ impl PatchIndex {
 
     /// The most memory that [`apply_patch`] holds for this patch, but for zstd's own of less than 1 MiB.
     pub fn memory_bytes(&self) -> u64 {
-        let expanding = self.source_bytes + self.len_bytes() + self.content_bytes;
-        expanding.max(2 * self.content_bytes)
+        self.source_bytes + self.content_bytes + self.len_bytes().max(self.content_bytes)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -190,7 +196,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// The smallest patch from `old` to `new`, or none where the chunks that a device with `old` lacks
+    /// A patch from `old` to `new`, or none where the chunks that a device with `old` lacks
     /// are fewer bytes, or where a patch would exceed a limit.
     ///
     /// # Errors
@@ -205,23 +211,22 @@ impl Patch {
             return Ok(None);
         }
         let fail = |reason| Error::Patch { from: old.digest(), to: new.digest(), reason };
-        let mut best: Option<(PatchCodec, usize, Vec<u8>)> = None;
+        let mut best: Option<(usize, Parts)> = None;
         for segments in change.segmentations() {
-            let content = change.differing(&segments);
-            let bytes = compress_after(&change.source, &content).map_err(fail)?;
-            if best.as_ref().is_none_or(|(_, _, best)| bytes.len() < best.len()) {
-                let codec =
-                    if segments.is_empty() { PatchCodec::Prefix } else { PatchCodec::Difference };
-                best = Some((codec, content.len(), bytes));
+            let parts = change.parts(&segments);
+            let quick = parts.compressed(&change.source, &[ZSTD_LEVEL_QUICK]).map_err(fail)?;
+            if best.as_ref().is_none_or(|(best, _)| quick.len() < *best) {
+                best = Some((quick.len(), parts));
             }
         }
-        let (codec, content_bytes, bytes) = best.expect("there is always the patch of no segments");
+        let (_, parts) = best.expect("there is always the choice of no segments");
+        let bytes = parts.compressed(&change.source, &ZSTD_LEVELS).map_err(fail)?;
         let index = PatchIndex {
             from: old.digest(),
             to: new.digest(),
-            codec,
+            codec: parts.codec(),
             source_bytes: source_bytes as u64,
-            content_bytes: content_bytes as u64,
+            content_bytes: parts.len() as u64,
             pieces: bytes.chunks(CHUNK_BYTES_MAX).map(ChunkRef::of).collect(),
         };
         let patch = Self { index, bytes };
@@ -320,24 +325,22 @@ pub fn apply_patch(
     }
     let mut content = expand_after(&source, &patch, size(index.content_bytes)).map_err(fail)?;
     drop(patch);
+    let wanted_bytes: u64 = wanted.iter().map(|(_, len_bytes)| len_bytes).sum();
     if index.codec == PatchCodec::Difference {
-        content = undo_differences(&source, content).map_err(|reason| fail(reason.to_owned()))?;
+        content = merged(&source, &content).map_err(|reason| fail(reason.to_owned()))?;
     }
     drop(source);
-
-    let wanted_bytes: u64 = wanted.iter().map(|(_, len_bytes)| len_bytes).sum();
     if wanted_bytes != content.len() as u64 {
         let found = content.len();
         return Err(fail(format!("its blobs have {found} bytes, not {wanted_bytes}")));
     }
     let mut blobs = Vec::new();
-    let mut rest = content.as_slice();
-    for (digest, len_bytes) in wanted {
-        let (blob, after) = rest.split_at(size(len_bytes));
-        check_blob(digest, len_bytes, blob)?;
-        blobs.push((digest, blob.to_vec()));
-        rest = after;
+    for (digest, len_bytes) in wanted.into_iter().rev() {
+        let blob = content.split_off(content.len() - size(len_bytes));
+        check_blob(digest, len_bytes, &blob)?;
+        blobs.push((digest, blob));
     }
+    blobs.reverse();
     Ok(blobs)
 }
 
@@ -433,50 +436,93 @@ impl Change {
         new != old && entropy_bits(difference) < entropy_bits(new.iter().copied())
     }
 
-    /// The content, with the table and the differences where there are segments.
-    fn differing(&self, segments: &[Segment]) -> Vec<u8> {
-        if segments.is_empty() {
-            return self.content.clone();
-        }
-        let mut content = self.content.clone();
-        let mut end = 0;
+    /// The content of the frames for this choice of segments.
+    fn parts(&self, segments: &[Segment]) -> Parts {
         let mut table = Vec::new();
+        let mut parts = Parts::default();
+        let mut end = 0;
+        let mut outside = Vec::new();
         for Segment { to, from, len } in segments.iter().copied() {
-            let old = &self.source[from..from + len];
-            for (byte, old) in content[to..to + len].iter_mut().zip(old) {
-                *byte = byte.wrapping_sub(*old);
-            }
+            let (new, old) = (&self.content[to..to + len], &self.source[from..from + len]);
+            outside.extend_from_slice(&self.content[end..to]);
+            parts.differences.extend(new.iter().zip(old).map(|(new, old)| new.wrapping_sub(*old)));
             table.push([to - end, len, from].map(|number| number as u32));
             end = to + len;
         }
-        let mut bytes =
-            postcard::to_extend(&table, Vec::new()).expect("postcard encodes lists of numbers");
-        bytes.extend(content);
-        bytes
+        outside.extend_from_slice(&self.content[end..]);
+        if !segments.is_empty() {
+            parts.first =
+                postcard::to_extend(&table, Vec::new()).expect("postcard encodes lists of numbers");
+        }
+        parts.first.extend(outside);
+        parts
     }
 }
 
-/// The content with its table taken off and the old bytes added again.
-fn undo_differences(source: &[u8], mut content: Vec<u8>) -> Result<Vec<u8>, &'static str> {
-    let (table, blobs) = postcard::take_from_bytes::<Vec<[u32; 3]>>(&content)
-        .map_err(|_| "its table of segments is cut or garbled")?;
-    if table.len() > SEGMENTS_MAX {
+/// The content of a patch's frames.
+#[derive(Default)]
+struct Parts {
+    /// The table where there are segments, and what lies outside of them.
+    first: Vec<u8>,
+    differences: Vec<u8>,
+}
+
+impl Parts {
+    fn codec(&self) -> PatchCodec {
+        if self.differences.is_empty() { PatchCodec::Prefix } else { PatchCodec::Difference }
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.differences.len()
+    }
+
+    /// The frames, each at the level that makes it smallest. Differences are unlike the source.
+    fn compressed(&self, source: &[u8], levels: &[i32]) -> Result<Vec<u8>, String> {
+        let mut frames = smallest(source, &self.first, levels)?;
+        if !self.differences.is_empty() {
+            frames.extend(smallest(&[], &self.differences, levels)?);
+        }
+        Ok(frames)
+    }
+}
+
+/// The blobs of a patch with differences.
+fn merged(source: &[u8], content: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let (table, rest) = read_table(content)?;
+    let table = table.iter().map(|row| row.map(|number| number as usize));
+    let segment_bytes = table.clone().fold(0_usize, |sum, [_, len, _]| sum.saturating_add(len));
+    let outside_bytes =
+        rest.len().checked_sub(segment_bytes).ok_or("its segments are longer than its content")?;
+    let (mut outside, mut differences) = rest.split_at(outside_bytes);
+    let mut blobs = Vec::with_capacity(rest.len());
+    for [gap, len, from] in table {
+        let (before, after) = outside.split_at_checked(gap).ok_or("a gap lies outside")?;
+        blobs.extend_from_slice(before);
+        outside = after;
+        let (segment, after) = differences.split_at(len);
+        let old =
+            source.get(from..).and_then(|old| old.get(..len)).ok_or("a segment lies outside")?;
+        blobs.extend(segment.iter().zip(old).map(|(byte, old)| byte.wrapping_add(*old)));
+        differences = after;
+    }
+    blobs.extend_from_slice(outside);
+    Ok(blobs)
+}
+
+/// The table of segments, and what comes behind it. A row is read only if there may be as many.
+fn read_table(content: &[u8]) -> Result<(Vec<[u32; 3]>, &[u8]), &'static str> {
+    let garbled = |_| "its table of segments is cut or garbled";
+    let (count, mut rest) = postcard::take_from_bytes::<u32>(content).map_err(garbled)?;
+    if count as usize > SEGMENTS_MAX {
         return Err("its table has too many segments");
     }
-    let table_bytes = content.len() - blobs.len();
-    let mut rest = &mut content[table_bytes..];
-    for [gap, len, from] in table.iter().map(|row| row.map(|number| number as usize)) {
-        let outside = "a segment lies outside";
-        rest = rest.get_mut(gap..).ok_or(outside)?;
-        let (segment, after) = rest.split_at_mut_checked(len).ok_or(outside)?;
-        let old = source.get(from..).and_then(|old| old.get(..len)).ok_or(outside)?;
-        for (byte, old) in segment.iter_mut().zip(old) {
-            *byte = byte.wrapping_add(*old);
-        }
+    let mut table = Vec::new();
+    for _ in 0..count {
+        let (row, after) = postcard::take_from_bytes(rest).map_err(garbled)?;
+        table.push(row);
         rest = after;
     }
-    content.drain(..table_bytes);
-    Ok(content)
+    Ok((table, rest))
 }
 
 /// The blobs of `bundle` that `other` does not have, one after another, and where each lies.
@@ -510,14 +556,23 @@ fn entropy_bits(bytes: impl Iterator<Item = u8>) -> f64 {
     counts.into_iter().filter(|count| *count > 0).map(bits).sum()
 }
 
+/// The smallest frame of `content` at one of these levels.
+fn smallest(prefix: &[u8], content: &[u8], levels: &[i32]) -> Result<Vec<u8>, String> {
+    let frames = levels.iter().map(|level| compress_after(prefix, content, *level));
+    let frames: Vec<Vec<u8>> = frames.collect::<Result<_, _>>()?;
+    Ok(frames.into_iter().min_by_key(Vec::len).expect("there is a level"))
+}
+
 /// One frame of `content`, with matches that reach into `prefix`.
-fn compress_after(prefix: &[u8], content: &[u8]) -> Result<Vec<u8>, String> {
+fn compress_after(prefix: &[u8], content: &[u8], level: i32) -> Result<Vec<u8>, String> {
     let mut context = CCtx::try_create().ok_or("no memory for zstd")?;
     let reach = (prefix.len() + content.len()).next_power_of_two();
     let failed = |code| get_error_name(code).to_owned();
     for parameter in [
-        CParameter::CompressionLevel(ZSTD_LEVEL),
+        CParameter::CompressionLevel(level),
         CParameter::WindowLog(reach.ilog2().max(WINDOW_LOG_MIN)),
+        CParameter::MinMatch(MATCH_BYTES_MIN),
+        CParameter::EnableLongDistanceMatching(true),
         CParameter::ChecksumFlag(false),
     ] {
         context.set_parameter(parameter).map_err(failed)?;
@@ -528,7 +583,7 @@ fn compress_after(prefix: &[u8], content: &[u8]) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What [`compress_after`] compressed, if it has exactly `len` bytes: never more are expanded.
+/// What the frames of a patch hold, if it has exactly `len` bytes: never more are expanded.
 fn expand_after(prefix: &[u8], patch: &[u8], len: usize) -> Result<Vec<u8>, String> {
     let mut context = DCtx::try_create().ok_or("no memory for zstd")?;
     let mut content = vec![0; len];
