@@ -54,8 +54,8 @@ pub use spool::{
 };
 pub use trial::TrialProgram;
 pub use updates::{
-    Effect, Identity, LoadModel, Now, Observation, PreviousRun, Refusal, SlotRecord, StartError,
-    TrialLimits, Updates,
+    Attempt, ConfirmedVersion, Effect, Identity, LoadModel, Now, Observation, PreviousRun, Refusal,
+    SlotRecord, StartError, TrialLimits, Updates,
 };
 #[cfg(feature = "simulation")]
 pub use {boot::next_boot, record::merge_profile_records};

@@ -47,6 +47,50 @@ pub const OFFER_RETRY_MS: u64 = 60_000;
 /// The most reasons that are told of offers for one bundle which are not to be believed.
 pub const OFFER_REASONS_TOLD_MAX: usize = 8;
 
+/// No program of this kind was built before: Unix time in milliseconds. Where the build gives
+/// `SOURCE_DATE_EPOCH`, it is that.
+pub const BUILD_UNIX_MS: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    Some(seconds) => decimal(seconds) * 1000,
+    None => 1_767_225_600_000,
+};
+
+/// A clock is behind when it is this far behind a time that is known to have passed: clocks are never quite
+/// alike.
+pub const CLOCK_SLACK_MS: u64 = 60_000;
+
+/// A file of metadata that has not come in this time is asked for again.
+pub const METADATA_OVERDUE_MS: u64 = 30_000;
+
+/// After metadata was refused, the timestamp is asked for again after this time.
+pub const METADATA_RETRY_MS: u64 = 60_000;
+
+/// The most reasons that are told, in one run, of metadata which was refused.
+pub const METADATA_REASONS_TOLD_MAX: usize = 16;
+
+/// How often the fleet is told how far something is that goes on, when nothing else is new.
+pub const PROGRESS_REPORT_MS: u64 = 1_000;
+
+/// How long after its time limit a trial's process is waited for.
+pub const TRIAL_GRACE_MS: u64 = 30_000;
+
+/// A shadow that did not get the samples it wants ends after this time, and the bundle goes on.
+pub const SHADOW_MS_MAX: u64 = 3_600_000;
+
+/// A probation that did not get the inferences it wants ends after this time, or after the time that the
+/// bundle states if that is longer: time alone then decides.
+pub const PROBATION_MS_MAX: u64 = 3_600_000;
+
+/// A bundle is judged by what it did from this number of samples on, or from the number that its probation
+/// or shadow wants if that is lower.
+pub const SAMPLES_JUDGED_MIN: u64 = 20;
+
+/// Latencies that differ by no more than this are the same, whatever their ratio, in microseconds.
+pub const LATENCY_SLACK_US: u32 = 1_000;
+
+/// The most bundle names of a slot whose highest confirmed version is remembered; the one that was confirmed
+/// longest ago is forgotten first.
+pub const CONFIRMED_NAMES_MAX: usize = 32;
+
 /// After a full disk, the next try comes after this time.
 pub const DISK_RETRY_MS: u64 = 10_000;
 
@@ -115,3 +159,15 @@ pub const OBSERVATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The largest file of a device's key, in bytes.
 pub const KEY_BYTES_MAX: u64 = 4 * 1024;
+
+const fn decimal(text: &str) -> u64 {
+    let bytes = text.as_bytes();
+    let mut value = 0;
+    let mut place = 0;
+    while place < bytes.len() {
+        assert!(bytes[place].is_ascii_digit(), "SOURCE_DATE_EPOCH is no number");
+        value = value * 10 + (bytes[place] - b'0') as u64;
+        place += 1;
+    }
+    value
+}

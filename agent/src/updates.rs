@@ -1,44 +1,55 @@
 //! From a desired state to bundles that answer.
 //!
-//! [`Updates`] owns what the device believes (the generation, the desired bundles) and a state machine
-//! per slot. It takes messages and the time, uses the disk, and says what is to be done outside as
-//! [`Effect`]s. Nothing unsigned is believed, nothing that is not whole is loaded, and what is recorded
-//! is durable before it counts. It waits for no network and starts no thread.
+//! [`Updates`] owns what the device believes (the repository's metadata, the generation, the desired
+//! bundles) and a state machine per slot. It takes messages and the time, uses the disk, and says what is
+//! to be done outside as [`Effect`]s. Nothing unsigned is believed, nothing that is not whole is loaded, and
+//! what is recorded is durable before it counts. It waits for no network and starts no thread.
+//!
+//! A bundle comes in only as a target of the repository: at the path that the desired state names, with the
+//! digest that it names, for this hardware, and of no lower version than the highest that the slot confirmed
+//! of that name, unless the desired state allows it. What answers already goes on whatever the metadata says.
 
 mod actor;
 mod effect;
+mod metadata;
 mod slot;
 mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, digest_of, expand};
-use selvedge_trust::{BundleStatement, DesiredState, TrustedRoot, UnixMillis};
-use selvedge_wire::{
-    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, Event, EventKind, FleetName, Reported,
-    Running, SlotName, SlotReport, Topic, decode,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
 };
+
+use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, PatchIndex, digest_of, expand};
+use selvedge_trust::{Blob, BundleTarget, DesiredSlot, DesiredState, UnixMillis};
+use selvedge_wire::{
+    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, Event, EventKind, FileName, FleetName,
+    Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
+};
+use semver::Version;
 
 use crate::{
     config::BundleLimits,
     disk::{DiskError, SharedDisk, replace},
     error::one_line,
     inference::LoadedModel,
-    limits::{DISK_RESERVE_BYTES, DISK_RETRY_MS, SLOTS_MAX},
+    limits::{DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS, SLOTS_MAX},
     malformed::shortened,
 };
 
-use slot::{Action, Happening, SlotUpdate};
+use metadata::{Lookup, Metadata, Order};
+use slot::{Action, Candidate, Happening, SlotUpdate};
 use store::{BundleStore, StoreError};
 
 pub(crate) use actor::{UpdateInput, UpdatesHandle};
 pub use effect::{Effect, Observation, PreviousRun, TrialLimits};
-pub use slot::{Refusal, SlotRecord};
+pub use slot::{Attempt, ConfirmedVersion, Refusal, SlotRecord};
 pub(crate) use store::bundle_dir;
 
-/// The signed document of the newest desired state, as it came.
+/// The newest desired state: its generation, 8 bytes, little-endian, and the signed document as it came.
 const DESIRED_FILE: &str = "desired";
 /// The folder with one record per slot.
 const SLOTS_DIR: &str = "slots";
@@ -69,28 +80,6 @@ pub struct Now {
     pub elapsed_ms: u64,
 }
 
-/// What the device should run and does run.
-pub struct Updates {
-    identity: Identity,
-    disk: SharedDisk,
-    store: BundleStore,
-    limits: BundleLimits,
-    load: LoadModel,
-    generation: u64,
-    document: Vec<u8>,
-    slots: BTreeMap<SlotName, SlotUpdate>,
-    running: BTreeMap<SlotName, Running>,
-    // Models that wait for their turn.
-    loaded: BTreeMap<SlotName, Box<LoadedModel>>,
-    transfers: BTreeMap<Digest, Transfer>,
-    subscribed: BTreeMap<String, (Topic, usize)>,
-    // A desired state that the disk did not take, and when to try again.
-    unrecorded: Option<(Vec<u8>, u64)>,
-    refused_document: Option<Digest>,
-    reported: Option<Reported>,
-    effects: Vec<Effect>,
-}
-
 /// Why the updates cannot begin.
 #[derive(Debug)]
 pub enum StartError {
@@ -106,11 +95,64 @@ impl From<DiskError> for StartError {
     }
 }
 
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(_) => write!(f, "the state directory does not work"),
+            Self::Root(_) => write!(f, "the root metadata is not usable"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Disk(error) => Some(error),
+            Self::Root(error) => Some(error),
+        }
+    }
+}
+
+/// What the device should run and does run.
+pub struct Updates {
+    identity: Identity,
+    disk: SharedDisk,
+    store: BundleStore,
+    limits: BundleLimits,
+    load: LoadModel,
+    metadata: Metadata,
+    // The version of the root that was told last.
+    root_version: u64,
+    generation: u64,
+    document: Vec<u8>,
+    wanted: BTreeMap<SlotName, DesiredSlot>,
+    slots: BTreeMap<SlotName, SlotUpdate>,
+    running: BTreeMap<SlotName, Running>,
+    // Models that wait for their turn.
+    loaded: BTreeMap<SlotName, Box<LoadedModel>>,
+    transfers: BTreeMap<Digest, Transfer>,
+    // Patches that did not lead where they should: chunks do.
+    spoiled: BTreeSet<Digest>,
+    // The slots that listen to the offers of a bundle.
+    seeking: BTreeMap<SlotName, Digest>,
+    subscribed: BTreeMap<String, (Topic, usize)>,
+    // A desired state that the disk did not take, and when to try again.
+    unrecorded: Option<(Vec<u8>, u64)>,
+    // The desired state that was refused last.
+    refused_document: Vec<u8>,
+    revision: u64,
+    reported: Option<Reported>,
+    reported_at_ms: u64,
+    effects: Vec<Effect>,
+}
+
 /// Why an offer is not taken.
 enum OfferError {
-    /// It is not to be believed: not signed by the publisher, about another bundle, or out of date.
+    /// The metadata does not speak for the bundle.
+    Untargeted(String),
+    /// It is not what the metadata says.
     Unbelieved(String),
-    /// It is signed, and the bundle must not run here.
+    /// It is what the metadata says, and the bundle must not run here.
     Unfit(String),
     /// The disk failed.
     Disk(String),
@@ -124,16 +166,33 @@ impl From<DiskError> for OfferError {
 
 /// A bundle that is on its way.
 struct Transfer {
-    statement: Vec<u8>,
+    target: BundleTarget,
     index: ChunkIndex,
-    chunks: BTreeMap<Digest, ChunkRef>,
+    patch: Option<PatchIndex>,
+    // The chunks, or the pieces of the patch.
+    pieces: BTreeMap<Digest, ChunkRef>,
+}
+
+impl Transfer {
+    fn new(target: BundleTarget, index: ChunkIndex, patch: Option<PatchIndex>) -> Self {
+        let pieces = match &patch {
+            Some(patch) => patch.pieces().iter().map(|piece| (piece.digest, *piece)).collect(),
+            None => index.chunks().map(|chunk| (chunk.digest, chunk)).collect(),
+        };
+        Self { target, index, patch, pieces }
+    }
+
+    fn pieces_total(&self) -> u32 {
+        u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Updates {
     /// Settles what the last run left and loads what answered then, or else what answered before that.
     ///
     /// # Errors
-    /// [`DiskError`] if the disk does not work; damaged content is reported and set aside.
+    /// [`StartError`] if the disk does not work, or the identity's root is not usable; damaged content is
+    /// reported and set aside.
     pub fn start(
         identity: Identity,
         disk: SharedDisk,
@@ -148,32 +207,44 @@ impl Updates {
         };
         let store = BundleStore::open(disk.clone(), accepted)?;
         disk.create_dir(SLOTS_DIR)?;
+        let (metadata, damaged) = Metadata::open(disk.clone(), identity.root.clone())?;
         let mut updates = Self {
             identity,
             disk,
             store,
             limits,
             load,
+            metadata,
+            root_version: 0,
             generation: 0,
             document: Vec::new(),
+            wanted: BTreeMap::new(),
             slots: BTreeMap::new(),
             running: BTreeMap::new(),
             loaded: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            spoiled: BTreeSet::new(),
+            seeking: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             unrecorded: None,
-            refused_document: None,
+            refused_document: Vec::new(),
+            revision: 0,
             reported: None,
+            reported_at_ms: 0,
             effects: Vec::new(),
         };
+        if damaged {
+            let detail = "the kept metadata is set aside: trust begins with the configured root";
+            updates.tell(EventKind::StateDamaged, None, None, detail.to_owned(), now);
+        }
         let desired = updates.recall_desired(now)?;
-        updates.recall_slots(now)?;
+        updates.recall_slots(previous_run, now)?;
+        updates.follow(now, |metadata, orders| metadata.begin(now, orders));
         if let Some(desired) = desired {
-            updates.apply(&desired, now);
+            updates.apply(desired, now);
         }
         updates.tidy();
-        updates.report();
-        let effects = std::mem::take(&mut updates.effects);
+        let effects = updates.finish(now);
         Ok((updates, effects))
     }
 
@@ -181,11 +252,12 @@ impl Updates {
     pub fn receive(&mut self, topic: &Topic, payload: &[u8], now: Now) -> Vec<Effect> {
         match topic {
             Topic::Desired(_) => self.receive_desired(payload, now),
+            Topic::Metadata(file) => self.receive_metadata(file, payload, now),
             Topic::Bundle(bundle) => self.receive_offer(*bundle, payload, now),
-            Topic::Chunk(chunk) => self.receive_chunk(*chunk, payload, now),
+            Topic::Chunk(chunk) => self.receive_piece(*chunk, payload, now),
             _ => {}
         }
-        self.finish()
+        self.finish(now)
     }
 
     /// The swap that an effect asked for is done.
@@ -196,7 +268,9 @@ impl Updates {
             None => self.running.remove(slot),
         };
         self.tell_slot(slot, Happening::Switched { bundle }, now);
-        self.finish()
+        // Its target may have been revoked while models changed places.
+        self.revoke(now);
+        self.finish(now)
     }
 
     /// The trial that an effect asked for has ended, well or with a reason.
@@ -207,7 +281,9 @@ impl Updates {
         outcome: Result<(), String>,
         now: Now,
     ) -> Vec<Effect> {
-        self.finish()
+        let outcome = outcome.map_err(|reason| shortened(&reason));
+        self.tell_slot(slot, Happening::Tried { bundle, outcome }, now);
+        self.finish(now)
     }
 
     /// What was seen so far of a bundle in its shadow or on its probation.
@@ -218,11 +294,13 @@ impl Updates {
         observation: Observation,
         now: Now,
     ) -> Vec<Effect> {
-        self.finish()
+        self.tell_slot(slot, Happening::Observed { bundle, observation }, now);
+        self.finish(now)
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) -> Vec<Effect> {
+        self.follow(now, |metadata, orders| metadata.tick(now, orders));
         if let Some((document, retry_at_ms)) = self.unrecorded.take() {
             if now.elapsed_ms >= retry_at_ms {
                 self.consider(document, now);
@@ -232,11 +310,11 @@ impl Updates {
         }
         let slots: Vec<_> = self.slots.keys().cloned().collect();
         slots.iter().for_each(|slot| self.tell_slot(slot, Happening::Tick, now));
-        self.finish()
+        self.finish(now)
     }
 
-    fn finish(&mut self) -> Vec<Effect> {
-        self.report();
+    fn finish(&mut self, now: Now) -> Vec<Effect> {
+        self.report(now);
         std::mem::take(&mut self.effects)
     }
 }
@@ -244,24 +322,31 @@ impl Updates {
 /// On start.
 impl Updates {
     fn recall_desired(&mut self, now: Now) -> Result<Option<DesiredState>, DiskError> {
-        let Some(document) = self.disk.read(DESIRED_FILE)? else { return Ok(None) };
+        let Some(bytes) = self.disk.read(DESIRED_FILE)? else { return Ok(None) };
+        let Some((generation, document)) = bytes.split_first_chunk() else {
+            let detail = "the recorded desired state is set aside: it is cut short";
+            self.tell(EventKind::StateDamaged, None, None, detail.to_owned(), now);
+            return Ok(None);
+        };
+        self.generation = u64::from_le_bytes(*generation);
         // It was believed when it came. That its time may be over by now stops nothing that runs.
-        let Identity { device, fleet, root, .. } = &self.identity;
-        match root.verify_desired(&document, device, fleet, 0, UnixMillis(0)) {
+        let Identity { device, fleet, .. } = &self.identity;
+        let root = self.metadata.root();
+        match root.verify_desired(document, device, fleet, self.generation, UnixMillis(0)) {
             Ok(desired) => {
-                self.generation = desired.generation;
-                self.document = document;
+                self.document = document.to_vec();
+                self.metadata.raise_floor(desired.issued.0);
                 Ok(Some(desired))
             }
             Err(error) => {
-                let detail = format!("the recorded desired state is set aside: {error}");
-                self.tell(EventKind::StateDamaged, None, None, detail, now);
+                // The director may have another key since; the generation counts all the same.
+                tracing::warn!("the recorded desired state waits for a newer one: {error}");
                 Ok(None)
             }
         }
     }
 
-    fn recall_slots(&mut self, now: Now) -> Result<(), DiskError> {
+    fn recall_slots(&mut self, previous_run: PreviousRun, now: Now) -> Result<(), DiskError> {
         for name in self.disk.list(SLOTS_DIR)? {
             let Some(slot) = name.strip_suffix(".json").and_then(|slot| slot.parse().ok()) else {
                 self.disk.remove(&format!("{SLOTS_DIR}/{name}"))?;
@@ -273,33 +358,63 @@ impl Updates {
                 self.tell(EventKind::StateDamaged, Some(&slot), None, detail, now);
                 SlotRecord::default()
             });
-            self.revive(slot, record, now);
+            if previous_run.ended_cleanly {
+                self.revive(slot, record, now);
+            } else {
+                self.revive_after_crash(slot, record, now);
+            }
         }
         Ok(())
     }
 
+    /// Counts the crash before anything is loaded that may be to blame for it.
+    fn revive_after_crash(&mut self, slot: SlotName, before: SlotRecord, now: Now) {
+        let mut record = before.clone().after_crash();
+        let given_up = record.give_up_crashed();
+        if record != before
+            && let Happening::DiskFailed { reason } = self.record(&slot, &record)
+            && record.probation.is_some()
+        {
+            return self.stand_in(slot, record, reason, now);
+        }
+        for (refusal, answered) in given_up {
+            if answered {
+                self.tell_rolled_back(&slot, &refusal, now);
+            } else {
+                self.tell_refused(&slot, &refusal, now);
+            }
+        }
+        self.revive(slot, record, now);
+    }
+
     /// Lets the bundle of a record answer again; if it cannot, the one before it.
     fn revive(&mut self, slot: SlotName, mut record: SlotRecord, now: Now) {
+        let mut current = None;
         while let Some(bundle) = record.current {
             match self.load_kept(bundle) {
-                Ok(model) => {
+                Ok((model, candidate)) => {
+                    current = Some(candidate);
+                    if record.probation.is_some() {
+                        self.effects.push(Effect::Watch { slot: slot.clone(), on: true });
+                    }
                     self.answer_again(&slot, model);
                     break;
                 }
-                Err(StoreError::Disk(reason)) => return self.stand_in(slot, record, reason, now),
                 Err(StoreError::Unfit(reason)) => {
                     let refusal = Refusal { bundle, generation: self.generation, reason };
                     self.tell_refused(&slot, &refusal, now);
-                    let current = record.previous;
-                    record = SlotRecord { current, previous: None, refused: Some(refusal) };
+                    record.current = record.previous.take();
+                    record.probation = None;
+                    record.refused = Some(refusal);
                     self.record(&slot, &record);
                     if let Err(error) = self.store.discard(bundle) {
                         tracing::error!("{error}");
                     }
                 }
+                Err(error) => return self.stand_in(slot, record, error.to_string(), now),
             }
         }
-        self.slots.insert(slot, SlotUpdate::new(record));
+        self.slots.insert(slot, SlotUpdate::revived(record, current, now.elapsed_ms));
     }
 
     /// Lets the bundle before answer until the disk gives the one that should. Nothing is given up.
@@ -307,7 +422,7 @@ impl Updates {
         tracing::error!("slot {slot}: {reason}");
         let mut answering = None;
         if let Some(bundle) = record.previous
-            && let Ok(model) = self.load_kept(bundle)
+            && let Ok((model, _)) = self.load_kept(bundle)
         {
             self.answer_again(&slot, model);
             answering = Some(bundle);
@@ -320,6 +435,133 @@ impl Updates {
         self.running.insert(slot.clone(), model.running.clone());
         let model = Some(Box::new(model));
         self.effects.push(Effect::Swap { slot: slot.clone(), model });
+    }
+}
+
+/// The repository's metadata.
+impl Updates {
+    fn receive_metadata(&mut self, file: &FileName, payload: &[u8], now: Now) {
+        self.follow(now, |metadata, orders| {
+            if let Err(reason) = metadata.receive(file, payload, now, orders) {
+                orders.push(Order::Tell(EventKind::MetadataRefused, reason));
+            }
+        });
+    }
+
+    /// Lets the metadata go on, does what it asks for, and looks at what that means for the slots.
+    fn follow(&mut self, now: Now, step: impl FnOnce(&mut Metadata, &mut Vec<Order>)) {
+        let mut orders = Vec::new();
+        step(&mut self.metadata, &mut orders);
+        for order in orders {
+            match order {
+                Order::Listen(file) => self.subscribe(Topic::Metadata(file)),
+                Order::Unlisten(file) => self.unsubscribe(Topic::Metadata(file)),
+                Order::ListenAgain(file) => self.subscribe_again(Topic::Metadata(file)),
+                Order::Tell(kind, detail) => self.tell(kind, None, None, detail, now),
+            }
+        }
+        if self.metadata.take_changed() {
+            self.trust(now);
+            self.seek_all(now);
+            self.revoke(now);
+        }
+    }
+
+    /// Says which root holds. Another root may also have another director.
+    fn trust(&mut self, now: Now) {
+        let root = self.metadata.root();
+        let version = root.root().version();
+        if version == self.root_version {
+            return;
+        }
+        let is_first = self.root_version == 0;
+        self.root_version = version;
+        self.effects.push(Effect::Trust(Box::new(root.clone())));
+        if !is_first && !self.refused_document.is_empty() {
+            self.consider(self.refused_document.clone(), now);
+        }
+    }
+
+    fn seek_all(&mut self, now: Now) {
+        let sought = self.slots.iter().filter_map(|(slot, update)| Some((slot, update.sought()?)));
+        let sought: Vec<_> = sought.map(|(slot, bundle)| (slot.clone(), bundle)).collect();
+        for (slot, bundle) in sought {
+            if let Some(happening) = self.seek(&slot, bundle, now) {
+                self.tell_slot(&slot, happening, now);
+            }
+        }
+    }
+
+    /// Stops what is not confirmed and is no target any more.
+    fn revoke(&mut self, now: Now) {
+        let mut revoked = Vec::new();
+        for (slot, update) in &self.slots {
+            let wanted = self.wanted.get(slot);
+            let Some(wanted) = wanted.filter(|wanted| update.unconfirmed() == Some(wanted.bundle))
+            else {
+                continue;
+            };
+            let reason = match self.metadata.lookup(&wanted.target) {
+                Lookup::Absent(reason) => reason,
+                Lookup::Bundle(target) if target.bundle() != wanted.bundle => {
+                    is_another(&wanted.target, target)
+                }
+                _ => continue,
+            };
+            revoked.push((slot.clone(), Happening::Revoked { bundle: wanted.bundle, reason }));
+        }
+        revoked.into_iter().for_each(|(slot, happening)| self.tell_slot(&slot, happening, now));
+    }
+
+    /// The target that speaks for the bundle that a slot shall have.
+    fn target_of(&self, slot: &SlotName, bundle: Digest) -> Result<BundleTarget, OfferError> {
+        let wanted = self.wanted.get(slot).filter(|wanted| wanted.bundle == bundle);
+        let Some(wanted) = wanted else {
+            let reason = format!("no desired state names the bundle {bundle}");
+            return Err(OfferError::Untargeted(reason));
+        };
+        let target = match self.metadata.lookup(&wanted.target) {
+            Lookup::Bundle(target) if target.bundle() == bundle => target.clone(),
+            Lookup::Bundle(target) => {
+                return Err(OfferError::Untargeted(is_another(&wanted.target, target)));
+            }
+            Lookup::Absent(reason) | Lookup::Unknown(reason) => {
+                return Err(OfferError::Untargeted(reason));
+            }
+        };
+        self.check_hardware(&target).map_err(OfferError::Unfit)?;
+        self.check_version(slot, wanted, &target).map_err(OfferError::Unfit)?;
+        Ok(target)
+    }
+
+    fn check_hardware(&self, target: &BundleTarget) -> Result<(), String> {
+        let hardware_class = &self.identity.hardware_class;
+        if target.allows_hardware(hardware_class) {
+            return Ok(());
+        }
+        let allowed = target.hardware_classes.join(", ");
+        Err(format!("it is for the hardware {allowed}; this device is {hardware_class}"))
+    }
+
+    fn check_version(
+        &self,
+        slot: &SlotName,
+        wanted: &DesiredSlot,
+        target: &BundleTarget,
+    ) -> Result<(), String> {
+        let text = &target.version;
+        let version: Version =
+            text.parse().map_err(|error| format!("its version {text} is none: {error}"))?;
+        let record = self.slots.get(slot).map(SlotUpdate::record);
+        let answers = record.is_some_and(|record| record.current == Some(wanted.bundle));
+        let confirmed = record.and_then(|record| record.confirmed_version(&target.name));
+        match confirmed.filter(|confirmed| version.cmp_precedence(confirmed).is_lt()) {
+            Some(confirmed) if !wanted.allow_downgrade && !answers => Err(format!(
+                "its version {version} is lower than {confirmed}, which this slot confirmed; the desired \
+                 state does not allow that"
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -339,21 +581,23 @@ impl Updates {
             return;
         }
         match self.verify_desired(&document, now) {
-            Ok(desired) => self.accept(document, &desired, now),
-            Err(reason) => self.refuse_desired(&document, reason, now),
+            Ok(desired) => self.accept(document, desired, now),
+            Err(reason) => self.refuse_desired(document, reason, now),
         }
     }
 
     fn verify_desired(&self, document: &[u8], now: Now) -> Result<DesiredState, String> {
-        let Identity { device, fleet, root, .. } = &self.identity;
-        let now = UnixMillis(now.unix_ms);
+        let Identity { device, fleet, .. } = &self.identity;
+        let now = UnixMillis(self.metadata.time(now).unix_ms);
+        let root = self.metadata.root();
         let desired = root.verify_desired(document, device, fleet, self.generation, now);
         let desired = desired.map_err(|error| one_line(&error))?;
         if desired.slots.len() > SLOTS_MAX {
             let count = desired.slots.len();
             return Err(format!("it has {count} slots, this device takes {SLOTS_MAX}"));
         }
-        if desired.generation == self.generation && !self.wants_the_same(&desired) {
+        let known = !self.document.is_empty() && desired.generation == self.generation;
+        if known && desired.slots != self.wanted {
             let generation = desired.generation;
             return Err(format!(
                 "generation {generation} was seen before and wanted other bundles"
@@ -362,48 +606,51 @@ impl Updates {
         Ok(desired)
     }
 
-    fn wants_the_same(&self, desired: &DesiredState) -> bool {
-        let wanted = desired.slots.iter().map(|(slot, wanted)| (slot, wanted.bundle));
-        let known = self.slots.iter();
-        wanted.eq(known.filter_map(|(slot, update)| Some((slot, update.desired()?))))
-    }
-
-    fn accept(&mut self, document: Vec<u8>, desired: &DesiredState, now: Now) {
+    fn accept(&mut self, document: Vec<u8>, desired: DesiredState, now: Now) {
+        self.metadata.raise_floor(desired.issued.0);
         // A device that forgot what it followed could be led back to an older state.
-        if let Err(error) = replace(self.disk.as_ref(), DESIRED_FILE, &document) {
+        let recorded = [&desired.generation.to_le_bytes()[..], &document].concat();
+        let kept = self.metadata.keep_floor(desired.issued.0);
+        let kept = kept.and_then(|()| replace(self.disk.as_ref(), DESIRED_FILE, &recorded));
+        if let Err(error) = kept {
             tracing::error!("a new desired state waits, and is tried again: {error}");
             self.unrecorded = Some((document, now.elapsed_ms + DISK_RETRY_MS));
             return;
         }
         self.generation = desired.generation;
         self.document = document;
-        self.refused_document = None;
+        self.refused_document.clear();
         self.apply(desired, now);
     }
 
-    fn apply(&mut self, desired: &DesiredState, now: Now) {
-        for slot in desired.slots.keys() {
-            let empty = || SlotUpdate::new(SlotRecord::default());
-            self.slots.entry(slot.clone()).or_insert_with(empty);
-        }
+    fn apply(&mut self, desired: DesiredState, now: Now) {
         let generation = desired.generation;
-        for slot in self.slots.keys().cloned().collect::<Vec<_>>() {
-            let bundle = desired.slots.get(&slot).map(|wanted| wanted.bundle);
-            self.tell_slot(&slot, Happening::Desired { generation, bundle }, now);
+        for slot in desired.slots.keys() {
+            self.slots.entry(slot.clone()).or_insert_with(SlotUpdate::empty);
         }
+        self.wanted = desired.slots;
+        for slot in self.slots.keys().cloned().collect::<Vec<_>>() {
+            let wanted = self.wanted.get(&slot);
+            let bundle = wanted.map(|wanted| wanted.bundle);
+            let shadow_samples = wanted.map_or(0, |wanted| wanted.shadow_samples);
+            let happening = Happening::Desired { generation, bundle, shadow_samples };
+            self.tell_slot(&slot, happening, now);
+        }
+        let paths = self.wanted.values().map(|wanted| wanted.target.clone()).collect();
+        self.follow(now, |metadata, orders| metadata.want(&paths, now, orders));
     }
 
-    fn refuse_desired(&mut self, document: &[u8], reason: String, now: Now) {
+    fn refuse_desired(&mut self, document: Vec<u8>, reason: String, now: Now) {
         // The broker gives a retained one again on every connection; it is news only once.
-        let digest = digest_of(document);
-        if self.refused_document.replace(digest) != Some(digest) {
+        if document != self.refused_document {
             tracing::warn!("a desired state was refused: {reason}");
             self.tell(EventKind::DesiredRefused, None, None, reason, now);
+            self.refused_document = document;
         }
     }
 }
 
-/// Offers and chunks.
+/// Offers and pieces.
 impl Updates {
     fn receive_offer(&mut self, bundle: Digest, payload: &[u8], now: Now) {
         match decode::<BundleOffer>(payload) {
@@ -415,66 +662,79 @@ impl Updates {
     }
 
     fn take_offer(&mut self, bundle: Digest, offer: &BundleOffer, now: Now) {
-        if !self.slots.values().any(|slot| slot.target() == Some(bundle)) {
-            return;
+        let seeking = self.slots.iter().filter(|(_, update)| update.sought() == Some(bundle));
+        for slot in seeking.map(|(slot, _)| slot.clone()).collect::<Vec<_>>() {
+            let checked = self
+                .target_of(&slot, bundle)
+                .and_then(|target| self.check_offer(target, offer));
+            let happening = offered(bundle, checked);
+            self.tell_slot(&slot, happening, now);
         }
-        let happening = match self.check_offer(bundle, offer, now) {
-            Ok((missing, chunks_total)) => Happening::Offered { bundle, missing, chunks_total },
-            Err(OfferError::Unbelieved(reason)) => Happening::Misoffered { bundle, reason },
-            Err(OfferError::Unfit(reason)) => Happening::Unfit { bundle, reason },
-            Err(OfferError::Disk(reason)) => Happening::DiskFailed { reason },
-        };
-        self.tell_those_with_target(bundle, &happening, now);
     }
 
-    /// What is missing of the bundle, and how many chunks it has.
+    /// What is missing of the bundle, and how many pieces there are.
     fn check_offer(
         &mut self,
-        bundle: Digest,
+        target: BundleTarget,
         offer: &BundleOffer,
-        now: Now,
     ) -> Result<(Vec<Digest>, u32), OfferError> {
-        let now = UnixMillis(now.unix_ms);
-        let statement = self.verify_statement(bundle, &offer.statement, now);
-        let statement = statement.map_err(OfferError::Unbelieved)?;
-        if !is_named(&statement, &offer.index) {
-            let reason = "the chunk index is not the one that the statement names";
+        let bundle = target.bundle();
+        if !is_named(&target.chunk_index, &offer.index) {
+            let reason = "the chunk index is not the one that the target names";
             return Err(OfferError::Unbelieved(reason.to_owned()));
         }
-        self.check_hardware(&statement).map_err(OfferError::Unfit)?;
-        let index = chunk_index(&statement, &offer.index).map_err(OfferError::Unfit)?;
+        let index = ChunkIndex::decode(&offer.index).map_err(|error| one_line(&error));
+        let index = index.map_err(OfferError::Unfit)?;
+        if index.bundle() != bundle {
+            return Err(OfferError::Unfit("the chunk index is about another bundle".to_owned()));
+        }
         self.check_room(&index)?;
         self.store.keep_offer(bundle, offer)?;
         let missing = self.store.missing(&index)?;
-        let chunks: BTreeMap<_, _> = index.chunks().map(|chunk| (chunk.digest, chunk)).collect();
-        let chunks_total = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
-        let statement = offer.statement.clone();
-        self.transfers.insert(bundle, Transfer { statement, index, chunks });
-        Ok((missing, chunks_total))
+        let (patch, missing) = match self.shorter_patch(&target, offer, &index, &missing)? {
+            Some((patch, pieces)) => (Some(patch), pieces),
+            None => (None, missing),
+        };
+        let transfer = Transfer::new(target, index, patch);
+        let pieces_total = transfer.pieces_total();
+        self.transfers.insert(bundle, transfer);
+        Ok((missing, pieces_total))
     }
 
-    /// The statement, if the publisher made it, about this bundle, for this time.
-    fn verify_statement(
+    /// The patch with the fewest bytes to fetch, if that is fewer than `chunks` have, and its missing pieces.
+    /// A patch travels as it is and chunks travel compressed, by how much is not known; but a patch was only
+    /// published because it is shorter than the chunks that its source lacks are when they travel.
+    fn shorter_patch(
         &self,
-        bundle: Digest,
-        statement: &[u8],
-        now: UnixMillis,
-    ) -> Result<BundleStatement, String> {
-        let verified = self.identity.root.verify_statement(statement, now);
-        let statement = verified.map_err(|error| one_line(&error))?;
-        if statement.bundle() != bundle {
-            return Err(format!("the statement is about the bundle {}", statement.bundle()));
+        target: &BundleTarget,
+        offer: &BundleOffer,
+        index: &ChunkIndex,
+        chunks: &[Digest],
+    ) -> Result<Option<(PatchIndex, Vec<Digest>)>, DiskError> {
+        let is_missing = |chunk: &ChunkRef| chunks.contains(&chunk.digest);
+        let missing = index.chunks().filter(is_missing).map(|chunk| (chunk.digest, chunk));
+        let missing: BTreeMap<_, _> = missing.collect();
+        let mut fewest: u64 = missing.values().map(|chunk| u64::from(chunk.len_bytes)).sum();
+        let mut shortest = None;
+        for named in &target.patches {
+            let mut offered = offer.patch_indexes.iter();
+            let bytes = offered.find(|bytes| is_named(&named.index, bytes));
+            let Some(patch) = bytes.and_then(|bytes| PatchIndex::decode(bytes).ok()) else {
+                continue;
+            };
+            let leads = patch.source() == named.source && patch.target() == target.bundle();
+            if !leads || self.spoiled.contains(&patch.digest()) || !self.store.has(named.source)? {
+                continue;
+            }
+            let lacking = self.store.missing_pieces(&patch)?;
+            let pieces = patch.pieces().iter().filter(|piece| lacking.contains(&piece.digest));
+            let bytes: u64 = pieces.map(|piece| u64::from(piece.len_bytes)).sum();
+            if bytes < fewest {
+                fewest = bytes;
+                shortest = Some((patch, lacking));
+            }
         }
-        Ok(statement)
-    }
-
-    fn check_hardware(&self, statement: &BundleStatement) -> Result<(), String> {
-        let hardware_class = &self.identity.hardware_class;
-        if statement.allows_hardware(hardware_class) {
-            return Ok(());
-        }
-        let allowed = statement.hardware_classes.join(", ");
-        Err(format!("it is for the hardware {allowed}; this device is {hardware_class}"))
+        Ok(shortest)
     }
 
     fn check_room(&self, index: &ChunkIndex) -> Result<(), OfferError> {
@@ -501,40 +761,32 @@ impl Updates {
         Ok(())
     }
 
-    fn receive_chunk(&mut self, chunk: Digest, payload: &[u8], now: Now) {
-        let expected = self.transfers.values().find_map(|transfer| transfer.chunks.get(&chunk));
+    fn receive_piece(&mut self, piece: Digest, payload: &[u8], now: Now) {
+        let expected = self.transfers.values().find_map(|transfer| transfer.pieces.get(&piece));
         let Some(expected) = expected else { return };
         let content = match decode::<Chunk>(payload) {
             Ok(message) => expand(&message, expected).map_err(|error| one_line(&error)),
-            Err(error) => Err(format!("chunk {chunk}: {error}")),
+            Err(error) => Err(format!("chunk {piece}: {error}")),
         };
-        let happening = match content.map(|content| self.store.keep_chunk(chunk, &content)) {
-            Ok(Ok(())) => Happening::ChunkKept { chunk },
+        let happening = match content.map(|content| self.store.keep_chunk(piece, &content)) {
+            Ok(Ok(())) => Happening::PieceKept { piece },
             Ok(Err(error)) => Happening::DiskFailed { reason: error.to_string() },
             Err(problem) => return self.effects.push(Effect::Malformed { problem }),
         };
-        let concerned: Vec<_> = self
-            .transfers
-            .iter()
-            .filter(|(_, transfer)| transfer.chunks.contains_key(&chunk))
-            .map(|(bundle, _)| *bundle)
-            .collect();
-        concerned.iter().for_each(|bundle| self.tell_those_with_target(*bundle, &happening, now));
+        let transfers = self.transfers.iter();
+        let concerned = transfers.filter(|(_, transfer)| transfer.pieces.contains_key(&piece));
+        let bundles: BTreeSet<_> = concerned.map(|(bundle, _)| *bundle).collect();
+        let slots = self.slots.iter().filter(|(_, update)| {
+            update.target().is_some_and(|bundle| bundles.contains(&bundle))
+        });
+        for slot in slots.map(|(slot, _)| slot.clone()).collect::<Vec<_>>() {
+            self.tell_slot(&slot, happening.clone(), now);
+        }
     }
 }
 
 /// The actions of slots.
 impl Updates {
-    fn tell_those_with_target(&mut self, bundle: Digest, happening: &Happening, now: Now) {
-        let concerned: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|(_, update)| update.target() == Some(bundle))
-            .map(|(slot, _)| slot.clone())
-            .collect();
-        concerned.iter().for_each(|slot| self.tell_slot(slot, happening.clone(), now));
-    }
-
     /// Tells a slot what happened, does what it answers, and tells it what came of that.
     fn tell_slot(&mut self, slot: &SlotName, happening: Happening, now: Now) {
         let mut happenings = vec![happening];
@@ -549,19 +801,37 @@ impl Updates {
 
     fn act(&mut self, slot: &SlotName, action: Action, now: Now) -> Option<Happening> {
         match action {
-            Action::Seek(bundle) => return self.seek(bundle, now),
-            Action::SeekAgain(bundle) => self.seek_again(bundle),
-            Action::StopSeeking(bundle) => self.unsubscribe(Topic::Bundle(bundle)),
-            Action::Request(chunk) => self.subscribe(Topic::Chunk(chunk)),
-            Action::StopRequesting(chunk) => self.unsubscribe(Topic::Chunk(chunk)),
-            Action::Verify(bundle) => return Some(self.verify(slot, bundle)),
+            Action::Seek(bundle) => return self.seek(slot, bundle, now),
+            Action::SeekAgain(bundle) => self.subscribe_again(Topic::Bundle(bundle)),
+            Action::StopSeeking(bundle) => self.stop_seeking(slot, bundle),
+            Action::Request(piece) => self.subscribe(Topic::Chunk(piece)),
+            Action::RequestAgain(piece) => self.subscribe_again(Topic::Chunk(piece)),
+            Action::StopRequesting(piece) => self.unsubscribe(Topic::Chunk(piece)),
+            Action::Verify(bundle) => return Some(self.verify(bundle)),
             Action::Record(record) => return Some(self.record(slot, &record)),
-            Action::Switch(bundle) => self.switch(slot, bundle),
-            Action::TellSwapped(bundle) => self.tell_swapped(slot, bundle, now),
-            Action::TellRefused(refusal) => {
+            Action::Try(bundle) => self.try_out(slot, bundle),
+            Action::Load(bundle) => return Some(self.load(slot, bundle)),
+            Action::Unload => {
                 self.loaded.remove(slot);
-                self.tell_refused(slot, &refusal, now);
             }
+            Action::Shadow(samples_wanted) => {
+                let (slot, model) = (slot.clone(), self.loaded.remove(slot));
+                self.effects.push(Effect::Shadow { slot, model, samples_wanted });
+            }
+            Action::EndShadow => {
+                let slot = slot.clone();
+                self.effects.push(Effect::Shadow { slot, model: None, samples_wanted: 0 });
+            }
+            Action::Watch(on) => self.effects.push(Effect::Watch { slot: slot.clone(), on }),
+            Action::Switch(bundle) => self.switch(slot, bundle),
+            Action::TellSwapped(bundle) => {
+                self.tell_running(EventKind::Swapped, slot, bundle, "answers", now);
+            }
+            Action::TellConfirmed(bundle) => {
+                self.tell_running(EventKind::Confirmed, slot, bundle, "stood its probation", now);
+            }
+            Action::TellRefused(refusal) => self.tell_refused(slot, &refusal, now),
+            Action::TellRolledBack(refusal) => self.tell_rolled_back(slot, &refusal, now),
             Action::TellMisoffered { bundle, reason } => {
                 self.tell_misoffered(slot, bundle, &reason, now);
             }
@@ -570,101 +840,146 @@ impl Updates {
         None
     }
 
-    fn seek(&mut self, bundle: Digest, now: Now) -> Option<Happening> {
-        match self.find_on_disk(bundle, now) {
-            Ok(Some((missing, chunks_total))) => {
-                Some(Happening::Offered { bundle, missing, chunks_total })
-            }
+    fn seek(&mut self, slot: &SlotName, bundle: Digest, _now: Now) -> Option<Happening> {
+        match self.find_on_disk(slot, bundle) {
+            Ok(Some(known)) => Some(offered(bundle, Ok(known))),
             Ok(None) => {
-                self.subscribe(Topic::Bundle(bundle));
+                self.listen_to_offers(slot, bundle);
                 None
             }
-            Err(reason) => Some(Happening::DiskFailed { reason }),
+            Err(error) => Some(offered(bundle, Err(error))),
         }
     }
 
-    /// A broker gives what it retains only to a subscription that is new to it.
-    fn seek_again(&mut self, bundle: Digest) {
-        let topic = Topic::Bundle(bundle);
-        if self.subscribed.contains_key(&topic.to_string()) {
-            self.effects.push(Effect::Unsubscribe(topic.clone()));
-            self.effects.push(Effect::Subscribe(topic));
-        }
-    }
-
-    /// What is missing of a bundle that is known already, and how many chunks it has.
+    /// What is missing of a bundle that is known already, and how many pieces there are.
     fn find_on_disk(
         &mut self,
+        slot: &SlotName,
         bundle: Digest,
-        now: Now,
-    ) -> Result<Option<(Vec<Digest>, u32)>, String> {
-        if self.store.has(bundle).map_err(|error| error.to_string())? {
+    ) -> Result<Option<(Vec<Digest>, u32)>, OfferError> {
+        let whole = self.store.has(bundle)?;
+        let answers = self.slots.get(slot).map(SlotUpdate::record).is_some_and(|record| {
+            record.current == Some(bundle)
+        });
+        // What answered before may answer again, whatever the metadata says by now.
+        if whole && answers {
+            return Ok(Some((Vec::new(), 0)));
+        }
+        let target = self.target_of(slot, bundle)?;
+        if whole {
             return Ok(Some((Vec::new(), 0)));
         }
         // An offer from before a restart spares the wait for the network, if it is still good.
-        let offer = self.store.offer(bundle).map_err(|error| error.to_string())?;
-        let Some(offer) = offer else { return Ok(None) };
-        match self.check_offer(bundle, &offer, now) {
-            Ok(known) => Ok(Some(known)),
-            Err(OfferError::Disk(reason)) => Err(reason),
-            Err(OfferError::Unbelieved(_) | OfferError::Unfit(_)) => Ok(None),
+        let Some(offer) = self.store.offer(bundle)? else { return Ok(None) };
+        match self.check_offer(target, &offer) {
+            Err(OfferError::Unbelieved(_)) => Ok(None),
+            checked => checked.map(Some),
         }
     }
 
-    fn verify(&mut self, slot: &SlotName, bundle: Digest) -> Happening {
-        let kept = self.store.has(bundle);
-        let model = match kept {
-            Ok(true) => self.load_kept(bundle),
-            Ok(false) => self.load_arrived(bundle),
-            Err(error) => Err(error.into()),
-        };
-        match model {
-            Ok(model) => {
-                self.loaded.insert(slot.clone(), Box::new(model));
-                Happening::Verified { bundle }
-            }
+    fn listen_to_offers(&mut self, slot: &SlotName, bundle: Digest) {
+        let topic = Topic::Bundle(bundle);
+        let is_new = self.seeking.insert(slot.clone(), bundle) != Some(bundle);
+        let is_known = self.subscribed.contains_key(&topic.to_string());
+        if is_new {
+            self.subscribe(topic.clone());
+        }
+        if is_known {
+            self.subscribe_again(topic);
+        }
+    }
+
+    fn stop_seeking(&mut self, slot: &SlotName, bundle: Digest) {
+        if self.seeking.get(slot) == Some(&bundle) {
+            self.seeking.remove(slot);
+            self.unsubscribe(Topic::Bundle(bundle));
+        }
+    }
+
+    fn verify(&mut self, bundle: Digest) -> Happening {
+        match self.check_whole(bundle) {
+            Ok(candidate) => Happening::Verified(candidate),
             Err(StoreError::Disk(reason)) => Happening::DiskFailed { reason },
+            Err(StoreError::Lacking(missing)) => {
+                let pieces_total = self.transfers.get(&bundle).map_or(0, Transfer::pieces_total);
+                Happening::Lacking { bundle, missing, pieces_total }
+            }
             Err(StoreError::Unfit(reason)) => {
-                let in_use = self.running.values().any(|running| running.bundle == bundle);
-                if !in_use && let Err(error) = self.store.discard(bundle) {
-                    tracing::error!("{error}");
-                }
+                self.discard_unless_it_answers(bundle);
                 Happening::Unfit { bundle, reason }
             }
         }
     }
 
-    /// A bundle that is on the disk as a whole.
-    fn load_kept(&self, bundle: Digest) -> Result<LoadedModel, StoreError> {
-        let whole = self.store.read(bundle)?;
-        self.load_whole(&whole).map_err(StoreError::Unfit)
-    }
-
-    fn load_arrived(&self, bundle: Digest) -> Result<LoadedModel, StoreError> {
-        let lost = || StoreError::Disk(format!("what was known of bundle {bundle} is gone"));
-        let transfer = self.transfers.get(&bundle).ok_or_else(lost)?;
-        let whole = self.store.assemble(&transfer.index, &transfer.statement)?;
-        let model = self.load_whole(&whole).map_err(StoreError::Unfit)?;
-        self.store.keep(&whole)?;
-        Ok(model)
-    }
-
-    /// The offer was in time when it was taken; that its statement's time may be over by now, or that the
-    /// clock went wrong since, is no fault of the bundle.
-    fn load_whole(&self, bundle: &Bundle) -> Result<LoadedModel, String> {
-        let statement = bundle.statement().ok_or("the bundle has no signed statement")?;
-        let statement = self.verify_statement(bundle.digest(), statement, UnixMillis(0))?;
-        self.check_hardware(&statement)?;
-        let manifest = bundle.manifest();
-        let named = (manifest.name.to_string(), manifest.version.to_string());
-        if named != (statement.name.clone(), statement.version.clone()) {
-            let (name, version) = named;
-            return Err(format!(
-                "its manifest says {name} {version}, the statement {} {}",
-                statement.name, statement.version
-            ));
+    /// Checks a bundle as a whole, which is on the disk then.
+    fn check_whole(&mut self, bundle: Digest) -> Result<Candidate, StoreError> {
+        if self.store.has(bundle)? {
+            return candidate(&self.store.read(bundle)?);
         }
-        (self.load)(bundle)
+        let lost = || StoreError::Disk(format!("what was known of bundle {bundle} is gone"));
+        let transfer = self.transfers.get_mut(&bundle).ok_or_else(lost)?;
+        let whole = match &transfer.patch {
+            Some(patch) => match self.store.patch(&transfer.index, patch)? {
+                Ok(whole) => whole,
+                Err(reason) => {
+                    tracing::warn!("a patch to {bundle} fails, its chunks are fetched: {reason}");
+                    self.spoiled.insert(patch.digest());
+                    *transfer = Transfer::new(transfer.target.clone(), transfer.index.clone(), None);
+                    self.store.assemble(&transfer.index)?
+                }
+            },
+            None => self.store.assemble(&transfer.index)?,
+        };
+        let candidate = candidate(&whole)?;
+        let Candidate { name, version, .. } = &candidate;
+        let target = &transfer.target;
+        if (name.as_str(), version.to_string()) != (&target.name, target.version.clone()) {
+            return Err(StoreError::Unfit(format!(
+                "its manifest says {name} {version}, its target {} {}",
+                target.name, target.version
+            )));
+        }
+        self.store.keep(&whole)?;
+        Ok(candidate)
+    }
+
+    fn try_out(&mut self, slot: &SlotName, bundle: Digest) {
+        let candidate = self.slots.get(slot).and_then(SlotUpdate::on_trial);
+        let Some(candidate) = candidate else { return };
+        let limits = TrialLimits {
+            time_max: Duration::from_secs(candidate.policy.trial_time_s_max.into()),
+            memory_bytes_max: candidate.trial_memory_bytes_max,
+        };
+        self.effects.push(Effect::Try { slot: slot.clone(), bundle, limits });
+    }
+
+    fn load(&mut self, slot: &SlotName, bundle: Digest) -> Happening {
+        match self.load_kept(bundle) {
+            Ok((model, _)) => {
+                self.loaded.insert(slot.clone(), Box::new(model));
+                Happening::Loaded { bundle }
+            }
+            Err(StoreError::Unfit(reason)) => {
+                self.discard_unless_it_answers(bundle);
+                Happening::Unfit { bundle, reason }
+            }
+            Err(error) => Happening::DiskFailed { reason: error.to_string() },
+        }
+    }
+
+    /// A bundle that is on the disk as a whole.
+    fn load_kept(&self, bundle: Digest) -> Result<(LoadedModel, Candidate), StoreError> {
+        let whole = self.store.read(bundle)?;
+        let candidate = candidate(&whole)?;
+        let model = (self.load)(&whole).map_err(StoreError::Unfit)?;
+        Ok((model, candidate))
+    }
+
+    fn discard_unless_it_answers(&self, bundle: Digest) {
+        let in_use = self.running.values().any(|running| running.bundle == bundle);
+        if !in_use && let Err(error) = self.store.discard(bundle) {
+            tracing::error!("{error}");
+        }
     }
 
     fn record(&self, slot: &SlotName, record: &SlotRecord) -> Happening {
@@ -692,6 +1007,9 @@ impl Updates {
         let arriving: BTreeSet<_> = self.slots.values().filter_map(SlotUpdate::target).collect();
         let needed: BTreeSet<_> = kept.chain(arriving.iter().copied()).collect();
         self.transfers.retain(|bundle, _| arriving.contains(bundle));
+        if self.transfers.is_empty() {
+            self.spoiled.clear();
+        }
         if let Err(error) = self.store.tidy(&needed, &arriving) {
             tracing::warn!("old bundles stay on the disk for now: {error}");
         }
@@ -708,6 +1026,14 @@ impl Updates {
         }
     }
 
+    /// A broker gives what it retains only to a subscription that is new to it.
+    fn subscribe_again(&mut self, topic: Topic) {
+        if self.subscribed.contains_key(&topic.to_string()) {
+            self.effects.push(Effect::Unsubscribe(topic.clone()));
+            self.effects.push(Effect::Subscribe(topic));
+        }
+    }
+
     fn unsubscribe(&mut self, topic: Topic) {
         let name = topic.to_string();
         let Some(entry) = self.subscribed.get_mut(&name) else { return };
@@ -718,39 +1044,74 @@ impl Updates {
         }
     }
 
-    fn report(&mut self) {
+    /// Says what the device runs, if that has changed; how far something is, only every so often.
+    fn report(&mut self, now: Now) {
         let slots = self.slots.iter().map(|(slot, update)| SlotReport {
             slot: slot.clone(),
             phase: update.phase(),
             running: self.running.get(slot).cloned(),
             desired: update.desired(),
             reason: update.reason().map(shortened),
+            comparison: update.comparison(),
         });
         let slots = slots.filter(|report| report.running.is_some() || report.desired.is_some());
-        let reported = Reported {
+        let state = self.metadata.state();
+        let mut reported = Reported {
             boot: self.identity.boot,
+            revision: self.revision,
             generation: self.generation,
+            trust: TrustReport {
+                root_version: state.root_version,
+                timestamp_version: state.timestamp_version,
+                fresh_until_ms: state.fresh_until.0,
+                frozen: self.metadata.is_frozen(),
+                time_unverified: self.metadata.is_time_unverified(),
+            },
             slots: slots.collect(),
         };
-        if self.reported.as_ref() != Some(&reported) {
+        let is_due = match &self.reported {
+            None => true,
+            Some(before) if *before == reported => false,
+            Some(before) if without_progress(before) == without_progress(&reported) => {
+                now.elapsed_ms >= self.reported_at_ms + PROGRESS_REPORT_MS
+            }
+            Some(_) => true,
+        };
+        if is_due {
+            self.revision += 1;
+            self.reported_at_ms = now.elapsed_ms;
+            reported.revision = self.revision;
             self.reported = Some(reported.clone());
             self.effects.push(Effect::Report(reported));
         }
     }
 
-    fn tell_swapped(&mut self, slot: &SlotName, bundle: Digest, now: Now) {
-        let running = self.running.get(slot);
-        let detail = running.map_or_else(
-            || format!("{bundle} answers"),
-            |running| format!("{} {} answers", running.name, running.version),
-        );
-        self.tell(EventKind::Swapped, Some(slot), Some(bundle), detail, now);
+    fn tell_running(
+        &mut self,
+        kind: EventKind,
+        slot: &SlotName,
+        bundle: Digest,
+        what: &str,
+        now: Now,
+    ) {
+        let running = self.running.get(slot).filter(|running| running.bundle == bundle);
+        let detail = match running {
+            Some(running) => format!("{} {} {what}", running.name, running.version),
+            None => format!("{bundle} {what}"),
+        };
+        self.tell(kind, Some(slot), Some(bundle), detail, now);
     }
 
     fn tell_refused(&mut self, slot: &SlotName, refusal: &Refusal, now: Now) {
         let Refusal { bundle, reason, .. } = refusal;
         tracing::warn!("slot {slot}: the bundle {bundle} was refused: {reason}");
         self.tell(EventKind::BundleRefused, Some(slot), Some(*bundle), reason.clone(), now);
+    }
+
+    fn tell_rolled_back(&mut self, slot: &SlotName, refusal: &Refusal, now: Now) {
+        let Refusal { bundle, reason, .. } = refusal;
+        tracing::warn!("slot {slot}: back from the bundle {bundle}: {reason}");
+        self.tell(EventKind::RolledBack, Some(slot), Some(*bundle), reason.clone(), now);
     }
 
     fn tell_misoffered(&mut self, slot: &SlotName, bundle: Digest, reason: &str, now: Now) {
@@ -767,23 +1128,56 @@ impl Updates {
         detail: String,
         now: Now,
     ) {
-        let (at_ms, slot, detail) = (now.unix_ms, slot.cloned(), shortened(&detail));
+        let at_ms = self.metadata.time(now).unix_ms;
+        let (slot, detail) = (slot.cloned(), shortened(&detail));
         self.effects.push(Effect::Tell(Event { at_ms, kind, slot, bundle, detail }));
     }
 }
 
-/// Whether a chunk index is the one that the statement names.
-fn is_named(statement: &BundleStatement, index: &[u8]) -> bool {
-    let named = &statement.chunk_index;
-    index.len() as u64 == named.len_bytes && digest_of(index) == named.digest
+/// What a slot is told of an offer that was looked at.
+fn offered(bundle: Digest, checked: Result<(Vec<Digest>, u32), OfferError>) -> Happening {
+    match checked {
+        Ok((missing, pieces_total)) => Happening::Offered { bundle, missing, pieces_total },
+        Err(OfferError::Untargeted(reason)) => Happening::Untargeted { bundle, reason },
+        Err(OfferError::Unbelieved(reason)) => Happening::Misoffered { bundle, reason },
+        Err(OfferError::Unfit(reason)) => Happening::Unfit { bundle, reason },
+        Err(OfferError::Disk(reason)) => Happening::DiskFailed { reason },
+    }
 }
 
-fn chunk_index(statement: &BundleStatement, bytes: &[u8]) -> Result<ChunkIndex, String> {
-    let index = ChunkIndex::decode(bytes).map_err(|error| one_line(&error))?;
-    if index.bundle() != statement.bundle() {
-        return Err("the chunk index is about another bundle".to_owned());
+/// Whether these bytes are those that a target names.
+fn is_named(named: &Blob, bytes: &[u8]) -> bool {
+    bytes.len() as u64 == named.len_bytes && digest_of(bytes) == named.digest
+}
+
+fn is_another(path: &str, target: &BundleTarget) -> String {
+    format!("the target {path} is the bundle {}, which is not the desired one", target.bundle())
+}
+
+fn candidate(bundle: &Bundle) -> Result<Candidate, StoreError> {
+    let manifest = bundle.manifest();
+    Ok(Candidate {
+        bundle: bundle.digest(),
+        name: manifest.name.to_string(),
+        version: manifest.version.clone(),
+        policy: manifest.update.clone(),
+        trial_memory_bytes_max: manifest.trial_memory_bytes_max(),
+    })
+}
+
+/// A report without what changes from one moment to the next.
+fn without_progress(reported: &Reported) -> Reported {
+    let mut still = Reported { revision: 0, ..reported.clone() };
+    for slot in &mut still.slots {
+        slot.comparison = None;
+        match &mut slot.phase {
+            SlotPhase::Fetching { chunks_present, .. } => *chunks_present = 0,
+            SlotPhase::Shadow { samples, .. } => *samples = 0,
+            SlotPhase::Probation { inferences, .. } => *inferences = 0,
+            _ => {}
+        }
     }
-    Ok(index)
+    still
 }
 
 fn slot_file(slot: &SlotName) -> String {

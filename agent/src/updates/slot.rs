@@ -5,26 +5,40 @@
 //! a restart the machine begins again from the [`SlotRecord`] and finds on the disk what it had.
 //!
 //! ```text
-//! Settled ─desired─▶ Seeking ─offer─▶ Fetching ─all chunks─▶ Verifying ─good─▶ Switching ─▶ Settled
-//!                       │                │                       │ bad
-//!                       └── disk full ──▶ Blocked                ▼
-//!                            (tries again)                    Refused (the bundle before goes on)
+//!            target, offer       all pieces          good           passed
+//! Settled ─▶ Seeking ─▶ Fetching ─────────▶ Verifying ─▶ Trial ──────────▶ Shadow (where it is wanted)
+//!    ▲          │           │                   │ bad      │ failed          │ failed    │ passed
+//!    │          └─ no disk ─┴▶ Blocked          ▼          ▼                 ▼           ▼
+//!    │                     (tries again)     Refused (the bundle before goes on)     Switching
+//!    │                                          ▲                                        │
+//!    └────────────── confirmed ◀── Probation ───┴── failed: back to the bundle before    │
+//!                                     ▲                                                  │
+//!                                     └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! An offer that is not to be believed says nothing about its bundle: the slot goes on seeking. Only what
-//! is signed and yet must not run here is refused.
+//! Metadata or an offer that is not to be believed says nothing about a bundle: the slot goes on seeking.
+//! Only what is signed and yet must not run here is refused.
 //!
-//! A bundle that is desired next interrupts any of these. The record names the new bundle before it
-//! answers; whatever it replaced is kept as the previous one.
+//! The record names what is being tried before it is tried, and the new bundle before it answers. So a
+//! bundle that takes the whole agent down is known by name at the next start: a run that did not end
+//! cleanly is counted against it. Whatever a confirmed bundle replaced is kept as the previous one.
+//!
+//! A bundle that is desired next interrupts any of these, but for a change of models that is under way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use selvedge_wire::{Digest, SlotPhase};
+use selvedge_bundle::UpdatePolicy;
+use selvedge_wire::{Comparison, Digest, SlotPhase};
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, DISK_RETRY_MS, OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS,
+    CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, CONFIRMED_NAMES_MAX, DISK_RETRY_MS, LATENCY_SLACK_US,
+    OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS, PROBATION_MS_MAX, SAMPLES_JUDGED_MIN, SHADOW_MS_MAX,
+    TRIAL_GRACE_MS,
 };
+
+use super::Observation;
 
 /// What a slot remembers across restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +50,13 @@ pub struct SlotRecord {
     pub previous: Option<Digest>,
     /// The bundle that was refused last.
     pub refused: Option<Refusal>,
+    /// The bundle that is being tried; what answers is another.
+    pub trial: Option<Attempt>,
+    /// That `current` has not been confirmed.
+    pub probation: Option<Attempt>,
+    /// The highest confirmed version of each bundle name, the name that was confirmed last at the end.
+    #[serde(default)]
+    pub confirmed: Vec<ConfirmedVersion>,
 }
 
 /// Why a bundle was refused.
@@ -50,8 +71,111 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// A bundle that has yet to show what it can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attempt {
+    /// The bundle.
+    pub bundle: Digest,
+    /// The generation that desired it.
+    pub generation: u64,
+    /// How many runs of the agent did not end cleanly since the attempt began.
+    pub crashes: u32,
+    /// How many of them the bundle's manifest allows.
+    pub crashes_max: u32,
+}
+
+/// A version that stood its probation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmedVersion {
+    /// The bundle's name.
+    pub name: String,
+    /// The version.
+    pub version: Version,
+}
+
+impl SlotRecord {
+    /// The record after a run that did not end cleanly. Nobody knows which bundle is to blame, so it counts
+    /// against each that has yet to show what it can do.
+    #[must_use]
+    pub fn after_crash(mut self) -> Self {
+        for attempt in [&mut self.trial, &mut self.probation].into_iter().flatten() {
+            attempt.crashes = attempt.crashes.saturating_add(1);
+        }
+        self
+    }
+
+    /// Gives up what took the agent down too often: says what, and whether it was the one that answered.
+    pub fn give_up_crashed(&mut self) -> Vec<(Refusal, bool)> {
+        let mut given_up = Vec::new();
+        if let Some(attempt) = self.probation.take_if(|attempt| attempt.is_over()) {
+            let refusal = attempt.refusal("on probation");
+            self.current = self.previous.take();
+            self.refused = Some(refusal.clone());
+            given_up.push((refusal, true));
+        }
+        if let Some(attempt) = self.trial.take_if(|attempt| attempt.is_over()) {
+            let refusal = attempt.refusal("tried");
+            self.refused = Some(refusal.clone());
+            given_up.push((refusal, false));
+        }
+        given_up
+    }
+
+    /// The highest confirmed version of bundles of this name.
+    pub fn confirmed_version(&self, name: &str) -> Option<&Version> {
+        let confirmed = self.confirmed.iter().find(|confirmed| confirmed.name == name);
+        confirmed.map(|confirmed| &confirmed.version)
+    }
+
+    fn confirm(&mut self, candidate: &Candidate) {
+        self.probation = None;
+        let Candidate { name, version, .. } = candidate;
+        let known = self.confirmed_version(name).filter(|known| {
+            // Versions that differ in their build alone are of one age.
+            known.cmp_precedence(version).is_gt()
+        });
+        let version = known.unwrap_or(version).clone();
+        self.confirmed.retain(|confirmed| confirmed.name != *name);
+        self.confirmed.push(ConfirmedVersion { name: name.clone(), version });
+        let surplus = self.confirmed.len().saturating_sub(CONFIRMED_NAMES_MAX);
+        self.confirmed.drain(..surplus);
+    }
+}
+
+impl Attempt {
+    fn is_over(&self) -> bool {
+        self.crashes > self.crashes_max
+    }
+
+    fn refusal(&self, while_it_was: &str) -> Refusal {
+        let Self { bundle, generation, crashes, crashes_max } = *self;
+        let reason = format!(
+            "the agent or the machine stopped {crashes} times without a farewell while the bundle was \
+             {while_it_was}; {crashes_max} are allowed"
+        );
+        Refusal { bundle, generation, reason }
+    }
+}
+
+/// What a slot needs to know of a bundle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The bundle.
+    pub bundle: Digest,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: Version,
+    /// What a device lets it do before it trusts it.
+    pub policy: UpdatePolicy,
+    /// The most memory that its trial may take, in bytes.
+    pub trial_memory_bytes_max: u64,
+}
+
 /// What has happened to a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Happening {
     /// A desired state was accepted.
     Desired {
@@ -59,15 +183,31 @@ pub enum Happening {
         generation: u64,
         /// What it wants in this slot.
         bundle: Option<Digest>,
+        /// How many samples the bundle shall be given in the shadow; 0 for no shadow.
+        shadow_samples: u64,
     },
-    /// An offer was found, and its statement and chunk index are good; or the bundle is on the disk.
+    /// The repository's metadata does not speak for the bundle, or not yet.
+    Untargeted {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
+    },
+    /// The repository's metadata, which spoke for the bundle, does so no more.
+    Revoked {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
+    },
+    /// An offer was found that the metadata speaks for; or the bundle is on the disk.
     Offered {
         /// The bundle.
         bundle: Digest,
-        /// Its chunks that are not on the device.
+        /// The pieces that are not on the device: chunks, or those of a patch.
         missing: Vec<Digest>,
-        /// How many chunks it has.
-        chunks_total: u32,
+        /// How many pieces there are in all.
+        pieces_total: u32,
     },
     /// An offer came that is not to be believed. It may be anybody's.
     Misoffered {
@@ -76,13 +216,31 @@ pub enum Happening {
         /// One sentence for people.
         reason: String,
     },
-    /// A chunk was checked and is durable.
-    ChunkKept {
-        /// The chunk.
-        chunk: Digest,
+    /// A piece was checked and is on the disk.
+    PieceKept {
+        /// The piece.
+        piece: Digest,
     },
-    /// The bundle was checked, and its model is loaded and warm.
-    Verified {
+    /// The pieces did not make the bundle: these are needed as well.
+    Lacking {
+        /// The bundle.
+        bundle: Digest,
+        /// The pieces that are not on the device.
+        missing: Vec<Digest>,
+        /// How many pieces there are in all.
+        pieces_total: u32,
+    },
+    /// The bundle was checked and is on the disk as a whole.
+    Verified(Candidate),
+    /// The trial has ended.
+    Tried {
+        /// The bundle.
+        bundle: Digest,
+        /// Well, or with a reason.
+        outcome: Result<(), String>,
+    },
+    /// The bundle's model is loaded and warm.
+    Loaded {
         /// The bundle.
         bundle: Digest,
     },
@@ -100,6 +258,13 @@ pub enum Happening {
         /// The bundle.
         bundle: Option<Digest>,
     },
+    /// The bundle was seen at work.
+    Observed {
+        /// The bundle.
+        bundle: Digest,
+        /// What was seen.
+        observation: Observation,
+    },
     /// The disk did not take something.
     DiskFailed {
         /// One sentence for people.
@@ -110,28 +275,46 @@ pub enum Happening {
 }
 
 /// What is to be done for a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Look on the disk, then on the network, for what is known of a bundle.
+    /// Look in the metadata, on the disk, then on the network, for what is known of a bundle.
     Seek(Digest),
     /// Ask the network once more for what it has offered.
     SeekAgain(Digest),
     /// Stop looking.
     StopSeeking(Digest),
-    /// Ask for a chunk.
+    /// Ask for a piece.
     Request(Digest),
-    /// Stop asking for a chunk.
+    /// Ask for a piece once more.
+    RequestAgain(Digest),
+    /// Stop asking for a piece.
     StopRequesting(Digest),
-    /// Put the bundle together, check it, load and warm its model.
+    /// Put the bundle together, check it, and keep it as a whole.
     Verify(Digest),
     /// Make the record durable.
     Record(SlotRecord),
+    /// Run the bundle's golden vectors in a process of its own.
+    Try(Digest),
+    /// Load and warm the bundle's model.
+    Load(Digest),
+    /// Forget the model that was loaded.
+    Unload,
+    /// Let the model that was loaded have so many of the samples, and nobody its answers.
+    Shadow(u64),
+    /// End that.
+    EndShadow,
+    /// Compare whatever answers next with what answers now, or stop that.
+    Watch(bool),
     /// Let the bundle answer, or none.
     Switch(Option<Digest>),
     /// Say that the bundle took over.
     TellSwapped(Digest),
     /// Say that the bundle was refused, and why.
     TellRefused(Refusal),
+    /// Say that the bundle stood its probation.
+    TellConfirmed(Digest),
+    /// Say that the bundle failed its probation, and why.
+    TellRolledBack(Refusal),
     /// Say that an offer is not to be believed, and why.
     TellMisoffered {
         /// The bundle.
@@ -151,10 +334,15 @@ pub struct SlotUpdate {
     answering: Option<Digest>,
     generation: u64,
     desired: Option<Digest>,
+    shadow_samples: u64,
+    // What is known of the record's bundle while it is on probation.
+    probationer: Option<Candidate>,
+    // The disk may have another record than this one: when to write it again.
+    rewrite_at_ms: Option<u64>,
     state: State,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum State {
     Settled,
     Seeking(Seeking),
@@ -162,22 +350,61 @@ enum State {
     Verifying {
         target: Digest,
     },
-    /// The record that names the target is being written.
-    Recording {
+    /// The record that names what is tried is being written.
+    Arming {
+        candidate: Candidate,
         next: SlotRecord,
     },
-    Switching,
+    Trial {
+        candidate: Candidate,
+        overdue_at_ms: u64,
+    },
+    Loading {
+        candidate: Candidate,
+        shadow: bool,
+    },
+    Shadow {
+        candidate: Candidate,
+        begun_ms: u64,
+        observation: Observation,
+    },
+    /// The record that names what shall answer is being written.
+    Recording {
+        next: SlotRecord,
+        then: Then,
+    },
+    Switching(Then),
+    Probation(Probation),
+    /// The record that confirms the bundle is being written.
+    Confirming {
+        probation: Probation,
+        next: SlotRecord,
+    },
+    /// The bundle before is being loaded.
+    Returning {
+        refusal: Refusal,
+        retry_at_ms: u64,
+    },
     Blocked {
-        target: Option<Digest>,
         reason: String,
         retry_at_ms: u64,
     },
     Refused(Refusal),
 }
 
+/// What follows a change of models.
+#[derive(Clone, Debug, PartialEq)]
+enum Then {
+    Settle,
+    Probation(Candidate),
+    Refuse(Refusal),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seeking {
     target: Digest,
+    // What the metadata lacks.
+    untargeted: Option<String>,
     // What is wrong with the newest offer, and when it is looked at again.
     problem: Option<(String, u64)>,
     told: BTreeSet<String>,
@@ -189,14 +416,31 @@ struct Fetching {
     missing: VecDeque<Digest>,
     // With the time when each was asked for.
     requested: BTreeMap<Digest, u64>,
-    chunks_total: u32,
+    pieces_total: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Probation {
+    candidate: Candidate,
+    begun_ms: u64,
+    observation: Observation,
+    // The disk did not take the confirmation: when to try again.
+    not_before_ms: u64,
 }
 
 impl SlotUpdate {
-    /// A slot as its record has it; `record.current` is what answers.
-    pub fn new(record: SlotRecord) -> Self {
-        let (desired, answering) = (record.current, record.current);
-        Self { record, answering, generation: 0, desired, state: State::Settled }
+    /// A slot without a bundle.
+    pub fn empty() -> Self {
+        Self::with(SlotRecord::default(), None, State::Settled)
+    }
+
+    /// A slot as its record has it; `record.current` is what answers, and `current` what is known of it.
+    pub fn revived(record: SlotRecord, current: Option<Candidate>, now_ms: u64) -> Self {
+        let answering = record.current;
+        let mut slot = Self::with(record, answering, State::Settled);
+        slot.probationer = current.filter(|_| slot.record.probation.is_some());
+        slot.rest(now_ms);
+        slot
     }
 
     /// A slot whose disk did not give `record.current`, and that `answering` stands in for.
@@ -206,9 +450,21 @@ impl SlotUpdate {
         reason: &str,
         now_ms: u64,
     ) -> Self {
-        let (target, desired) = (record.current, record.current);
-        let state = State::blocked(target, reason, now_ms);
-        Self { record, answering, generation: 0, desired, state }
+        let state = State::blocked(reason, now_ms);
+        Self::with(record, answering, state)
+    }
+
+    fn with(record: SlotRecord, answering: Option<Digest>, state: State) -> Self {
+        Self {
+            desired: record.current,
+            record,
+            answering,
+            generation: 0,
+            shadow_samples: 0,
+            probationer: None,
+            rewrite_at_ms: None,
+            state,
+        }
     }
 
     /// What the slot remembers.
@@ -224,13 +480,40 @@ impl SlotUpdate {
     /// The bundle that is on its way in.
     pub fn target(&self) -> Option<Digest> {
         match &self.state {
-            State::Settled | State::Refused(_) => None,
+            State::Settled
+            | State::Refused(_)
+            | State::Probation(_)
+            | State::Confirming { .. }
+            | State::Returning { .. } => None,
             State::Seeking(seeking) => Some(seeking.target),
-            State::Verifying { target } => Some(*target),
             State::Fetching(fetching) => Some(fetching.target),
-            State::Recording { next } => next.current,
-            State::Switching => self.record.current,
-            State::Blocked { target, .. } => *target,
+            State::Verifying { target } => Some(*target),
+            State::Arming { candidate, .. }
+            | State::Trial { candidate, .. }
+            | State::Loading { candidate, .. }
+            | State::Shadow { candidate, .. } => Some(candidate.bundle),
+            State::Recording { next, .. } => next.current,
+            State::Switching(_) => self.record.current,
+            State::Blocked { .. } => self.desired,
+        }
+    }
+
+    /// The bundle that is being sought.
+    pub fn sought(&self) -> Option<Digest> {
+        match &self.state {
+            State::Seeking(seeking) => Some(seeking.target),
+            _ => None,
+        }
+    }
+
+    /// The bundle that has begun to come in, or is on probation: that it is revoked matters.
+    pub fn unconfirmed(&self) -> Option<Digest> {
+        match &self.state {
+            State::Seeking(_) | State::Blocked { .. } => None,
+            State::Probation(probation) | State::Confirming { probation, .. } => {
+                Some(probation.candidate.bundle)
+            }
+            _ => self.target(),
         }
     }
 
@@ -244,25 +527,58 @@ impl SlotUpdate {
             State::Fetching(fetching) => {
                 let waiting = fetching.missing.len() + fetching.requested.len();
                 let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-                let chunks_total = fetching.chunks_total;
+                let chunks_total = fetching.pieces_total;
                 SlotPhase::Fetching {
                     chunks_present: chunks_total.saturating_sub(waiting),
                     chunks_total,
                 }
             }
-            State::Verifying { .. } | State::Recording { .. } | State::Switching => {
+            State::Verifying { .. } | State::Recording { .. } | State::Switching(_) => {
                 SlotPhase::Verifying
             }
-            State::Refused(_) => SlotPhase::Refused,
+            State::Arming { .. } | State::Trial { .. } | State::Loading { .. } => SlotPhase::Trial,
+            State::Shadow { observation, .. } => SlotPhase::Shadow {
+                samples: observation.comparison.samples,
+                samples_wanted: self.shadow_samples,
+            },
+            State::Probation(probation) | State::Confirming { probation, .. } => {
+                SlotPhase::Probation {
+                    inferences: probation.observation.comparison.samples,
+                    inferences_wanted: probation.candidate.policy.probation_inferences,
+                }
+            }
+            State::Returning { .. } | State::Refused(_) => SlotPhase::Refused,
         }
     }
 
     /// Why the desired bundle does not answer, when that is not a matter of time.
     pub fn reason(&self) -> Option<&str> {
         match &self.state {
-            State::Seeking(seeking) => seeking.problem.as_ref().map(|(reason, _)| reason.as_str()),
+            State::Seeking(seeking) => match &seeking.problem {
+                Some((reason, _)) => Some(reason),
+                None => seeking.untargeted.as_deref(),
+            },
             State::Blocked { reason, .. } => Some(reason),
-            State::Refused(refusal) => Some(&refusal.reason),
+            State::Returning { refusal, .. } | State::Refused(refusal) => Some(&refusal.reason),
+            _ => None,
+        }
+    }
+
+    /// How the desired bundle compares with the one before, while both are watched.
+    pub fn comparison(&self) -> Option<Comparison> {
+        match &self.state {
+            State::Shadow { observation, .. } => Some(observation.comparison),
+            State::Probation(probation) | State::Confirming { probation, .. } => {
+                Some(probation.observation.comparison)
+            }
+            _ => None,
+        }
+    }
+
+    /// What is known of the bundle on trial.
+    pub fn on_trial(&self) -> Option<&Candidate> {
+        match &self.state {
+            State::Trial { candidate, .. } => Some(candidate),
             _ => None,
         }
     }
@@ -270,89 +586,124 @@ impl SlotUpdate {
     /// Goes on after something has happened at `now_ms`; what concerns an abandoned bundle is ignored.
     pub fn handle(&mut self, happening: Happening, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
+        let todo = &mut actions;
         match happening {
-            Happening::Desired { generation, bundle } => {
-                self.desire(generation, bundle, &mut actions);
+            Happening::Desired { generation, bundle, shadow_samples } => {
+                self.shadow_samples = shadow_samples;
+                self.desire(generation, bundle, now_ms, todo);
             }
-            Happening::Offered { bundle, missing, chunks_total } => {
-                if matches!(&self.state, State::Seeking(seeking) if seeking.target == bundle) {
-                    actions.push(Action::StopSeeking(bundle));
-                    self.fetch(bundle, missing, chunks_total, now_ms, &mut actions);
+            Happening::Untargeted { bundle, reason } => {
+                if let Some(seeking) = self.seeking(bundle) {
+                    seeking.untargeted = Some(reason);
+                }
+            }
+            Happening::Revoked { bundle, reason } => self.revoke(bundle, reason, now_ms, todo),
+            Happening::Offered { bundle, missing, pieces_total } => {
+                if self.seeking(bundle).is_some() {
+                    todo.push(Action::StopSeeking(bundle));
+                    self.fetch(bundle, missing, pieces_total, now_ms, todo);
                 }
             }
             Happening::Misoffered { bundle, reason } => {
-                if let State::Seeking(seeking) = &mut self.state
-                    && seeking.target == bundle
-                {
-                    seeking.disbelieve(reason, now_ms, &mut actions);
+                if let Some(seeking) = self.seeking(bundle) {
+                    seeking.disbelieve(reason, now_ms, todo);
                 }
             }
-            Happening::ChunkKept { chunk } => self.keep(chunk, now_ms, &mut actions),
-            Happening::Verified { bundle } => {
+            Happening::PieceKept { piece } => self.keep(piece, now_ms, todo),
+            Happening::Lacking { bundle, missing, pieces_total } => {
                 if self.state == (State::Verifying { target: bundle }) {
-                    let next = self.record_with(Some(bundle));
-                    self.write(next, &mut actions);
+                    self.fetch(bundle, missing, pieces_total, now_ms, todo);
                 }
             }
-            Happening::Unfit { bundle, reason } => {
-                if self.target() == Some(bundle) && !self.is_past_verifying() {
-                    self.refuse(bundle, reason, &mut actions);
-                }
+            Happening::Verified(candidate) => self.verified(candidate, todo),
+            Happening::Tried { bundle, outcome } => self.tried(bundle, outcome, todo),
+            Happening::Loaded { bundle } => self.loaded(bundle, now_ms, todo),
+            Happening::Unfit { bundle, reason } => self.unfit(bundle, reason, todo),
+            Happening::Recorded => self.recorded(now_ms, todo),
+            Happening::Switched { bundle } => self.switched(bundle, now_ms, todo),
+            Happening::Observed { bundle, observation } => {
+                self.observe(bundle, observation, now_ms, todo);
             }
-            Happening::Recorded => self.recorded(&mut actions),
-            Happening::Switched { bundle } => self.switched(bundle, &mut actions),
-            Happening::DiskFailed { reason } => self.block(reason, now_ms, &mut actions),
-            Happening::Tick => self.tick(now_ms, &mut actions),
+            Happening::DiskFailed { reason } => self.block(reason, now_ms, todo),
+            Happening::Tick => self.tick(now_ms, todo),
         }
         actions
     }
 
-    fn desire(&mut self, generation: u64, bundle: Option<Digest>, actions: &mut Vec<Action>) {
-        self.generation = self.generation.max(generation);
-        let refused_now =
-            self.record.refused.as_ref().filter(|refusal| {
-                Some(refusal.bundle) == bundle && refusal.generation >= generation
-            });
-        let refused_now = refused_now.cloned();
-        self.desired = bundle;
-        if self.is_under_way() && self.target() == bundle {
-            return;
+    fn seeking(&mut self, bundle: Digest) -> Option<&mut Seeking> {
+        match &mut self.state {
+            State::Seeking(seeking) if seeking.target == bundle => Some(seeking),
+            _ => None,
         }
-        let was_recording = matches!(self.state, State::Recording { .. });
-        let answers = bundle == self.record.current && bundle == self.answering;
-        self.stop(actions);
-        if answers && !was_recording {
-            self.state = State::Settled;
-        } else if let Some(refusal) = refused_now {
-            self.state = State::Refused(refusal);
-        } else if answers {
-            // The disk may have the other record by now.
-            self.write(self.record.clone(), actions);
-        } else {
-            self.begin(bundle, actions);
+    }
+}
+
+/// Towards what is desired.
+impl SlotUpdate {
+    fn desire(
+        &mut self,
+        generation: u64,
+        bundle: Option<Digest>,
+        now_ms: u64,
+        todo: &mut Vec<Action>,
+    ) {
+        self.generation = self.generation.max(generation);
+        self.desired = bundle;
+        let pursued = match &self.state {
+            // Models are changing places; what is desired is looked at again when they have.
+            State::Switching(_) | State::Returning { .. } => return,
+            State::Settled | State::Refused(_) => None,
+            State::Probation(_) | State::Confirming { .. } => Some(self.record.current),
+            _ => Some(self.target()),
+        };
+        if pursued != Some(bundle) {
+            self.stop(todo);
+            self.pursue(now_ms, todo);
         }
     }
 
-    fn begin(&mut self, target: Option<Digest>, actions: &mut Vec<Action>) {
-        match target {
-            Some(target) => {
-                self.state = State::Seeking(Seeking::new(target));
-                actions.push(Action::Seek(target));
+    /// Begins to bring in what is desired, unless it is there or was refused.
+    fn pursue(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        let refused = self.record.refused.as_ref().filter(|refusal| {
+            Some(refusal.bundle) == self.desired && refusal.generation >= self.generation
+        });
+        if let Some(refusal) = refused {
+            self.state = State::Refused(refusal.clone());
+        } else if self.desired == self.record.current && self.desired == self.answering {
+            if self.rewrite_at_ms.is_some() {
+                todo.push(Action::Record(self.record.clone()));
             }
-            None => {
-                let next = self.record_with(None);
-                self.write(next, actions);
+            self.rest(now_ms);
+            if matches!(self.state, State::Probation(_)) {
+                todo.push(Action::Watch(true));
             }
+        } else if let Some(target) = self.desired {
+            self.state = State::Seeking(Seeking::new(target));
+            todo.push(Action::Seek(target));
+        } else {
+            let next = self.record_with(None, None);
+            self.write(next, Then::Settle, todo);
         }
+    }
+
+    /// What is desired answers.
+    fn rest(&mut self, now_ms: u64) {
+        self.state = match self.probationer.clone().filter(|_| self.record.probation.is_some()) {
+            Some(candidate) => State::Probation(Probation::new(candidate, now_ms)),
+            None => State::Settled,
+        };
     }
 
     /// Gives up what is under way. What is on the disk stays, until it is tidied up.
-    fn stop(&mut self, actions: &mut Vec<Action>) {
+    fn stop(&mut self, todo: &mut Vec<Action>) {
         match std::mem::replace(&mut self.state, State::Settled) {
-            State::Seeking(seeking) => actions.push(Action::StopSeeking(seeking.target)),
+            State::Seeking(seeking) => todo.push(Action::StopSeeking(seeking.target)),
             State::Fetching(fetching) => {
-                actions.extend(fetching.requested.into_keys().map(Action::StopRequesting));
+                todo.extend(fetching.requested.into_keys().map(Action::StopRequesting));
             }
+            State::Shadow { .. } => todo.push(Action::EndShadow),
+            State::Recording { .. } => todo.push(Action::Unload),
+            State::Probation(_) | State::Confirming { .. } => todo.push(Action::Watch(false)),
             _ => {}
         }
     }
@@ -361,409 +712,516 @@ impl SlotUpdate {
         &mut self,
         target: Digest,
         missing: Vec<Digest>,
-        chunks_total: u32,
+        pieces_total: u32,
         now_ms: u64,
-        actions: &mut Vec<Action>,
+        todo: &mut Vec<Action>,
     ) {
         let (missing, requested) = (missing.into(), BTreeMap::new());
-        let mut fetching = Fetching { target, missing, requested, chunks_total };
-        fetching.request(now_ms, actions);
+        let mut fetching = Fetching { target, missing, requested, pieces_total };
+        fetching.request(now_ms, todo);
         self.state = State::Fetching(fetching);
-        self.verify_if_complete(actions);
+        self.verify_if_complete(todo);
     }
 
-    fn keep(&mut self, chunk: Digest, now_ms: u64, actions: &mut Vec<Action>) {
+    fn keep(&mut self, piece: Digest, now_ms: u64, todo: &mut Vec<Action>) {
         let State::Fetching(fetching) = &mut self.state else { return };
-        if fetching.requested.remove(&chunk).is_some() {
-            actions.push(Action::StopRequesting(chunk));
+        if fetching.requested.remove(&piece).is_some() {
+            todo.push(Action::StopRequesting(piece));
         }
         // Another slot may have asked for it first.
-        fetching.missing.retain(|missing| *missing != chunk);
-        fetching.request(now_ms, actions);
-        self.verify_if_complete(actions);
+        fetching.missing.retain(|missing| *missing != piece);
+        fetching.request(now_ms, todo);
+        self.verify_if_complete(todo);
     }
 
-    fn verify_if_complete(&mut self, actions: &mut Vec<Action>) {
+    fn verify_if_complete(&mut self, todo: &mut Vec<Action>) {
         if let State::Fetching(fetching) = &self.state
             && fetching.missing.is_empty()
             && fetching.requested.is_empty()
         {
             let target = fetching.target;
             self.state = State::Verifying { target };
-            actions.push(Action::Verify(target));
+            todo.push(Action::Verify(target));
         }
     }
 
-    fn is_under_way(&self) -> bool {
-        !matches!(self.state, State::Settled | State::Refused(_))
-    }
-
-    fn is_past_verifying(&self) -> bool {
-        matches!(self.state, State::Recording { .. } | State::Switching)
-    }
-
-    fn record_with(&self, current: Option<Digest>) -> SlotRecord {
-        let previous = match self.record.current {
-            Some(replaced) if Some(replaced) != current => Some(replaced),
-            _ => self.record.previous,
-        };
-        SlotRecord { current, previous, refused: None }
-    }
-
-    fn write(&mut self, next: SlotRecord, actions: &mut Vec<Action>) {
-        actions.push(Action::Record(next.clone()));
-        self.state = State::Recording { next };
-    }
-
-    fn recorded(&mut self, actions: &mut Vec<Action>) {
-        let State::Recording { next } = &self.state else { return };
-        self.record = next.clone();
-        actions.push(Action::Switch(self.record.current));
-        self.state = State::Switching;
-    }
-
-    fn switched(&mut self, bundle: Option<Digest>, actions: &mut Vec<Action>) {
-        self.answering = bundle;
-        if self.state != State::Switching || bundle != self.record.current {
+    fn verified(&mut self, candidate: Candidate, todo: &mut Vec<Action>) {
+        let bundle = candidate.bundle;
+        if self.state != (State::Verifying { target: bundle }) {
             return;
         }
-        self.state = State::Settled;
-        actions.extend(bundle.map(Action::TellSwapped));
-        actions.push(Action::Tidy);
+        if self.record.current == Some(bundle) {
+            // It answered before; the disk gave it late.
+            self.load(candidate, false, todo);
+            return;
+        }
+        let before = self.record.trial.as_ref().filter(|attempt| {
+            attempt.bundle == bundle && attempt.generation == self.generation
+        });
+        let crashes = before.map_or(0, |attempt| attempt.crashes);
+        let crashes_max = candidate.policy.crashes_max;
+        let attempt = Attempt { bundle, generation: self.generation, crashes, crashes_max };
+        let next = SlotRecord { trial: Some(attempt), ..self.record.clone() };
+        todo.push(Action::Record(next.clone()));
+        self.state = State::Arming { candidate, next };
     }
 
-    fn refuse(&mut self, bundle: Digest, reason: String, actions: &mut Vec<Action>) {
-        self.stop(actions);
+    fn tried(&mut self, bundle: Digest, outcome: Result<(), String>, todo: &mut Vec<Action>) {
+        let State::Trial { candidate, .. } = &self.state else { return };
+        if candidate.bundle != bundle {
+            return;
+        }
+        match outcome {
+            Ok(()) => {
+                // Without an answer to compare with there is nothing to learn in the shadow.
+                let shadow = self.shadow_samples > 0 && self.answering.is_some();
+                let candidate = candidate.clone();
+                self.load(candidate, shadow, todo);
+            }
+            Err(reason) => self.refuse(bundle, format!("it failed its trial: {reason}"), todo),
+        }
+    }
+
+    fn load(&mut self, candidate: Candidate, shadow: bool, todo: &mut Vec<Action>) {
+        todo.push(Action::Load(candidate.bundle));
+        self.state = State::Loading { candidate, shadow };
+    }
+
+    fn loaded(&mut self, bundle: Digest, now_ms: u64, todo: &mut Vec<Action>) {
+        match &self.state {
+            State::Loading { candidate, shadow } if candidate.bundle == bundle => {
+                let candidate = candidate.clone();
+                if *shadow {
+                    todo.push(Action::Shadow(self.shadow_samples));
+                    let observation = Observation::default();
+                    self.state = State::Shadow { candidate, begun_ms: now_ms, observation };
+                } else {
+                    self.take_over(candidate, todo);
+                }
+            }
+            State::Returning { refusal, .. } if self.record.previous == Some(bundle) => {
+                let refusal = refusal.clone();
+                let next = SlotRecord {
+                    current: Some(bundle),
+                    previous: None,
+                    refused: Some(refusal.clone()),
+                    probation: None,
+                    ..self.record.clone()
+                };
+                self.write(next, Then::Refuse(refusal), todo);
+            }
+            _ => todo.push(Action::Unload),
+        }
+    }
+
+    fn take_over(&mut self, candidate: Candidate, todo: &mut Vec<Action>) {
+        let bundle = candidate.bundle;
+        if self.record.current == Some(bundle) {
+            let then = match self.record.probation {
+                Some(_) => Then::Probation(candidate),
+                None => Then::Settle,
+            };
+            let next = self.record.clone();
+            return self.write(next, then, todo);
+        }
+        let attempt = Attempt {
+            bundle,
+            generation: self.generation,
+            crashes: self.record.trial.as_ref().map_or(0, |attempt| attempt.crashes),
+            crashes_max: candidate.policy.crashes_max,
+        };
+        let next = self.record_with(Some(bundle), Some(attempt));
+        self.write(next, Then::Probation(candidate), todo);
+    }
+
+    fn record_with(&self, current: Option<Digest>, probation: Option<Attempt>) -> SlotRecord {
+        let SlotRecord { current: replaced, previous, .. } = self.record;
+        let kept = match self.record.probation {
+            // What was never confirmed is nothing to go back to.
+            Some(_) => previous,
+            None => replaced.or(previous),
+        };
+        SlotRecord {
+            current,
+            previous: kept.filter(|kept| Some(*kept) != current),
+            refused: None,
+            trial: None,
+            probation,
+            confirmed: self.record.confirmed.clone(),
+        }
+    }
+
+    fn write(&mut self, next: SlotRecord, then: Then, todo: &mut Vec<Action>) {
+        todo.push(Action::Record(next.clone()));
+        self.state = State::Recording { next, then };
+    }
+
+    fn recorded(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        self.rewrite_at_ms = None;
+        match std::mem::replace(&mut self.state, State::Settled) {
+            State::Arming { candidate, next } => {
+                self.record = next;
+                todo.push(Action::Try(candidate.bundle));
+                let time_max_ms = u64::from(candidate.policy.trial_time_s_max) * 1000;
+                let overdue_at_ms = now_ms + time_max_ms + TRIAL_GRACE_MS;
+                self.state = State::Trial { candidate, overdue_at_ms };
+            }
+            State::Recording { next, then } => {
+                self.record = next;
+                if matches!(then, Then::Probation(_)) {
+                    todo.push(Action::Watch(true));
+                }
+                todo.push(Action::Switch(self.record.current));
+                self.state = State::Switching(then);
+            }
+            State::Confirming { probation, next } => {
+                self.record = next;
+                self.probationer = None;
+                let bundle = probation.candidate.bundle;
+                todo.extend([Action::Watch(false), Action::TellConfirmed(bundle), Action::Tidy]);
+            }
+            other => self.state = other,
+        }
+    }
+
+    fn switched(&mut self, bundle: Option<Digest>, now_ms: u64, todo: &mut Vec<Action>) {
+        self.answering = bundle;
+        if bundle != self.record.current {
+            return;
+        }
+        let State::Switching(then) = &self.state else { return };
+        let then = then.clone();
+        match then {
+            Then::Settle => {
+                self.state = State::Settled;
+                todo.extend(bundle.map(Action::TellSwapped));
+            }
+            Then::Probation(candidate) => {
+                todo.extend(bundle.map(Action::TellSwapped));
+                self.probationer = Some(candidate.clone());
+                self.state = State::Probation(Probation::new(candidate, now_ms));
+            }
+            Then::Refuse(refusal) => {
+                self.probationer = None;
+                self.state = State::Refused(refusal.clone());
+                todo.push(Action::TellRolledBack(refusal));
+            }
+        }
+        todo.push(Action::Tidy);
+        // Something else may have been desired while models changed places.
+        let is_refused = |refusal: &Refusal| {
+            Some(refusal.bundle) == self.desired && refusal.generation >= self.generation
+        };
+        let at_rest = match &self.state {
+            State::Refused(refusal) => is_refused(refusal),
+            _ => self.desired == self.record.current,
+        };
+        if at_rest {
+            self.confirm_if_over(now_ms, todo);
+        } else {
+            self.stop(todo);
+            self.pursue(now_ms, todo);
+        }
+    }
+}
+
+/// Where it goes wrong.
+impl SlotUpdate {
+    fn unfit(&mut self, bundle: Digest, reason: String, todo: &mut Vec<Action>) {
+        if let State::Returning { refusal, .. } = &self.state
+            && self.record.previous == Some(bundle)
+        {
+            let why = format!("the one before cannot answer either: {reason}");
+            let refusal = Refusal { reason: format!("{}; {why}", refusal.reason), ..*refusal };
+            return self.stay(refusal, todo);
+        }
+        let is_checked = matches!(
+            self.state,
+            State::Seeking(_)
+                | State::Fetching(_)
+                | State::Verifying { .. }
+                | State::Loading { .. }
+                | State::Blocked { .. }
+        );
+        if is_checked && self.target() == Some(bundle) {
+            self.refuse(bundle, reason, todo);
+        }
+    }
+
+    fn refuse(&mut self, bundle: Digest, reason: String, todo: &mut Vec<Action>) {
+        self.stop(todo);
         if self.record.current == Some(bundle) && self.answering != Some(bundle) {
             // It was to answer again; what stands in for it stays.
             self.record.current = self.record.previous.take();
+            self.record.probation = None;
         }
         let refusal = Refusal { bundle, generation: self.generation, reason };
+        self.record.trial = None;
         self.record.refused = Some(refusal.clone());
         self.state = State::Refused(refusal.clone());
-        actions.push(Action::Record(self.record.clone()));
-        actions.push(Action::TellRefused(refusal));
-        actions.push(Action::Tidy);
+        todo.push(Action::Record(self.record.clone()));
+        todo.extend([Action::Unload, Action::TellRefused(refusal), Action::Tidy]);
     }
 
-    fn block(&mut self, reason: String, now_ms: u64, actions: &mut Vec<Action>) {
-        if !self.is_under_way() || self.state == State::Switching {
+    fn revoke(&mut self, bundle: Digest, reason: String, now_ms: u64, todo: &mut Vec<Action>) {
+        if self.unconfirmed() != Some(bundle) {
             return;
         }
-        let target = self.target();
-        self.stop(actions);
-        self.state = State::blocked(target, &reason, now_ms);
+        match &self.state {
+            State::Probation(_) => self.fail_probation(&reason, now_ms, todo),
+            // Models are changing places; it is looked at again when they have.
+            State::Switching(_) => {}
+            _ => {
+                self.stop(todo);
+                let seeking = Seeking { untargeted: Some(reason), ..Seeking::new(bundle) };
+                self.state = State::Seeking(seeking);
+            }
+        }
     }
 
-    fn tick(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        match &mut self.state {
-            State::Blocked { target, retry_at_ms, .. } if now_ms >= *retry_at_ms => {
-                let target = *target;
-                self.begin(target, actions);
+    fn fail_probation(&mut self, fault: &str, now_ms: u64, todo: &mut Vec<Action>) {
+        let State::Probation(probation) = &self.state else { return };
+        let attempt = self.record.probation.as_ref();
+        let refusal = Refusal {
+            bundle: probation.candidate.bundle,
+            generation: attempt.map_or(self.generation, |attempt| attempt.generation),
+            reason: format!("it failed its probation: {fault}"),
+        };
+        self.stop(todo);
+        match self.record.previous {
+            Some(previous) => {
+                self.state = State::Returning { refusal, retry_at_ms: now_ms + DISK_RETRY_MS };
+                todo.push(Action::Load(previous));
             }
-            State::Seeking(seeking) => seeking.look_again(now_ms, actions),
-            State::Fetching(fetching) => fetching.request_overdue_again(now_ms, actions),
+            None => {
+                let reason = format!("{}; there is none to go back to, so it stays", refusal.reason);
+                self.stay(Refusal { reason, ..refusal }, todo);
+            }
+        }
+    }
+
+    /// Nothing else can answer in the place of a bundle that failed: it goes on, and the reason is known.
+    fn stay(&mut self, refusal: Refusal, todo: &mut Vec<Action>) {
+        self.record.probation = None;
+        self.record.refused = Some(refusal.clone());
+        self.probationer = None;
+        self.state = State::Refused(refusal.clone());
+        todo.push(Action::Record(self.record.clone()));
+        todo.extend([Action::TellRefused(refusal), Action::Tidy]);
+    }
+
+    fn block(&mut self, reason: String, now_ms: u64, todo: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Seeking(_) | State::Fetching(_) | State::Verifying { .. } => {}
+            State::Loading { .. } => {}
+            State::Arming { .. } | State::Recording { .. } => {
+                self.rewrite_at_ms = Some(now_ms + DISK_RETRY_MS);
+            }
+            State::Confirming { probation, .. } => {
+                self.rewrite_at_ms = Some(now_ms + DISK_RETRY_MS);
+                probation.not_before_ms = now_ms + DISK_RETRY_MS;
+                self.state = State::Probation(probation.clone());
+                return;
+            }
+            State::Returning { retry_at_ms, .. } => {
+                *retry_at_ms = now_ms + DISK_RETRY_MS;
+                return;
+            }
+            _ => {
+                self.rewrite_at_ms = Some(now_ms + DISK_RETRY_MS);
+                return;
+            }
+        }
+        if let State::Recording { then: Then::Refuse(refusal), .. } = &self.state {
+            let refusal = refusal.clone();
+            todo.push(Action::Unload);
+            self.state = State::Returning { refusal, retry_at_ms: now_ms + DISK_RETRY_MS };
+            return;
+        }
+        self.stop(todo);
+        self.state = State::blocked(&reason, now_ms);
+    }
+}
+
+/// Watching.
+impl SlotUpdate {
+    fn observe(
+        &mut self,
+        bundle: Digest,
+        seen: Observation,
+        now_ms: u64,
+        todo: &mut Vec<Action>,
+    ) {
+        match &mut self.state {
+            State::Shadow { candidate, observation, .. } if candidate.bundle == bundle => {
+                *observation = seen;
+                match fault(&candidate.policy, self.shadow_samples, &seen) {
+                    Some(fault) => {
+                        self.refuse(bundle, format!("it failed in the shadow: {fault}"), todo);
+                    }
+                    None => self.leave_shadow_if_over(now_ms, todo),
+                }
+            }
+            State::Probation(probation) if probation.candidate.bundle == bundle => {
+                probation.observation = seen;
+                let policy = &probation.candidate.policy;
+                match fault(policy, policy.probation_inferences, &seen) {
+                    Some(fault) => self.fail_probation(&fault, now_ms, todo),
+                    None => self.confirm_if_over(now_ms, todo),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn leave_shadow_if_over(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        let State::Shadow { candidate, begun_ms, observation } = &self.state else { return };
+        let seen_enough = observation.comparison.samples >= self.shadow_samples;
+        if seen_enough || now_ms >= begun_ms + SHADOW_MS_MAX {
+            let candidate = candidate.clone();
+            todo.push(Action::EndShadow);
+            self.load(candidate, false, todo);
+        }
+    }
+
+    fn confirm_if_over(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        let State::Probation(probation) = &self.state else { return };
+        if now_ms < probation.not_before_ms || !probation.is_over(now_ms) {
+            return;
+        }
+        let mut next = self.record.clone();
+        next.confirm(&probation.candidate);
+        todo.push(Action::Record(next.clone()));
+        self.state = State::Confirming { probation: probation.clone(), next };
+    }
+
+    fn tick(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Blocked { retry_at_ms, .. } if now_ms >= *retry_at_ms => {
+                self.pursue(now_ms, todo);
+            }
+            State::Seeking(seeking) => seeking.look_again(now_ms, todo),
+            State::Fetching(fetching) => fetching.request_overdue_again(now_ms, todo),
+            State::Trial { overdue_at_ms, .. } if now_ms >= *overdue_at_ms => {
+                self.state = State::blocked("the trial's process gave no result", now_ms);
+            }
+            State::Shadow { .. } => self.leave_shadow_if_over(now_ms, todo),
+            State::Probation(_) => self.confirm_if_over(now_ms, todo),
+            State::Returning { retry_at_ms, .. } if now_ms >= *retry_at_ms => {
+                *retry_at_ms = now_ms + DISK_RETRY_MS;
+                todo.extend(self.record.previous.map(Action::Load));
+            }
+            State::Settled | State::Refused(_)
+                if self.rewrite_at_ms.is_some_and(|at_ms| now_ms >= at_ms) =>
+            {
+                todo.push(Action::Record(self.record.clone()));
+            }
             _ => {}
         }
     }
 }
 
 impl State {
-    fn blocked(target: Option<Digest>, reason: &str, now_ms: u64) -> Self {
+    fn blocked(reason: &str, now_ms: u64) -> Self {
         let retry_at_ms = now_ms + DISK_RETRY_MS;
         let reason = format!("{reason}; trying again every {} s", DISK_RETRY_MS / 1000);
-        Self::Blocked { target, reason, retry_at_ms }
+        Self::Blocked { reason, retry_at_ms }
     }
 }
 
 impl Seeking {
     fn new(target: Digest) -> Self {
-        Self { target, problem: None, told: BTreeSet::new() }
+        Self { target, untargeted: None, problem: None, told: BTreeSet::new() }
     }
 
-    fn disbelieve(&mut self, reason: String, now_ms: u64, actions: &mut Vec<Action>) {
+    fn disbelieve(&mut self, reason: String, now_ms: u64, todo: &mut Vec<Action>) {
         let known = self.told.contains(&reason) || self.told.len() == OFFER_REASONS_TOLD_MAX;
         if !known {
             self.told.insert(reason.clone());
             let bundle = self.target;
-            actions.push(Action::TellMisoffered { bundle, reason: reason.clone() });
+            todo.push(Action::TellMisoffered { bundle, reason: reason.clone() });
         }
         let reason = format!("{reason}; waiting for an offer to believe");
         self.problem = Some((reason, now_ms + OFFER_RETRY_MS));
     }
 
-    fn look_again(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+    fn look_again(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
         if let Some((_, again_at_ms)) = &mut self.problem
             && now_ms >= *again_at_ms
         {
             *again_at_ms = now_ms + OFFER_RETRY_MS;
-            actions.push(Action::SeekAgain(self.target));
+            todo.push(Action::SeekAgain(self.target));
         }
     }
 }
 
 impl Fetching {
-    fn request(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
+    fn request(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
         while self.requested.len() < CHUNKS_REQUESTED_MAX
-            && let Some(chunk) = self.missing.pop_front()
+            && let Some(piece) = self.missing.pop_front()
         {
-            self.requested.insert(chunk, now_ms);
-            actions.push(Action::Request(chunk));
+            self.requested.insert(piece, now_ms);
+            todo.push(Action::Request(piece));
         }
     }
 
-    fn request_overdue_again(&mut self, now_ms: u64, actions: &mut Vec<Action>) {
-        for (chunk, requested_ms) in &mut self.requested {
+    fn request_overdue_again(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        for (piece, requested_ms) in &mut self.requested {
             if now_ms >= *requested_ms + CHUNK_OVERDUE_MS {
                 *requested_ms = now_ms;
-                actions.extend([Action::StopRequesting(*chunk), Action::Request(*chunk)]);
+                todo.push(Action::RequestAgain(*piece));
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OLD: Digest = Digest([1; 32]);
-    const NEW: Digest = Digest([2; 32]);
-    const NEXT: Digest = Digest([3; 32]);
-
-    fn chunk(number: u8) -> Digest {
-        Digest([100 + number; 32])
+impl Probation {
+    fn new(candidate: Candidate, begun_ms: u64) -> Self {
+        Self { candidate, begun_ms, observation: Observation::default(), not_before_ms: 0 }
     }
 
-    fn running_old() -> SlotUpdate {
-        SlotUpdate::new(SlotRecord { current: Some(OLD), ..SlotRecord::default() })
-    }
-
-    fn desired(generation: u64, bundle: Digest) -> Happening {
-        Happening::Desired { generation, bundle: Some(bundle) }
-    }
-
-    fn offered(bundle: Digest, chunks: u8) -> Happening {
-        let missing = (0..chunks).map(chunk).collect();
-        Happening::Offered { bundle, missing, chunks_total: chunks.into() }
-    }
-
-    fn fetch_all(slot: &mut SlotUpdate, chunks: u8) -> Vec<Action> {
-        (0..chunks).flat_map(|n| slot.handle(Happening::ChunkKept { chunk: chunk(n) }, 0)).collect()
-    }
-
-    fn verifying_new() -> SlotUpdate {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        slot.handle(offered(NEW, 2), 0);
-        assert_eq!(fetch_all(&mut slot, 2).last(), Some(&Action::Verify(NEW)));
-        slot
-    }
-
-    #[test]
-    fn a_new_bundle_is_recorded_before_it_answers_and_the_old_is_kept() {
-        let mut slot = verifying_new();
-        let record = SlotRecord { current: Some(NEW), previous: Some(OLD), refused: None };
-        let verified = slot.handle(Happening::Verified { bundle: NEW }, 0);
-        assert_eq!(verified, [Action::Record(record.clone())]);
-        assert_eq!(slot.record().current, Some(OLD), "the record is not durable yet");
-        assert_eq!(slot.handle(Happening::Recorded, 0), [Action::Switch(Some(NEW))]);
-        assert_eq!(slot.phase(), SlotPhase::Verifying);
-        let switched = slot.handle(Happening::Switched { bundle: Some(NEW) }, 0);
-        assert_eq!(switched, [Action::TellSwapped(NEW), Action::Tidy]);
-        assert_eq!((slot.record(), slot.phase()), (&record, SlotPhase::Settled));
-    }
-
-    #[test]
-    fn chunks_are_asked_for_a_window_at_a_time() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        let first = slot.handle(offered(NEW, 20), 0);
-        let requests = |actions: &[Action]| {
-            actions.iter().filter(|action| matches!(action, Action::Request(_))).count()
-        };
-        assert_eq!(requests(&first), CHUNKS_REQUESTED_MAX);
-        let kept = slot.handle(Happening::ChunkKept { chunk: chunk(0) }, 0);
-        assert_eq!(kept[0], Action::StopRequesting(chunk(0)));
-        assert_eq!(requests(&kept), 1);
-        assert_eq!(slot.phase(), SlotPhase::Fetching { chunks_present: 1, chunks_total: 20 });
-        let repeated = slot.handle(Happening::ChunkKept { chunk: chunk(0) }, 0);
-        assert!(repeated.is_empty(), "a duplicate changes nothing");
-    }
-
-    #[test]
-    fn a_chunk_that_does_not_come_is_asked_for_again() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        slot.handle(offered(NEW, 1), 0);
-        assert!(slot.handle(Happening::Tick, CHUNK_OVERDUE_MS - 1).is_empty());
-        let again = [Action::StopRequesting(chunk(0)), Action::Request(chunk(0))];
-        assert_eq!(slot.handle(Happening::Tick, CHUNK_OVERDUE_MS), again);
-        assert!(slot.handle(Happening::Tick, CHUNK_OVERDUE_MS + 1).is_empty());
-    }
-
-    #[test]
-    fn a_refused_bundle_leaves_the_old_one_and_its_reason_stays() {
-        let mut slot = verifying_new();
-        let reason = "output logits differs".to_owned();
-        let actions = slot.handle(Happening::Unfit { bundle: NEW, reason: reason.clone() }, 0);
-        let refusal = Refusal { bundle: NEW, generation: 1, reason: reason.clone() };
-        let record =
-            SlotRecord { current: Some(OLD), previous: None, refused: Some(refusal.clone()) };
-        let expected = [Action::Record(record.clone()), Action::TellRefused(refusal), Action::Tidy];
-        assert_eq!(actions, expected);
-        assert_eq!((slot.phase(), slot.reason()), (SlotPhase::Refused, Some(reason.as_str())));
-
-        // After a restart the same generation does not try again, a newer one does.
-        let mut slot = SlotUpdate::new(record);
-        assert!(slot.handle(desired(1, NEW), 0).is_empty());
-        assert_eq!((slot.phase(), slot.reason()), (SlotPhase::Refused, Some(reason.as_str())));
-        assert_eq!(slot.handle(desired(2, NEW), 0), [Action::Seek(NEW)]);
-    }
-
-    #[test]
-    fn offers_that_are_not_to_be_believed_are_told_once_each_and_a_good_one_is_taken() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        let misoffered = |number: usize| {
-            let reason = format!("signature {number} is not valid");
-            Happening::Misoffered { bundle: NEW, reason }
-        };
-        let told = |actions: Vec<Action>| {
-            actions.iter().filter(|action| matches!(action, Action::TellMisoffered { .. })).count()
-        };
-        for number in 0..2 * OFFER_REASONS_TOLD_MAX {
-            let expected = usize::from(number < OFFER_REASONS_TOLD_MAX);
-            assert_eq!(told(slot.handle(misoffered(number), 0)), expected, "{number}");
-            assert_eq!(told(slot.handle(misoffered(0), 0)), 0);
-        }
-        slot.handle(misoffered(3), 5);
-        assert!(slot.reason().is_some_and(|reason| reason.contains("signature 3")));
-        assert_eq!(slot.phase(), SlotPhase::Fetching { chunks_present: 0, chunks_total: 0 });
-        assert!(slot.handle(Happening::Tick, 4 + OFFER_RETRY_MS).is_empty());
-        assert_eq!(slot.handle(Happening::Tick, 5 + OFFER_RETRY_MS), [Action::SeekAgain(NEW)]);
-        assert!(slot.handle(Happening::Tick, 6 + OFFER_RETRY_MS).is_empty());
-        let taken = slot.handle(offered(NEW, 1), 0);
-        assert_eq!(taken, [Action::StopSeeking(NEW), Action::Request(chunk(0))]);
-        assert_eq!(slot.reason(), None);
-        assert!(slot.handle(misoffered(4), 0).is_empty(), "it comes too late");
-    }
-
-    #[test]
-    fn going_back_to_what_runs_ends_a_refusal() {
-        let mut slot = verifying_new();
-        slot.handle(Happening::Unfit { bundle: NEW, reason: "bad".into() }, 0);
-        assert!(slot.handle(desired(2, OLD), 0).is_empty());
-        assert_eq!((slot.phase(), slot.reason()), (SlotPhase::Settled, None));
-    }
-
-    #[test]
-    fn the_next_bundle_interrupts_a_download_and_stale_answers_change_nothing() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        slot.handle(offered(NEW, 1), 0);
-        let interrupted = slot.handle(desired(2, NEXT), 0);
-        assert_eq!(interrupted, [Action::StopRequesting(chunk(0)), Action::Seek(NEXT)]);
-        for stale in [
-            offered(NEW, 1),
-            Happening::ChunkKept { chunk: chunk(0) },
-            Happening::Verified { bundle: NEW },
-            Happening::Unfit { bundle: NEW, reason: "late".into() },
-            Happening::Recorded,
-            Happening::Switched { bundle: Some(NEW) },
-        ] {
-            assert!(slot.handle(stale.clone(), 0).is_empty(), "{stale:?}");
-        }
-        assert_eq!(slot.target(), Some(NEXT));
-    }
-
-    #[test]
-    fn a_desired_state_that_is_met_changes_nothing() {
-        let mut slot = running_old();
-        for generation in [1, 1, 2] {
-            assert!(slot.handle(desired(generation, OLD), 0).is_empty());
-            assert_eq!(slot.phase(), SlotPhase::Settled);
-        }
-    }
-
-    #[test]
-    fn the_same_desired_state_again_changes_nothing() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        for generation in [1, 2] {
-            assert!(slot.handle(desired(generation, NEW), 0).is_empty());
-        }
-    }
-
-    #[test]
-    fn a_full_disk_is_a_state_that_tries_again() {
-        let mut slot = running_old();
-        slot.handle(desired(1, NEW), 0);
-        slot.handle(offered(NEW, 1), 0);
-        let blocked = slot.handle(Happening::DiskFailed { reason: "no space".into() }, 0);
-        assert_eq!(blocked, [Action::StopRequesting(chunk(0))]);
-        assert!(slot.reason().is_some_and(|reason| reason.contains("trying again")));
-        assert!(slot.handle(Happening::Tick, DISK_RETRY_MS - 1).is_empty());
-        assert_eq!(slot.handle(Happening::Tick, DISK_RETRY_MS), [Action::Seek(NEW)]);
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_written_is_tried_again() {
-        let mut slot = verifying_new();
-        slot.handle(Happening::Verified { bundle: NEW }, 0);
-        slot.handle(Happening::DiskFailed { reason: "no space".into() }, 0);
-        assert_eq!(slot.record().current, Some(OLD));
-        assert_eq!(slot.handle(Happening::Tick, DISK_RETRY_MS), [Action::Seek(NEW)]);
-    }
-
-    #[test]
-    fn a_bundle_that_the_disk_does_not_give_is_tried_again_and_its_stand_in_is_not_taken_for_it() {
-        let record = SlotRecord { current: Some(NEW), previous: Some(OLD), refused: None };
-        let unread = || SlotUpdate::unread(record.clone(), Some(OLD), "it does not answer", 0);
-        let mut slot = unread();
-        assert!(slot.handle(desired(1, NEW), 0).is_empty());
-        assert!(slot.reason().is_some_and(|reason| reason.contains("does not answer")));
-        assert_eq!(slot.handle(Happening::Tick, DISK_RETRY_MS), [Action::Seek(NEW)]);
-        slot.handle(offered(NEW, 0), 0);
-        assert_eq!(
-            slot.handle(Happening::Verified { bundle: NEW }, 0),
-            [Action::Record(record.clone())]
-        );
-
-        // Away to another bundle and back: the record's does not answer yet.
-        let mut slot = unread();
-        slot.handle(desired(1, NEXT), 0);
-        let back = [Action::StopSeeking(NEXT), Action::Seek(NEW)];
-        assert_eq!(slot.handle(desired(2, NEW), 0), back);
-
-        // If it turns out to be bad, the record follows what answers.
-        slot.handle(offered(NEW, 0), 0);
-        slot.handle(Happening::Unfit { bundle: NEW, reason: "bad".into() }, 0);
-        assert_eq!((slot.record().current, slot.phase()), (Some(OLD), SlotPhase::Refused));
-        assert_eq!(slot.handle(desired(3, NEW), 0), [Action::Seek(NEW)]);
-    }
-
-    #[test]
-    fn an_empty_slot_is_wanted_and_had() {
-        let mut slot = running_old();
-        let actions = slot.handle(Happening::Desired { generation: 1, bundle: None }, 0);
-        let record = SlotRecord { current: None, previous: Some(OLD), refused: None };
-        assert_eq!(actions, [Action::Record(record)]);
-        assert_eq!(slot.handle(Happening::Recorded, 0), [Action::Switch(None)]);
-        assert_eq!(slot.handle(Happening::Switched { bundle: None }, 0), [Action::Tidy]);
-        assert_eq!(slot.phase(), SlotPhase::Settled);
-    }
-
-    #[test]
-    fn the_bundle_before_can_come_back_without_a_download() {
-        let record = SlotRecord { current: Some(NEW), previous: Some(OLD), refused: None };
-        let mut slot = SlotUpdate::new(record);
-        assert_eq!(slot.handle(desired(2, OLD), 0), [Action::Seek(OLD)]);
-        let on_disk = slot.handle(offered(OLD, 0), 0);
-        assert_eq!(on_disk, [Action::StopSeeking(OLD), Action::Verify(OLD)]);
-        slot.handle(Happening::Verified { bundle: OLD }, 0);
-        slot.handle(Happening::Recorded, 0);
-        slot.handle(Happening::Switched { bundle: Some(OLD) }, 0);
-        let record = SlotRecord { current: Some(OLD), previous: Some(NEW), refused: None };
-        assert_eq!(slot.record(), &record);
+    /// It has had its time and its inferences, or no inferences came for so long that time alone decides.
+    fn is_over(&self, now_ms: u64) -> bool {
+        let policy = &self.candidate.policy;
+        let passed_ms = now_ms.saturating_sub(self.begun_ms);
+        let time_ms = u64::from(policy.probation_s) * 1000;
+        let seen_enough = self.observation.comparison.samples >= policy.probation_inferences;
+        passed_ms >= time_ms && (seen_enough || passed_ms >= time_ms.max(PROBATION_MS_MAX))
     }
 }
+
+/// What is wrong with a bundle that was seen at work, if anything is.
+fn fault(policy: &UpdatePolicy, samples_wanted: u64, seen: &Observation) -> Option<String> {
+    let counts = &seen.comparison;
+    if counts.samples < samples_wanted.clamp(1, SAMPLES_JUDGED_MIN) {
+        return None;
+    }
+    let failed = counts.failed as f64 / counts.samples as f64;
+    let allowed = seen.failed_before + policy.failed_fraction_max;
+    if failed > allowed {
+        let (failed, allowed) = (failed * 100.0, allowed * 100.0);
+        return Some(format!(
+            "{failed:.1} % of {} samples got no answer; {allowed:.1} % are allowed",
+            counts.samples
+        ));
+    }
+    let (latency_us, before_us) = (counts.latency_us_p95, counts.latency_us_p95_before);
+    let ratio = f64::from(latency_us) / f64::from(before_us);
+    let is_slow = ratio > policy.latency_ratio_max
+        && latency_us.saturating_sub(before_us) > LATENCY_SLACK_US;
+    if before_us > 0 && is_slow {
+        return Some(format!(
+            "95 % of its answers took up to {latency_us} µs, those of the bundle before {before_us} µs; \
+             {} times that is allowed",
+            policy.latency_ratio_max
+        ));
+    }
+    let shift = seen.class_shift.filter(|shift| *shift > policy.class_shift_max)?;
+    Some(format!(
+        "the share of classes differs by {shift:.2} from the bundle before; {:.2} is allowed",
+        policy.class_shift_max
+    ))
+}
+
+#[cfg(test)]
+mod tests;

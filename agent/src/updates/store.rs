@@ -1,17 +1,21 @@
 //! Bundles on the disk: those that are kept, and the pieces of those that are on their way.
 //!
 //! ```text
-//! offers/<bundle>    statement and chunk index, as they came
-//! chunks/<chunk>     content that was checked when it came, and is checked again when it is used
+//! offers/<bundle>    the chunk index and those of patches, as they came
+//! chunks/<piece>     chunks and pieces of patches: content that was checked when it came, and is checked again when it is used
 //! staging/           layouts that are being written, or removed; emptied on start
 //! bundles/<bundle>/  a whole layout: it has this name only once all of it is durable
 //! ```
 //!
 //! A chunk is not synced: one that a power cut tore is fetched again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt,
+};
 
-use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Limits, STATEMENT_FILE, digest_of};
+use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Limits, PatchIndex, apply_patch, digest_of};
 use selvedge_wire::{BundleOffer, Digest, decode, encode};
 
 use crate::{
@@ -39,8 +43,19 @@ pub(super) struct BundleStore {
 pub(super) enum StoreError {
     /// The disk failed, or its content is not what it was: what is missing can be fetched again.
     Disk(String),
+    /// These chunks are not on the disk, or not as they should be.
+    Lacking(Vec<Digest>),
     /// The bundle itself is wrong.
     Unfit(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(reason) | Self::Unfit(reason) => f.write_str(reason),
+            Self::Lacking(pieces) => write!(f, "{} pieces were lost on the disk", pieces.len()),
+        }
+    }
 }
 
 impl From<DiskError> for StoreError {
@@ -101,35 +116,95 @@ impl BundleStore {
         Ok(missing)
     }
 
+    /// The pieces of a patch that are not on the disk.
+    pub(super) fn missing_pieces(&self, patch: &PatchIndex) -> Result<Vec<Digest>, DiskError> {
+        let mut missing = Vec::new();
+        for piece in patch.pieces() {
+            if self.chunk(piece, &KeptChunks::new())?.is_none() {
+                missing.push(piece.digest);
+            }
+        }
+        Ok(missing)
+    }
+
     /// Keeps the content of a chunk, which the caller has checked.
     pub(super) fn keep_chunk(&self, chunk: Digest, content: &[u8]) -> Result<(), DiskError> {
         self.disk.write(&dir(CHUNKS, chunk), content)
     }
 
     /// Puts a bundle together from its chunks and checks it as a whole.
-    pub(super) fn assemble(
-        &self,
-        index: &ChunkIndex,
-        statement: &[u8],
-    ) -> Result<Bundle, StoreError> {
+    pub(super) fn assemble(&self, index: &ChunkIndex) -> Result<Bundle, StoreError> {
         let kept = self.chunks_of_kept()?;
         let mut blobs = BTreeMap::new();
+        let mut lacking = BTreeSet::new();
         for blob in index.blobs() {
             let mut content = Vec::new();
             for chunk in &blob.chunks {
-                let piece = self.chunk(chunk, &kept)?.ok_or_else(|| {
-                    StoreError::Disk(format!("chunk {} was lost on the disk", chunk.digest))
-                })?;
-                content.extend(piece);
+                match self.chunk(chunk, &kept)? {
+                    Some(piece) => content.extend(piece),
+                    None => {
+                        lacking.insert(chunk.digest);
+                    }
+                }
             }
             blobs.insert(blob.digest, content);
         }
+        match lacking.is_empty() {
+            true => self.check(index, blobs),
+            false => Err(StoreError::Lacking(lacking.into_iter().collect())),
+        }
+    }
+
+    /// Puts a bundle together from another and a patch, and checks it as a whole. The inner error says why
+    /// the patch does not lead to the bundle, whose chunks may.
+    pub(super) fn patch(
+        &self,
+        index: &ChunkIndex,
+        patch: &PatchIndex,
+    ) -> Result<Result<Bundle, String>, StoreError> {
+        let missing = self.missing_pieces(patch)?;
+        if !missing.is_empty() {
+            return Err(StoreError::Lacking(missing));
+        }
+        let unread = RefCell::new(None);
+        let read = |path: String| match self.disk.read(&path) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(selvedge_bundle::Error::Missing { part: path }),
+            Err(error) => {
+                *unread.borrow_mut() = Some(error);
+                Err(selvedge_bundle::Error::Missing { part: path })
+            }
+        };
+        let old = |blob: Digest| read(blob_path(patch.source(), blob));
+        let piece = |piece: &ChunkRef| read(dir(CHUNKS, piece.digest));
+        let made = apply_patch(patch, index, piece, &old).and_then(|made| {
+            let mut blobs: BTreeMap<_, _> = made.into_iter().collect();
+            for blob in index.blobs() {
+                if let Entry::Vacant(vacant) = blobs.entry(blob.digest) {
+                    vacant.insert(old(blob.digest)?);
+                }
+            }
+            Ok(blobs)
+        });
+        if let Some(error) = unread.take() {
+            return Err(error.into());
+        }
+        match made {
+            Ok(blobs) => self.check(index, blobs).map(Ok),
+            Err(error) => Ok(Err(one_line(&error))),
+        }
+    }
+
+    fn check(
+        &self,
+        index: &ChunkIndex,
+        mut blobs: BTreeMap<Digest, Vec<u8>>,
+    ) -> Result<Bundle, StoreError> {
         let unknown = |digest: Digest| selvedge_bundle::Error::Missing {
             part: format!("blob {digest} of the chunk index"),
         };
         let read = |digest| blobs.remove(&digest).ok_or_else(|| unknown(digest));
         let bundle = Bundle::from_blobs(index.bundle(), read, &self.limits);
-        let bundle = bundle.and_then(|bundle| bundle.with_statement(statement.to_vec()));
         bundle.map_err(|error| StoreError::Unfit(one_line(&error)))
     }
 
@@ -154,11 +229,10 @@ impl BundleStore {
 
     /// Reads a bundle that is kept, and checks it as a whole.
     pub(super) fn read(&self, bundle: Digest) -> Result<Bundle, StoreError> {
-        let folder = dir(BUNDLES, bundle);
         // A disk that does not answer says nothing about the bundle.
         let mut unread = None;
         let read = |blob: Digest| {
-            let path = format!("{folder}/{BLOBS}/{}", blob.hex());
+            let path = blob_path(bundle, blob);
             let part = format!("blob {blob}");
             match self.disk.read(&path) {
                 Ok(Some(bytes)) => Ok(bytes),
@@ -174,11 +248,7 @@ impl BundleStore {
         if let Some(error) = unread {
             return Err(error.into());
         }
-        let whole = whole.map_err(unfit)?;
-        match self.disk.read(&format!("{folder}/{STATEMENT_FILE}"))? {
-            Some(statement) => whole.with_statement(statement).map_err(unfit),
-            None => Ok(whole),
-        }
+        whole.map_err(unfit)
     }
 
     /// Removes a bundle that cannot be used.
@@ -207,8 +277,14 @@ impl BundleStore {
     ) -> Result<(), DiskError> {
         let mut chunks = BTreeSet::new();
         for bundle in arriving {
-            let index = self.index_of(*bundle)?;
+            let Some(offer) = self.offer(*bundle)? else { continue };
+            let index = ChunkIndex::decode(&offer.index).ok();
             chunks.extend(index.iter().flat_map(ChunkIndex::chunks).map(|chunk| chunk.digest));
+            for patch in offer.patch_indexes {
+                let patch = PatchIndex::decode(&patch).ok();
+                let pieces = patch.iter().flat_map(PatchIndex::pieces);
+                chunks.extend(pieces.map(|piece| piece.digest));
+            }
         }
         let is_in = |set: &BTreeSet<Digest>, name: &str| {
             Digest::from_hex(name).is_ok_and(|digest| set.contains(&digest))
@@ -248,7 +324,7 @@ impl BundleStore {
         for bundle in self.kept()? {
             let Some(index) = self.index_of(bundle)? else { continue };
             for blob in index.blobs() {
-                let path = format!("{}/{BLOBS}/{}", dir(BUNDLES, bundle), blob.digest.hex());
+                let path = blob_path(bundle, blob.digest);
                 let mut offset = 0;
                 for chunk in &blob.chunks {
                     places.entry(chunk.digest).or_insert_with(|| (path.clone(), offset));
@@ -275,9 +351,14 @@ impl BundleStore {
 /// File and offset of each chunk.
 type KeptChunks = BTreeMap<Digest, (String, u64)>;
 
+<<<<<<< HEAD
 /// Where the layout of a bundle that is kept is, below the state directory.
 pub(crate) fn bundle_dir(bundle: Digest) -> String {
     dir(BUNDLES, bundle)
+=======
+fn blob_path(bundle: Digest, blob: Digest) -> String {
+    format!("{}/{BLOBS}/{}", dir(BUNDLES, bundle), blob.hex())
+>>>>>>> f59cb6b (agent: updates follow the repository, and try, watch and confirm bundles)
 }
 
 fn dir(folder: &str, digest: Digest) -> String {
