@@ -664,9 +664,8 @@ impl Updates {
     fn take_offer(&mut self, bundle: Digest, offer: &BundleOffer, now: Now) {
         let seeking = self.slots.iter().filter(|(_, update)| update.sought() == Some(bundle));
         for slot in seeking.map(|(slot, _)| slot.clone()).collect::<Vec<_>>() {
-            let checked = self
-                .target_of(&slot, bundle)
-                .and_then(|target| self.check_offer(target, offer));
+            let checked =
+                self.target_of(&slot, bundle).and_then(|target| self.check_offer(target, offer));
             let happening = offered(bundle, checked);
             self.tell_slot(&slot, happening, now);
         }
@@ -776,9 +775,10 @@ impl Updates {
         let transfers = self.transfers.iter();
         let concerned = transfers.filter(|(_, transfer)| transfer.pieces.contains_key(&piece));
         let bundles: BTreeSet<_> = concerned.map(|(bundle, _)| *bundle).collect();
-        let slots = self.slots.iter().filter(|(_, update)| {
-            update.target().is_some_and(|bundle| bundles.contains(&bundle))
-        });
+        let slots = self
+            .slots
+            .iter()
+            .filter(|(_, update)| update.target().is_some_and(|bundle| bundles.contains(&bundle)));
         for slot in slots.map(|(slot, _)| slot.clone()).collect::<Vec<_>>() {
             self.tell_slot(&slot, happening.clone(), now);
         }
@@ -858,9 +858,11 @@ impl Updates {
         bundle: Digest,
     ) -> Result<Option<(Vec<Digest>, u32)>, OfferError> {
         let whole = self.store.has(bundle)?;
-        let answers = self.slots.get(slot).map(SlotUpdate::record).is_some_and(|record| {
-            record.current == Some(bundle)
-        });
+        let answers = self
+            .slots
+            .get(slot)
+            .map(SlotUpdate::record)
+            .is_some_and(|record| record.current == Some(bundle));
         // What answered before may answer again, whatever the metadata says by now.
         if whole && answers {
             return Ok(Some((Vec::new(), 0)));
@@ -924,7 +926,8 @@ impl Updates {
                 Err(reason) => {
                     tracing::warn!("a patch to {bundle} fails, its chunks are fetched: {reason}");
                     self.spoiled.insert(patch.digest());
-                    *transfer = Transfer::new(transfer.target.clone(), transfer.index.clone(), None);
+                    *transfer =
+                        Transfer::new(transfer.target.clone(), transfer.index.clone(), None);
                     self.store.assemble(&transfer.index)?
                 }
             },

@@ -14,7 +14,7 @@
 //! | 32 | 8 | number of the record, little-endian; it grows by 1 with each |
 //! | 40 | | [`Record`] in postcard |
 //!
-//! From the metadata also follows how late it must be: see [`Metadata::floor_ms`].
+//! From the metadata also follows how late it must be: see [`Metadata::time`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -141,12 +141,16 @@ impl Metadata {
         let damaged = newest.is_none() && present == PLACES.len();
         let (number, record) = newest.unwrap_or((0, Record::empty(beginning)));
         let same_beginning = record.beginning == beginning;
-        let mut trusted = TrustedMetadata::new(record.files.into_iter().filter_map(|(role, bytes)| {
-            Some((role.parse::<RoleName>().ok()?, bytes))
-        }));
-        let kept = trusted.root().ok().filter(|kept| {
-            same_beginning && kept.root().version() > configured.root().version()
-        });
+        let mut trusted = TrustedMetadata::new(
+            record
+                .files
+                .into_iter()
+                .filter_map(|(role, bytes)| Some((role.parse::<RoleName>().ok()?, bytes))),
+        );
+        let kept = trusted
+            .root()
+            .ok()
+            .filter(|kept| same_beginning && kept.root().version() > configured.root().version());
         let trusts = match kept {
             Some(kept) => kept,
             None => {
@@ -195,14 +199,10 @@ impl Metadata {
 
 /// The time.
 impl Metadata {
-    /// The latest time that is known to have passed: when this program was built, and when the newest
-    /// timestamp and desired state were signed. It goes back only with a root that takes away the key that
-    /// vouched for it: whoever stole that key may have signed a time that is still to come.
-    pub(super) fn floor_ms(&self) -> u64 {
-        self.floor_ms
-    }
-
-    /// The time with that floor.
+    /// The time, but for the latest that is known to have passed, if that is later: when this program was
+    /// built, and when the newest timestamp and desired state were signed. That floor goes back only with a
+    /// root that takes away the key which vouched for it: whoever stole that key may have signed a time that
+    /// is still to come.
     pub(super) fn time(&self, now: Now) -> Now {
         Now { unix_ms: now.unix_ms.max(self.floor_ms), ..now }
     }

@@ -755,9 +755,10 @@ impl SlotUpdate {
             self.load(candidate, false, todo);
             return;
         }
-        let before = self.record.trial.as_ref().filter(|attempt| {
-            attempt.bundle == bundle && attempt.generation == self.generation
-        });
+        let before =
+            self.record.trial.as_ref().filter(|attempt| {
+                attempt.bundle == bundle && attempt.generation == self.generation
+            });
         let crashes = before.map_or(0, |attempt| attempt.crashes);
         let crashes_max = candidate.policy.crashes_max;
         let attempt = Attempt { bundle, generation: self.generation, crashes, crashes_max };
@@ -994,7 +995,8 @@ impl SlotUpdate {
                 todo.push(Action::Load(previous));
             }
             None => {
-                let reason = format!("{}; there is none to go back to, so it stays", refusal.reason);
+                let reason =
+                    format!("{}; there is none to go back to, so it stays", refusal.reason);
                 self.stay(Refusal { reason, ..refusal }, todo);
             }
         }
@@ -1045,13 +1047,7 @@ impl SlotUpdate {
 
 /// Watching.
 impl SlotUpdate {
-    fn observe(
-        &mut self,
-        bundle: Digest,
-        seen: Observation,
-        now_ms: u64,
-        todo: &mut Vec<Action>,
-    ) {
+    fn observe(&mut self, bundle: Digest, seen: Observation, now_ms: u64, todo: &mut Vec<Action>) {
         match &mut self.state {
             State::Shadow { candidate, observation, .. } if candidate.bundle == bundle => {
                 *observation = seen;
@@ -1207,8 +1203,8 @@ fn fault(policy: &UpdatePolicy, samples_wanted: u64, seen: &Observation) -> Opti
     }
     let (latency_us, before_us) = (counts.latency_us_p95, counts.latency_us_p95_before);
     let ratio = f64::from(latency_us) / f64::from(before_us);
-    let is_slow = ratio > policy.latency_ratio_max
-        && latency_us.saturating_sub(before_us) > LATENCY_SLACK_US;
+    let is_slow =
+        ratio > policy.latency_ratio_max && latency_us.saturating_sub(before_us) > LATENCY_SLACK_US;
     if before_us > 0 && is_slow {
         return Some(format!(
             "95 % of its answers took up to {latency_us} µs, those of the bundle before {before_us} µs; \

@@ -351,14 +351,13 @@ impl BundleStore {
 /// File and offset of each chunk.
 type KeptChunks = BTreeMap<Digest, (String, u64)>;
 
-<<<<<<< HEAD
 /// Where the layout of a bundle that is kept is, below the state directory.
 pub(crate) fn bundle_dir(bundle: Digest) -> String {
     dir(BUNDLES, bundle)
-=======
+}
+
 fn blob_path(bundle: Digest, blob: Digest) -> String {
-    format!("{}/{BLOBS}/{}", dir(BUNDLES, bundle), blob.hex())
->>>>>>> f59cb6b (agent: updates follow the repository, and try, watch and confirm bundles)
+    format!("{}/{BLOBS}/{}", bundle_dir(bundle), blob.hex())
 }
 
 fn dir(folder: &str, digest: Digest) -> String {

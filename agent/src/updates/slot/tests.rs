@@ -62,7 +62,11 @@ fn tell_all(
     happenings: impl IntoIterator<Item = Happening>,
     now_ms: u64,
 ) -> Vec<Action> {
-    happenings.into_iter().map(|happening| slot.handle(happening, now_ms)).last().unwrap_or_default()
+    happenings
+        .into_iter()
+        .map(|happening| slot.handle(happening, now_ms))
+        .last()
+        .unwrap_or_default()
 }
 
 fn verifying_new() -> SlotUpdate {
@@ -123,8 +127,7 @@ fn a_new_bundle_is_tried_watched_and_confirmed_and_recorded_before_each() {
     assert_eq!(slot.record(), &probation);
 
     assert!(slot.handle(observed(NEW, seen(100, 2)), 59_999).is_empty(), "its time is not over");
-    let record =
-        SlotRecord { probation: None, confirmed: confirmed(NEW), ..probation };
+    let record = SlotRecord { probation: None, confirmed: confirmed(NEW), ..probation };
     assert_eq!(slot.handle(Happening::Tick, 60_000), [Action::Record(record.clone())]);
     let over = [Action::Watch(false), Action::TellConfirmed(NEW), Action::Tidy];
     assert_eq!(slot.handle(Happening::Recorded, 60_000), over);
@@ -285,12 +288,8 @@ fn a_failed_trial_leaves_the_old_bundle_and_one_without_a_result_is_tried_again(
     let reason = "it failed its trial: it takes 9 GB".to_owned();
     let refusal = Refusal { bundle: NEW, generation: 1, reason };
     let record = SlotRecord { refused: Some(refusal.clone()), ..record_of(OLD) };
-    let expected = [
-        Action::Record(record),
-        Action::Unload,
-        Action::TellRefused(refusal),
-        Action::Tidy,
-    ];
+    let expected =
+        [Action::Record(record), Action::Unload, Action::TellRefused(refusal), Action::Tidy];
     assert_eq!(failed, expected);
 
     let mut slot = trying_new();
