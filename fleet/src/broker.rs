@@ -205,7 +205,13 @@ impl Gate {
         let sender = match self.topics.parse(topic) {
             Ok(Topic::Status(device) | Topic::State(device) | Topic::Health(device)) => device,
             Ok(Topic::Stream(device, _)) => device,
-            Ok(Topic::Desired(_) | Topic::Stored(_) | Topic::Bundle(_) | Topic::Chunk(_))
+            Ok(
+                Topic::Desired(_)
+                | Topic::Stored(_)
+                | Topic::Bundle(_)
+                | Topic::Chunk(_)
+                | Topic::Metadata(_),
+            )
             | Err(_) => return false,
         };
         sender.as_str() == user
@@ -290,6 +296,7 @@ mod tests {
             ("down/a/desired", false),
             ("down/b/desired", false),
             (&format!("all/chunks/{digest}"), false),
+            ("all/metadata/timestamp.json", false),
         ];
         let subscribe = [
             ("down/a/#", true),

@@ -10,6 +10,7 @@ use std::{
 use serde::Deserialize;
 
 use selvedge_link::{BrokerUrl, Login, TlsFiles};
+use selvedge_trust::Expiry;
 use selvedge_wire::FleetName;
 
 use crate::{
@@ -40,7 +41,8 @@ pub struct Settings {
     /// The fleet's name, a part of every topic [default: fleet].
     #[arg(long, value_name = "NAME")]
     pub name: Option<FleetName>,
-    /// The folder with root.json and director.pk8, as `selvedge keys new` makes it.
+    /// The folder with root.json, targets.json and director*.pk8, as `selvedge keys new` makes it. The
+    /// first start takes root and targets metadata from there; each start takes the online keys.
     #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
     /// The folder for the database and the bundles [default: selvedge-fleet].
@@ -74,6 +76,9 @@ pub struct Settings {
     /// The broker's address as devices are told it, where it is not the one above.
     #[arg(long, value_name = "URL")]
     pub advertise: Option<BrokerUrl>,
+    /// Bytes of chunks that the broker may retain [default: 268435456, which is 256 MiB].
+    #[arg(long, value_name = "BYTES")]
+    pub retained_bytes_max: Option<u64>,
 }
 
 /// What the manager does.
@@ -81,7 +86,7 @@ pub struct Settings {
 pub struct Config {
     /// The fleet's name.
     pub name: FleetName,
-    /// The folder with `root.json` and `director.pk8`.
+    /// The folder with `root.json`, `targets.json` and `director*.pk8`.
     pub keys: PathBuf,
     /// The folder for the database and the bundles.
     pub data: PathBuf,
@@ -93,6 +98,8 @@ pub struct Config {
     pub broker_ca: Option<PathBuf>,
     /// The broker's address as devices are told it.
     pub advertise: Option<BrokerUrl>,
+    /// How long timestamp and snapshot are believed, and when they are signed again.
+    pub expiry: Expiry,
     /// How much of everything.
     pub limits: Limits,
     /// The time, in Unix milliseconds.
@@ -127,6 +134,7 @@ impl Config {
             broker: Broker::Embedded(EmbeddedBroker { listen: free, tls: None }),
             broker_ca: None,
             advertise: None,
+            expiry: Expiry::default(),
             limits: Limits::default(),
             clock: unix_ms,
         }
@@ -192,6 +200,7 @@ impl Settings {
             broker_user: self.broker_user.or(other.broker_user),
             broker_password_file: self.broker_password_file.or(other.broker_password_file),
             advertise: self.advertise.or(other.advertise),
+            retained_bytes_max: self.retained_bytes_max.or(other.retained_bytes_max),
         }
     }
 
@@ -208,6 +217,8 @@ impl Settings {
             )));
         }
         let broker = self.broker()?;
+        let mut limits = Limits::default();
+        limits.retained_bytes_max = self.retained_bytes_max.unwrap_or(limits.retained_bytes_max);
         Ok(Config {
             name: self.name.unwrap_or_else(|| NAME.parse().expect("the default is a name")),
             keys,
@@ -216,7 +227,8 @@ impl Settings {
             broker,
             broker_ca: self.broker_ca,
             advertise: self.advertise,
-            limits: Limits::default(),
+            expiry: Expiry::default(),
+            limits,
             clock: unix_ms,
         })
     }

@@ -1,13 +1,15 @@
-//! Signs what devices should run, with the director's key.
+//! Signs what devices should run, and what the fleet tells them, with the director's key.
 
-use std::{fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
-use selvedge_trust::{DesiredSlot, DesiredState, Role, SigningKey, TrustedRoot, UnixMillis};
-use selvedge_wire::{DeviceId, Digest, FleetName};
+use tokio::sync::{RwLock, RwLockWriteGuard};
+
+use selvedge_trust::{DesiredSlot, DesiredState, MessageSigner, PublicKey, SigningKey, UnixMillis};
+use selvedge_wire::{DeviceId, FleetName, Signed};
 
 use crate::{
     Error,
-    store::{DesiredRow, DesiredSet, Slots, Store},
+    store::{Change, DesiredRow, DesiredSet, SignedDesired, SlotRow, Slots, Store},
 };
 
 /// How long a desired state is valid. A device that hears nothing for longer keeps its bundle, but
@@ -20,61 +22,83 @@ const RENEW_DAYS: u64 = 60;
 const DAY_S: u64 = 24 * 60 * 60;
 const DAY_MS: u64 = 1000 * DAY_S;
 
-/// The keys folder, as far as the manager needs it: whom devices trust, and the key to speak to them.
+/// Whom devices trust, and the key to speak to them, for as long as one root holds.
+pub struct Office {
+    root_document: Vec<u8>,
+    key: Arc<SigningKey>,
+}
+
+/// Signs for the fleet.
 #[derive(Clone)]
 pub struct Director {
-    root: Arc<TrustedRoot>,
-    root_document: Arc<Vec<u8>>,
-    key: Arc<SigningKey>,
+    office: Arc<RwLock<Arc<Office>>>,
     fleet: FleetName,
 }
 
-impl Director {
-    /// Reads `root.json` and `director.pk8` from `keys`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] or [`Error::Trust`] for a file that is missing or not what it should be;
-    /// [`Error::Config`] if the root does not give the director's role to this key alone.
-    pub fn open(keys: &Path, fleet: FleetName, now_ms: u64) -> Result<Self, Error> {
-        let root_path = keys.join("root.json");
-        let key_path = keys.join("director.pk8");
-        let root_document = fs::read(&root_path).map_err(Error::io("read", &root_path))?;
-        let pkcs8 = fs::read(&key_path).map_err(Error::io("read", &key_path))?;
-        let trust = |path: &Path| {
-            let what = format!("cannot use {}", path.display());
-            move |source| Error::Trust { what, source }
-        };
-        let root = TrustedRoot::pin(&root_document).map_err(trust(&root_path))?;
-        let key = SigningKey::from_pkcs8(&pkcs8).map_err(trust(&key_path))?;
-        if root.root().expires() <= UnixMillis(now_ms) {
-            let path = root_path.display();
-            return Err(Error::Config(format!("{path} has expired: devices do not believe it")));
-        }
-        let holds_role =
-            root.root().keys(Role::Director).any(|(id, _)| *id == key.public_key().id());
-        if !holds_role || root.root().threshold(Role::Director) != 1 {
-            return Err(Error::Config(format!(
-                "{} does not let {} alone sign desired states",
-                root_path.display(),
-                key_path.display()
-            )));
-        }
-        Ok(Self {
-            root: Arc::new(root),
-            root_document: Arc::new(root_document),
-            key: Arc::new(key),
-            fleet,
-        })
+impl Office {
+    /// An office whose `key` the root names.
+    pub fn new(root_document: Vec<u8>, key: Arc<SigningKey>) -> Self {
+        Self { root_document, key }
     }
 
-    /// Whom devices trust.
-    pub fn root(&self) -> Arc<TrustedRoot> {
-        self.root.clone()
-    }
-
-    /// The root metadata, as devices get it.
+    /// Whom devices trust: the root metadata, as they get it.
     pub fn root_document(&self) -> &[u8] {
         &self.root_document
+    }
+
+    /// The key that verifies what is signed here.
+    pub fn public_key(&self) -> &PublicKey {
+        self.key.public_key()
+    }
+
+    /// Signs `body` as a message on `topic`, the topic's full name.
+    pub fn sign_message(&self, topic: &str, body: Vec<u8>) -> Signed {
+        self.key.sign_message(topic, body)
+    }
+
+    /// The document that says what `device` should run.
+    pub fn sign(
+        &self,
+        fleet: &FleetName,
+        device: &DeviceId,
+        slots: &Slots,
+        generation: u64,
+        now: UnixMillis,
+    ) -> SignedDesired {
+        // Documents carry whole seconds.
+        let expires = UnixMillis(now.plus_seconds(VALID_DAYS * DAY_S).0 / 1000 * 1000);
+        let slot = |slot: &SlotRow| DesiredSlot {
+            target: slot.target.clone(),
+            bundle: slot.bundle,
+            shadow_samples: slot.shadow_samples,
+            allow_downgrade: slot.allow_downgrade,
+        };
+        let state = DesiredState {
+            device: device.clone(),
+            fleet: fleet.clone(),
+            generation,
+            issued: now,
+            expires,
+            slots: slots.iter().map(|(name, held)| (name.clone(), slot(held))).collect(),
+        };
+        SignedDesired { document: state.sign(&self.key), expires_ms: expires.0 }
+    }
+}
+
+impl Director {
+    /// The director of `fleet`.
+    pub fn new(office: Office, fleet: FleetName) -> Self {
+        Self { office: Arc::new(RwLock::new(Arc::new(office))), fleet }
+    }
+
+    /// The office as it is.
+    pub async fn office(&self) -> Arc<Office> {
+        self.office.read().await.clone()
+    }
+
+    /// Keeps everybody from signing until the office was changed, or not.
+    pub async fn hold(&self) -> RwLockWriteGuard<'_, Arc<Office>> {
+        self.office.write().await
     }
 
     /// The fleet whose devices are directed.
@@ -85,16 +109,18 @@ impl Director {
     /// Signs and keeps what `change` makes of the desired state of `device`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Refused`] for too many slots.
+    /// What [`Store::set_desired`] says.
     pub async fn direct(
         &self,
         store: &Store,
         device: &DeviceId,
-        change: impl FnOnce(&mut Slots),
+        change: &Change,
         now_ms: u64,
     ) -> Result<DesiredSet, Error> {
+        // Held until the document is in the database: a new key signs again what is there then.
+        let office = self.office.read().await;
         let sign = |generation, slots: &Slots| {
-            Ok(self.sign(device, slots, generation, UnixMillis(now_ms)))
+            office.sign(&self.fleet, device, slots, generation, UnixMillis(now_ms))
         };
         store.set_desired(device, change, now_ms, sign).await
     }
@@ -104,32 +130,11 @@ impl Director {
         let mut renewed = Vec::new();
         for desired in store.all_desired().await? {
             if is_due(&desired, now_ms) {
-                self.direct(store, &desired.device, |_| {}, now_ms).await?;
+                self.direct(store, &desired.device, &Change::Nothing, now_ms).await?;
                 renewed.push(desired.device);
             }
         }
         Ok(renewed)
-    }
-
-    /// The document, and when it expires in Unix milliseconds.
-    fn sign(
-        &self,
-        device: &DeviceId,
-        slots: &Slots,
-        generation: u64,
-        now: UnixMillis,
-    ) -> (Vec<u8>, u64) {
-        // Documents carry whole seconds.
-        let expires = UnixMillis(now.plus_seconds(VALID_DAYS * DAY_S).0 / 1000 * 1000);
-        let slot = |bundle: &Digest| DesiredSlot { bundle: *bundle };
-        let state = DesiredState {
-            device: device.clone(),
-            fleet: self.fleet.clone(),
-            generation,
-            expires,
-            slots: slots.iter().map(|(name, bundle)| (name.clone(), slot(bundle))).collect(),
-        };
-        (state.sign(&self.key), expires.0)
     }
 }
 
@@ -139,26 +144,29 @@ fn is_due(desired: &DesiredRow, now_ms: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use selvedge_trust::TrustedRoot;
+
     use super::*;
     use crate::testing::{Keys, NOW_MS, name, open_store};
 
     #[tokio::test]
     async fn a_device_believes_what_the_director_signs_and_only_its_own() {
         let keys = Keys::new();
-        let director = Director::open(keys.path(), "demo".parse().expect("a name"), NOW_MS)
-            .expect("the keys are good");
         let (_folder, store) = open_store(&["a", "b"]).await;
+        let (_, director) = keys.open(&store, NOW_MS).await.expect("the keys are good");
         let device: DeviceId = name("a");
         let set = director
-            .direct(&store, &device, |_| {}, NOW_MS)
+            .direct(&store, &device, &Change::Nothing, NOW_MS)
             .await
             .expect("the device is registered");
         let row = store.desired(&device).await.expect("it can be read").expect("it was set");
+        let root = TrustedRoot::pin(director.office().await.root_document()).expect("it is sound");
         let verify = |device: &DeviceId, floor| {
             let fleet = director.fleet();
-            director.root().verify_desired(&row.document, device, fleet, floor, UnixMillis(NOW_MS))
+            root.verify_desired(&row.document, device, fleet, floor, UnixMillis(NOW_MS))
         };
-        assert_eq!(verify(&device, set.generation).expect("it is believed").generation, 1);
+        let believed = verify(&device, set.generation).expect("it is believed");
+        assert_eq!((believed.generation, believed.issued), (1, UnixMillis(NOW_MS)));
         assert!(verify(&name("b"), 0).is_err(), "meant for another device");
         assert!(verify(&device, 2).is_err(), "older than what the device has");
     }
@@ -166,10 +174,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_about_to_expire_is_signed_again() {
         let keys = Keys::new();
-        let director = Director::open(keys.path(), "demo".parse().expect("a name"), NOW_MS)
-            .expect("the keys are good");
         let (_folder, store) = open_store(&["a"]).await;
-        director.direct(&store, &name("a"), |_| {}, NOW_MS).await.expect("it is signed");
+        let (_, director) = keys.open(&store, NOW_MS).await.expect("the keys are good");
+        director.direct(&store, &name("a"), &Change::Nothing, NOW_MS).await.expect("it is signed");
         let later = |days| NOW_MS + days * DAY_MS;
         let renewed = director.renew(&store, later(VALID_DAYS - RENEW_DAYS - 1)).await;
         assert_eq!(renewed.expect("it can be read"), []);
@@ -177,21 +184,5 @@ mod tests {
         assert_eq!(renewed.expect("it can be signed"), [name("a")]);
         let row = store.desired(&name("a")).await.expect("it can be read").expect("it was set");
         assert_eq!(row.generation, 2);
-    }
-
-    #[test]
-    fn keys_that_cannot_direct_are_refused_by_name() {
-        let keys = Keys::new();
-        let open = || {
-            Director::open(keys.path(), "demo".parse().expect("a name"), NOW_MS)
-                .err()
-                .map(|error| crate::one_line(&error))
-                .unwrap_or_default()
-        };
-        fs::copy(keys.path().join("targets.pk8"), keys.path().join("director.pk8"))
-            .expect("the file can be copied");
-        assert!(open().contains("alone sign desired states"), "{}", open());
-        fs::remove_file(keys.path().join("director.pk8")).expect("the file is there");
-        assert!(open().contains("director.pk8"), "{}", open());
     }
 }

@@ -1,28 +1,36 @@
-//! Keeps at the broker what devices should find there: desired states, how far streams are stored, and
-//! the bundles that any device should run.
+//! Keeps at the broker what devices should find there: desired states, how far streams are stored, the
+//! repository's metadata, and the bundles that any device should run.
 //!
 //! The broker may lose all it holds. So the store says what should be retained, and this compares: on
 //! each connection everything is published again, in between what changed; what nobody needs any more
-//! is cleared. Small and urgent messages go before chunks.
+//! is cleared. Small and urgent messages go before chunks, and a timestamp goes when the broker has
+//! every file that it leads to.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::{sync::mpsc, task::JoinSet};
 
-use selvedge_bundle::compress;
+use selvedge_bundle::{Patch, compress, digest_of};
 use selvedge_link::{Delivery, Link, Publish};
+use selvedge_trust::{KeyId, metadata_chunk};
 use selvedge_wire::{
-    BundleOffer, Desired, DeviceId, Digest, FleetName, Stored, StoredThrough, Topic, Topics, encode,
+    BundleOffer, Desired, DeviceId, Digest, FileName, PAYLOAD_BYTES_MAX, Stored, StoredThrough,
+    Topic, Topics, encode,
 };
 
 use crate::{
-    Error, one_line,
-    registry::{Registry, Stock},
+    Error,
+    director::Director,
+    one_line,
+    registry::{Registry, Stock, raw_chunk},
     stop::Stop,
-    store::Store,
+    store::{DeviceRow, PatchRow, Store, TIMESTAMP_FILE},
 };
 
 /// How many messages may wait for the broker's answer at once.
@@ -34,14 +42,18 @@ const STREAMS_TOLD_MAX: u32 = 64;
 /// How many more, of boots that are settled.
 const SETTLED_TOLD_MAX: usize = 64;
 
+/// Room in an offer for the lengths of what it holds.
+const OFFER_OVERHEAD_BYTES: usize = 64;
+
 /// Tells the downlink what to look at again. It never waits.
 #[derive(Clone)]
 pub struct Downlink {
     orders: mpsc::UnboundedSender<Order>,
+    retained_bytes: Arc<AtomicU64>,
 }
 
 enum Order {
-    /// Something about devices, desired states or bundles changed.
+    /// Something about devices, desired states, bundles or the repository changed.
     Replan,
     /// More of a device's streams is stored.
     Stored(DeviceId),
@@ -54,64 +66,97 @@ enum Order {
 /// What a topic should carry. The order is that of sending.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Content {
+    /// How far streams are stored, signed with this key.
+    Stored { device: DeviceId, key: KeyId },
+    /// A file of the repository; its name has its version.
+    Metadata(FileName),
+    /// The file that leads to the others, with its digest.
+    Timestamp { file: FileName, digest: Digest },
+    /// The topic is cleared. Bytes are given back before others are taken, but a file of the repository
+    /// goes only when no timestamp leads to it.
     Nothing,
-    Stored(DeviceId),
+    /// What a bundle is made of, with the indexes of these patches.
+    Offer { bundle: Digest, patches: Vec<Digest> },
+    /// What a device should run.
     Desired { device: DeviceId, generation: u64 },
-    Offer(Digest),
+    /// A chunk of a bundle.
     Chunk { bundle: Digest, chunk: Digest },
+    /// A piece of a patch, which its index names.
+    Piece { patch: Digest, piece: Digest },
+}
+
+/// A message for the broker.
+pub struct Outgoing {
+    content: Content,
+    /// Where it is retained.
+    pub topic: String,
+    /// What is retained; nothing clears the topic.
+    pub payload: Vec<u8>,
 }
 
 /// A message that the broker has answered, or not.
 struct Sent {
-    content: Content,
-    topic: String,
+    message: Outgoing,
     connection: u64,
     delivery: Delivery,
+}
+
+/// What should be retained, and what of it is still to be sent.
+pub struct Outbox {
+    store: Store,
+    registry: Arc<Registry>,
+    director: Director,
+    topics: Topics,
+    retained_bytes_max: u64,
+    retained_bytes: Arc<AtomicU64>,
+    /// What each topic should carry.
+    plan: BTreeMap<String, Content>,
+    /// What is to be sent.
+    due: BTreeSet<(Content, String)>,
+    /// Files of the repository that wait for the broker's answer.
+    metadata_unanswered: usize,
+    /// Ends of what devices may forget though it is not stored, the last told last. After a restart
+    /// they send it again, and are told again.
+    settled: BTreeMap<DeviceId, Vec<StoredThrough>>,
+    /// The bundle that was read last: its chunks are sent one after the other.
+    stock: Option<Arc<Stock>>,
+    /// The same of the patch that was read last, by the digest of its index.
+    patch: Option<(Digest, Patch)>,
 }
 
 /// The other end of [`Downlink`]: turns orders into messages.
 pub struct DownlinkWorker {
     orders: mpsc::UnboundedReceiver<Order>,
-    store: Store,
-    registry: Arc<Registry>,
-    topics: Topics,
-    /// What each topic should carry.
-    plan: BTreeMap<String, Content>,
-    /// What is to be sent.
-    due: BTreeSet<(Content, String)>,
+    outbox: Outbox,
     /// What waits for the broker's answer.
     in_flight: JoinSet<Sent>,
-    /// Ends of what devices may forget though it is not stored, the last told last. After a restart
-    /// they send it again, and are told again.
-    settled: BTreeMap<DeviceId, Vec<StoredThrough>>,
     connected: bool,
     /// Counts the connections, so that what was lost on an earlier one does not speak of this one.
     connection: u64,
-    /// The bundle that was read last: its chunks are sent one after the other.
-    stock: Option<Arc<Stock>>,
 }
 
 impl Downlink {
     /// A downlink and the worker that must run for it.
-    pub fn new(store: Store, registry: Arc<Registry>, fleet: &FleetName) -> (Self, DownlinkWorker) {
+    pub fn new(
+        store: Store,
+        registry: Arc<Registry>,
+        director: Director,
+        retained_bytes_max: u64,
+    ) -> (Self, DownlinkWorker) {
         let (sender, orders) = mpsc::unbounded_channel();
+        let outbox = Outbox::new(store, registry, director, retained_bytes_max);
+        let retained_bytes = outbox.retained_bytes.clone();
         let worker = DownlinkWorker {
             orders,
-            store,
-            registry,
-            topics: Topics::new(fleet),
-            plan: BTreeMap::new(),
-            due: BTreeSet::new(),
+            outbox,
             in_flight: JoinSet::new(),
-            settled: BTreeMap::new(),
             connected: false,
             connection: 0,
-            stock: None,
         };
-        (Self { orders: sender }, worker)
+        (Self { orders: sender, retained_bytes }, worker)
     }
 
-    /// Something about devices, desired states or bundles changed.
+    /// Something about devices, desired states, bundles or the repository changed.
     pub fn replan(&self) {
         self.order(Order::Replan);
     }
@@ -131,6 +176,11 @@ impl Downlink {
         self.order(Order::Connected(connected));
     }
 
+    /// The bytes of chunks and pieces of patches that the broker should retain.
+    pub fn retained_bytes(&self) -> u64 {
+        self.retained_bytes.load(Ordering::Relaxed)
+    }
+
     fn order(&self, order: Order) {
         // Only a manager that stops has no worker.
         let _ = self.orders.send(order);
@@ -140,11 +190,11 @@ impl Downlink {
 impl DownlinkWorker {
     /// Publishes over `link` until `stop` is said.
     pub async fn run(mut self, link: Link, mut stop: Stop) {
-        self.replan_or_log().await;
+        self.outbox.replan_or_log().await;
         loop {
             while self.connected && self.in_flight.len() < IN_FLIGHT_MAX && self.orders.is_empty() {
-                let Some((content, topic)) = self.due.pop_first() else { break };
-                self.send(&link, content, topic).await;
+                let Some(message) = self.outbox.next().await else { break };
+                self.send(&link, message).await;
             }
             tokio::select! {
                 order = self.orders.recv() => match order {
@@ -161,46 +211,149 @@ impl DownlinkWorker {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Replan => self.replan_or_log().await,
-            Order::Stored(device) => self.tell_stored(device),
-            Order::Settled(device, end) => {
-                note_settled(self.settled.entry(device.clone()).or_default(), end);
-                self.tell_stored(device);
-            }
+            Order::Replan => self.outbox.replan_or_log().await,
+            Order::Stored(device) => self.outbox.tell_stored(device).await,
+            Order::Settled(device, end) => self.outbox.tell_settled(device, end).await,
             Order::Connected(connected) => {
                 self.connected = connected;
                 if connected {
                     self.connection += 1;
-                    let all =
-                        self.plan.iter().map(|(topic, content)| (content.clone(), topic.clone()));
-                    self.due.extend(all);
+                    self.outbox.send_all_again();
                 }
             }
         }
     }
 
-    fn tell_stored(&mut self, device: DeviceId) {
-        let topic = self.topics.name(&Topic::Stored(device.clone()));
-        if self.plan.contains_key(&topic) {
-            self.due.insert((Content::Stored(device), topic));
+    async fn send(&mut self, link: &Link, message: Outgoing) {
+        let publish = Publish::retained(message.topic.clone(), message.payload.clone());
+        let Ok(receipt) = link.publish(publish).await else {
+            self.connected = false;
+            self.outbox.lost(message);
+            return;
+        };
+        let connection = self.connection;
+        self.in_flight.spawn(async move { Sent { message, connection, delivery: receipt.await } });
+    }
+
+    async fn settle(&mut self, sent: Sent) {
+        let Sent { message, connection, delivery } = sent;
+        match delivery {
+            Delivery::Accepted => {
+                if let Err(error) = self.outbox.accepted(message).await {
+                    tracing::error!("{}", one_line(&error));
+                }
+            }
+            Delivery::Refused { code } => {
+                let topic = &message.topic;
+                tracing::error!("the broker refuses what devices should find at {topic}: {code}");
+                self.outbox.refused(message);
+            }
+            Delivery::Lost => {
+                if connection == self.connection {
+                    self.connected = false;
+                }
+                self.outbox.lost(message);
+            }
+        }
+    }
+}
+
+impl Outbox {
+    /// An outbox that has planned nothing yet.
+    pub fn new(
+        store: Store,
+        registry: Arc<Registry>,
+        director: Director,
+        retained_bytes_max: u64,
+    ) -> Self {
+        Self {
+            topics: Topics::new(director.fleet()),
+            store,
+            registry,
+            director,
+            retained_bytes_max,
+            retained_bytes: Arc::default(),
+            plan: BTreeMap::new(),
+            due: BTreeSet::new(),
+            metadata_unanswered: 0,
+            settled: BTreeMap::new(),
+            stock: None,
+            patch: None,
         }
     }
 
-    async fn replan_or_log(&mut self) {
-        if let Err(error) = self.replan().await {
-            tracing::error!("cannot see what devices should find: {}", one_line(&error));
+    /// The next message; nothing if there is none, or if what has to be there before it waits for the
+    /// broker's answer. Each message that is taken is to be given to [`accepted`](Self::accepted),
+    /// [`refused`](Self::refused) or [`lost`](Self::lost).
+    pub async fn next(&mut self) -> Option<Outgoing> {
+        loop {
+            let (content, _) = self.due.first()?;
+            if matches!(content, Content::Timestamp { .. }) && self.metadata_unanswered > 0 {
+                return None;
+            }
+            let (content, topic) = self.due.pop_first()?;
+            match self.payload(&content, &topic).await {
+                Ok(Some(payload)) => {
+                    self.metadata_unanswered += usize::from(content.is_metadata());
+                    return Some(Outgoing { content, topic, payload });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("cannot make the message for {topic}: {}", one_line(&error));
+                    self.hold_timestamp_back(&content);
+                }
+            }
         }
+    }
+
+    /// The broker has taken `message`.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if that a topic was cleared could not be noted.
+    pub async fn accepted(&mut self, message: Outgoing) -> Result<(), Error> {
+        self.note_answer(&message.content);
+        if message.content != Content::Nothing || self.plan.contains_key(&message.topic) {
+            return Ok(());
+        }
+        self.store.forget_retained(&[message.topic]).await
+    }
+
+    /// The broker does not take `message`.
+    pub fn refused(&mut self, message: Outgoing) {
+        self.note_answer(&message.content);
+        self.hold_timestamp_back(&message.content);
+    }
+
+    /// Whether the broker has taken `message` is not known: it is sent again.
+    pub fn lost(&mut self, message: Outgoing) {
+        self.note_answer(&message.content);
+        let planned = self.plan.get(&message.topic).unwrap_or(&Content::Nothing);
+        if *planned == message.content {
+            self.due.insert((message.content, message.topic));
+        }
+    }
+
+    /// On a new connection the broker may have nothing of what it had.
+    pub fn send_all_again(&mut self) {
+        let all = self.plan.iter().map(|(topic, content)| (content.clone(), topic.clone()));
+        self.due.extend(all);
     }
 
     /// Compares what should be retained with what was planned before.
-    async fn replan(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the database cannot be read or written.
+    pub async fn replan(&mut self) -> Result<(), Error> {
         let plan = self.make_plan().await?;
         let retained = self.store.retained().await?;
         let new: Vec<String> =
             plan.keys().filter(|topic| !retained.contains(*topic)).cloned().collect();
         self.store.note_retained(&new).await?;
-        let changed = plan.iter().filter(|&(topic, content)| self.plan.get(topic) != Some(content));
-        self.due.retain(|(content, topic)| plan.get(topic) == Some(content));
+        let stands = |plan: &BTreeMap<String, Content>, topic: &String, content: &Content| {
+            plan.get(topic).is_some_and(|planned| planned.says_the_same(content))
+        };
+        let changed = plan.iter().filter(|&(topic, content)| !stands(&self.plan, topic, content));
+        self.due.retain(|(content, topic)| stands(&plan, topic, content));
         self.due.extend(changed.map(|(topic, content)| (content.clone(), topic.clone())));
         let stale = retained.into_iter().filter(|topic| !plan.contains_key(topic));
         self.due.extend(stale.map(|topic| (Content::Nothing, topic)));
@@ -211,115 +364,221 @@ impl DownlinkWorker {
         Ok(())
     }
 
-    async fn make_plan(&mut self) -> Result<BTreeMap<String, Content>, Error> {
-        let mut contents = Vec::new();
-        for device in self.store.devices().await? {
-            contents.push((Topic::Stored(device.id.clone()), Content::Stored(device.id)));
+    /// More of the streams of `device` is stored.
+    pub async fn tell_stored(&mut self, device: DeviceId) {
+        let topic = self.topics.name(&Topic::Stored(device));
+        if let Some(content) = self.plan.get(&topic) {
+            self.due.insert((content.clone(), topic));
         }
-        let mut bundles = BTreeSet::new();
+    }
+
+    /// What `device` sent up to `end` will never be stored: it may forget it.
+    pub async fn tell_settled(&mut self, device: DeviceId, end: StoredThrough) {
+        note_settled(self.settled.entry(device.clone()).or_default(), end);
+        self.tell_stored(device).await;
+    }
+
+    async fn replan_or_log(&mut self) {
+        if let Err(error) = self.replan().await {
+            tracing::error!("cannot see what devices should find: {}", one_line(&error));
+        }
+    }
+
+    fn note_answer(&mut self, content: &Content) {
+        self.metadata_unanswered -= usize::from(content.is_metadata());
+    }
+
+    /// Without one of its files a timestamp would lead nowhere: it is sent on the next connection or with
+    /// the next change.
+    fn hold_timestamp_back(&mut self, content: &Content) {
+        if content.is_metadata() {
+            self.due.retain(|(content, _)| !matches!(content, Content::Timestamp { .. }));
+        }
+    }
+
+    async fn make_plan(&mut self) -> Result<BTreeMap<String, Content>, Error> {
+        let key = self.director.office().await.public_key().id();
+        let devices = self.store.devices().await?;
+        let mut contents = self.metadata().await?;
         for desired in self.store.all_desired().await? {
-            bundles.extend(desired.slots.into_values());
             let (device, generation) = (desired.device, desired.generation);
             let content = Content::Desired { device: device.clone(), generation };
             contents.push((Topic::Desired(device), content));
         }
-        for bundle in bundles {
-            let stock = match self.stock(bundle).await {
-                Ok(stock) => stock,
-                Err(error) => {
-                    tracing::error!("cannot offer {bundle}: {}", one_line(&error));
-                    continue;
-                }
-            };
-            contents.push((Topic::Bundle(bundle), Content::Offer(bundle)));
-            for chunk in stock.index().chunks() {
-                let content = Content::Chunk { bundle, chunk: chunk.digest };
-                contents.push((Topic::Chunk(chunk.digest), content));
-            }
+        contents.extend(self.bundles(&devices).await?);
+        for DeviceRow { id: device, .. } in devices {
+            let content = Content::Stored { device: device.clone(), key: key.clone() };
+            contents.push((Topic::Stored(device), content));
         }
         let named = |(topic, content)| (self.topics.name(&topic), content);
         Ok(contents.into_iter().map(named).collect())
     }
 
-    async fn send(&mut self, link: &Link, content: Content, topic: String) {
-        let payload = match self.payload(&content).await {
-            Ok(Some(payload)) => payload,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!("cannot make the message for {topic}: {}", one_line(&error));
-                return;
+    /// The files of the repository.
+    async fn metadata(&self) -> Result<Vec<(Topic, Content)>, Error> {
+        let mut contents = Vec::new();
+        for name in self.store.repository_names().await? {
+            let file: FileName =
+                name.parse().expect("a repository takes only files whose names fit into topics");
+            let content = match &name[..] {
+                TIMESTAMP_FILE => {
+                    let bytes = self.store.repository_file(&name).await?.unwrap_or_default();
+                    Content::Timestamp { file: file.clone(), digest: digest_of(&bytes) }
+                }
+                _ => Content::Metadata(file.clone()),
+            };
+            contents.push((Topic::Metadata(file), content));
+        }
+        Ok(contents)
+    }
+
+    /// The bundles that are assigned, and patches to them from what devices run or should run. Patches are
+    /// extras: they take what room is left.
+    async fn bundles(&self, devices: &[DeviceRow]) -> Result<Vec<(Topic, Content)>, Error> {
+        let mut room = Room { bytes_max: self.retained_bytes_max, taken: BTreeMap::new() };
+        let assigned = self.store.assigned_bundles().await?;
+        let mut contents = Vec::new();
+        let mut offers: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
+        for &bundle in &assigned {
+            let pieces = self.store.pieces(&bundle).await?;
+            if let Err(bytes) = room.take(&pieces) {
+                tracing::error!(
+                    "{bundle} is not offered: the broker would retain {bytes} bytes of chunks, and \
+                     retained_bytes_max is {}",
+                    self.retained_bytes_max
+                );
+                continue;
             }
-        };
-        let Ok(receipt) = link.publish(Publish::retained(topic.clone(), payload)).await else {
-            self.connected = false;
-            return;
-        };
-        let connection = self.connection;
-        self.in_flight
-            .spawn(async move { Sent { content, topic, connection, delivery: receipt.await } });
+            offers.insert(bundle, Vec::new());
+            for (chunk, _) in pieces {
+                contents.push((Topic::Chunk(chunk), Content::Chunk { bundle, chunk }));
+            }
+        }
+        let slots = devices.iter().filter_map(|device| device.reported.as_ref());
+        let running =
+            slots.flat_map(|reported| &reported.slots).filter_map(|slot| slot.running.as_ref());
+        let mut sources: BTreeSet<Digest> = running.map(|running| running.bundle).collect();
+        sources.extend(&assigned);
+        for patch in self.store.patches().await? {
+            let PatchRow { source, target, index_digest, signed, .. } = patch;
+            let Some(offered) = offers.get_mut(&target) else { continue };
+            let pieces = self.store.pieces(&index_digest).await?;
+            if !signed || !sources.contains(&source) || room.take(&pieces).is_err() {
+                continue;
+            }
+            offered.push(index_digest);
+            for (piece, _) in pieces {
+                let content = Content::Piece { patch: index_digest, piece };
+                contents.push((Topic::Chunk(piece), content));
+            }
+        }
+        self.retained_bytes.store(room.taken.values().sum(), Ordering::Relaxed);
+        let offer = |(bundle, patches)| (Topic::Bundle(bundle), Content::Offer { bundle, patches });
+        contents.extend(offers.into_iter().map(offer));
+        Ok(contents)
     }
 
     /// The payload; nothing if what it should say is gone by now, which a new plan is about to say.
-    async fn payload(&mut self, content: &Content) -> Result<Option<Vec<u8>>, Error> {
+    async fn payload(&mut self, content: &Content, topic: &str) -> Result<Option<Vec<u8>>, Error> {
         match content {
             Content::Nothing => Ok(Some(Vec::new())),
-            Content::Stored(device) => {
+            Content::Stored { device, .. } => {
                 let mut streams = self.store.stored(device, STREAMS_TOLD_MAX).await?;
                 streams.extend(self.settled.get(device).into_iter().flatten());
-                Ok(Some(encode(&Stored { streams })))
+                let body = encode(&Stored { streams });
+                let office = self.director.office().await;
+                Ok(Some(encode(&office.sign_message(topic, body))))
+            }
+            Content::Metadata(file) | Content::Timestamp { file, .. } => {
+                let Some(bytes) = self.store.repository_file(file.as_str()).await? else {
+                    return Ok(None);
+                };
+                let chunk = metadata_chunk(file.as_str(), &bytes).map_err(|source| {
+                    Error::Trust { what: format!("cannot send {file}"), source }
+                })?;
+                Ok(Some(encode(&chunk)))
             }
             Content::Desired { device, .. } => {
                 let desired = self.store.desired(device).await?;
                 Ok(desired.map(|row| encode(&Desired { document: row.document })))
             }
-            Content::Offer(digest) => {
-                let Some(row) = self.store.bundle(digest).await? else { return Ok(None) };
-                let index = self.stock(*digest).await?.index().encode();
-                Ok(Some(encode(&BundleOffer { statement: row.statement, index })))
-            }
+            Content::Offer { bundle, patches } => self.offer(bundle, patches).await,
             Content::Chunk { bundle, chunk } => {
                 let stock = self.stock(*bundle).await?;
                 Ok(stock.chunk(chunk).map(|bytes| encode(&compress(bytes))))
             }
+            Content::Piece { patch, piece } => self.piece(patch, piece).await,
         }
+    }
+
+    /// The offer of a bundle, with as many of the patches' indexes as fit into a message.
+    async fn offer(&self, bundle: &Digest, patches: &[Digest]) -> Result<Option<Vec<u8>>, Error> {
+        let Some(index) = self.store.chunk_index(bundle).await? else { return Ok(None) };
+        let mut len_bytes = index.len() + OFFER_OVERHEAD_BYTES;
+        let mut patch_indexes = Vec::new();
+        for patch in self.store.patches().await? {
+            if patch.target != *bundle || !patches.contains(&patch.index_digest) {
+                continue;
+            }
+            len_bytes += patch.index.len() + OFFER_OVERHEAD_BYTES;
+            if len_bytes <= PAYLOAD_BYTES_MAX {
+                patch_indexes.push(patch.index);
+            }
+        }
+        Ok(Some(encode(&BundleOffer { index, patch_indexes })))
+    }
+
+    async fn piece(&mut self, index: &Digest, piece: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let patch = match self.patch.take() {
+            Some((read, patch)) if read == *index => patch,
+            _ => self.registry.patch(*index).await?,
+        };
+        let (_, patch) = self.patch.insert((*index, patch));
+        let found = patch.pieces().find(|(known, _)| known.digest == *piece);
+        Ok(found.map(|(_, content)| encode(&raw_chunk(content))))
     }
 
     async fn stock(&mut self, digest: Digest) -> Result<Arc<Stock>, Error> {
         match &self.stock {
             Some(stock) if stock.digest() == digest => Ok(stock.clone()),
             _ => {
-                let stock = Arc::new(self.registry.stock(digest).await?);
+                let stock = self.registry.stock(digest).await?;
                 self.stock = Some(stock.clone());
                 Ok(stock)
             }
         }
     }
+}
 
-    async fn settle(&mut self, sent: Sent) {
-        let Sent { content, topic, connection, delivery } = sent;
-        match delivery {
-            Delivery::Accepted if content == Content::Nothing => {
-                if self.plan.contains_key(&topic) {
-                    return;
-                }
-                if let Err(error) = self.store.forget_retained(&[topic]).await {
-                    tracing::error!("{}", one_line(&error));
-                }
-            }
-            Delivery::Accepted => {}
-            Delivery::Refused { code } => {
-                tracing::error!("the broker refuses what devices should find at {topic}: {code}");
-            }
-            Delivery::Lost => {
-                if connection == self.connection {
-                    self.connected = false;
-                }
-                let planned = self.plan.get(&topic).unwrap_or(&Content::Nothing);
-                if *planned == content {
-                    self.due.insert((content, topic));
-                }
-            }
+impl Content {
+    fn is_metadata(&self) -> bool {
+        matches!(self, Self::Metadata(_))
+    }
+
+    /// Whether `other` puts the same bytes on the same topic: a chunk is the same out of any bundle.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let is_content =
+            |content: &Self| matches!(content, Self::Chunk { .. } | Self::Piece { .. });
+        self == other || is_content(self) && is_content(other)
+    }
+}
+
+/// What chunks take at the broker, each counted once.
+struct Room {
+    bytes_max: u64,
+    taken: BTreeMap<Digest, u64>,
+}
+
+impl Room {
+    /// Takes room for `pieces`, or says how many bytes there would be.
+    fn take(&mut self, pieces: &[(Digest, u64)]) -> Result<(), u64> {
+        let new = pieces.iter().filter(|(digest, _)| !self.taken.contains_key(digest));
+        let bytes = self.taken.values().sum::<u64>() + new.map(|(_, bytes)| bytes).sum::<u64>();
+        if bytes > self.bytes_max {
+            return Err(bytes);
         }
+        self.taken.extend(pieces.iter().copied());
+        Ok(())
     }
 }
 

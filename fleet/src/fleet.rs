@@ -28,6 +28,7 @@ use crate::{
     live::Live,
     manager::{Access, Manager},
     registry::Registry,
+    repository::Repository,
     stop::{Stop, Stopper},
     store::Store,
 };
@@ -35,7 +36,7 @@ use crate::{
 /// The file in the data folder that says where the manager listens, while it does.
 pub const ADDRESSES_FILE: &str = "addresses.json";
 
-/// How often desired states are looked through for those about to expire.
+/// How often it is looked whether a desired state, the timestamp or the snapshot is to be signed again.
 const RENEW_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Messages that the broker may send ahead of our acknowledgements.
@@ -89,16 +90,26 @@ impl RunningFleet {
     /// [`Error`] with what is in the way: a file, an address, another manager.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let lock = take_folder(&config.data)?;
-        let director = Director::open(&config.keys, config.name.clone(), (config.clock)())?;
         let registry = Arc::new(Registry::open(&config.data, config.limits)?);
         let store = Store::open(&config.data.join("fleet.db"), config.limits).await?;
+        let director = |office| Director::new(office, config.name.clone());
+        let now_ms = (config.clock)();
+        let (repository, director) =
+            Repository::open(&config.keys, config.expiry, &store, director, now_ms).await?;
+        repository.resign(&store, &director, now_ms).await?;
+        keep_missing_indexes(&store, &registry).await?;
         let http = listen(config.http).await?;
         let (access, link_config) = open_broker(&config, &store).await?;
         let (link, events) = Link::spawn(link_config)?;
 
         let (stopper, stop) = Stop::new();
         let live = Live::new(config.limits.listeners_max, stop.clone());
-        let (downlink, worker) = Downlink::new(store.clone(), registry.clone(), &config.name);
+        let (downlink, worker) = Downlink::new(
+            store.clone(),
+            registry.clone(),
+            director.clone(),
+            config.limits.retained_bytes_max,
+        );
         let (state, ingest_state) = watch::channel(IngestState::default());
         let ingest = Ingest {
             store: store.clone(),
@@ -113,6 +124,7 @@ impl RunningFleet {
         let manager = Arc::new(Manager {
             store,
             director,
+            repository,
             registry,
             downlink,
             live,
@@ -184,6 +196,17 @@ fn take_folder(data: &Path) -> Result<File, Error> {
     }
 }
 
+/// A bundle whose chunks were never counted is looked at once; one that cannot be read is not offered.
+async fn keep_missing_indexes(store: &Store, registry: &Registry) -> Result<(), Error> {
+    for bundle in store.bundles_without_index().await? {
+        match registry.stock(bundle).await {
+            Ok(stock) => store.keep_chunk_index(&bundle, &stock.stocked()).await?,
+            Err(error) => tracing::error!("cannot read {bundle}: {}", one_line(&error)),
+        }
+    }
+    Ok(())
+}
+
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Listen { what: "HTTP", address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -242,8 +265,8 @@ async fn renew(manager: Arc<Manager>, mut stop: Stop) {
     loop {
         tokio::select! {
             _ = hours.tick() => {
-                if let Err(error) = manager.renew_desired().await {
-                    tracing::error!("cannot renew desired states: {}", one_line(&error));
+                if let Err(error) = manager.renew().await {
+                    tracing::error!("cannot sign again what is about to expire: {}", one_line(&error));
                 }
             }
             () = stop.said() => return,

@@ -1,7 +1,8 @@
 //! From the broker into the store.
 //!
-//! Messages are decoded as they come and stored in groups: one commit takes what has come since the
-//! last. A message is acknowledged, and its device told, after the commit. While the store does not
+//! Messages are verified and decoded as they come, beside the writer, and stored in groups: one commit
+//! takes what has come since the last. What is not signed by the key of the device that its topic names is
+//! counted and told, and changes nothing. A message is acknowledged, and its device told, after the commit. While the store does not
 //! take anything (a full disk), the group waits and is tried again; the broker holds the rest.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -12,7 +13,9 @@ use tokio::{
 };
 
 use selvedge_link::{Ack, Incoming, LinkEvent};
-use selvedge_wire::{Error as WireError, Message, Stream, Topic, Topics, decode};
+use selvedge_wire::{
+    DeviceId, Error as WireError, Message, Signed, Stream, Topic, TopicError, Topics, decode,
+};
 
 use crate::{
     Limits,
@@ -20,7 +23,7 @@ use crate::{
     error::one_line,
     live::Live,
     stop::Stop,
-    store::{Malformed, Received, Store, Upward},
+    store::{Applied, EnrolledKey, Malformed, MalformedKind, Received, Sender, Store, Upward},
 };
 
 /// A sender's malformed payloads are logged at most this often.
@@ -56,7 +59,8 @@ struct Job {
     ack: Ack,
 }
 
-enum What {
+/// What a message turned out to be.
+pub enum What {
     Understood(Received),
     Malformed(Malformed),
 }
@@ -116,48 +120,12 @@ impl Ingest {
             ack.accept();
             return None;
         }
-        let what = match self.understand(&topic, &payload) {
-            Ok((device, message)) => {
-                What::Understood(Received { device, message, fresh: !retained, at_ms })
-            }
-            Err(fault) => What::Malformed(Malformed {
-                sender: sender_of(&topic),
-                wire_met: match fault {
-                    Fault::Wire(WireError::Version { met }) => Some(met),
-                    _ => None,
-                },
-                reason: fault.to_string(),
-                at_ms,
-            }),
-        };
+        let what = read(&self.store, &self.topics, &topic, &payload, !retained, at_ms);
         Some(Job { what, ack })
     }
 
     fn is_retained_by_devices(&self, topic: &str) -> bool {
         matches!(self.topics.parse(topic), Ok(Topic::Status(_) | Topic::State(_)))
-    }
-
-    fn understand(
-        &self,
-        topic: &str,
-        payload: &[u8],
-    ) -> Result<(selvedge_wire::DeviceId, Upward), Fault> {
-        fn read<M: Message>(payload: &[u8]) -> Result<M, Fault> {
-            decode(payload).map_err(Fault::Wire)
-        }
-        match self.topics.parse(topic).map_err(|_| Fault::Topic)? {
-            Topic::Status(device) => Ok((device, Upward::Status(read(payload)?))),
-            Topic::State(device) => Ok((device, Upward::Reported(read(payload)?))),
-            Topic::Health(device) => Ok((device, Upward::Health(read(payload)?))),
-            Topic::Stream(device, Stream::Results) => Ok((device, Upward::Results(read(payload)?))),
-            Topic::Stream(device, Stream::Profiles) => {
-                Ok((device, Upward::Profiles(read(payload)?)))
-            }
-            Topic::Stream(device, Stream::Events) => Ok((device, Upward::Events(read(payload)?))),
-            Topic::Desired(_) | Topic::Stored(_) | Topic::Bundle(_) | Topic::Chunk(_) => {
-                Err(Fault::Topic)
-            }
-        }
     }
 
     async fn write(self: Arc<Self>, mut waiting: mpsc::Receiver<Job>, stop: Stop) {
@@ -224,21 +192,26 @@ impl Ingest {
                 What::Malformed(one) => malformed.push(one),
             }
         }
-        let applied = self.store.apply(&understood, &malformed).await?;
+        let Applied { changed, streamed, settled, refusals, running_changed } =
+            self.store.apply(&understood, &malformed).await?;
         let now_ms = (self.clock)();
-        for refusal in &applied.refusals {
+        for refusal in &refusals {
             logged.warn(refusal.device.as_str(), &refusal.reason, now_ms, &self.limits);
         }
         for one in malformed {
             logged.warn(&one.sender, &one.reason, now_ms, &self.limits);
         }
-        for device in applied.streamed {
+        if running_changed {
+            // Patches are kept for what devices run.
+            self.downlink.replan();
+        }
+        for device in streamed {
             self.downlink.stored(device);
         }
-        for (device, end) in applied.settled {
+        for (device, end) in settled {
             self.downlink.settled(device, end);
         }
-        self.live.tell(applied.changed);
+        self.live.tell(changed);
         Ok(())
     }
 
@@ -260,13 +233,93 @@ impl Job {
     }
 }
 
+/// What a message on `topic` says, if it is signed by the device that the topic names.
+pub fn read(
+    store: &Store,
+    topics: &Topics,
+    topic: &str,
+    payload: &[u8],
+    fresh: bool,
+    at_ms: u64,
+) -> What {
+    match understand(store, topics, topic, payload) {
+        Ok((device, key, message)) => {
+            What::Understood(Received { device, key, message, fresh, at_ms })
+        }
+        Err(fault) => What::Malformed(Malformed {
+            sender: sender_of(topic),
+            kind: fault.kind(),
+            reason: fault.to_string(),
+            at_ms,
+        }),
+    }
+}
+
+fn understand(
+    store: &Store,
+    topics: &Topics,
+    topic: &str,
+    payload: &[u8],
+) -> Result<(DeviceId, EnrolledKey, Upward), Fault> {
+    let parsed = topics.parse(topic).map_err(|TopicError| Fault::Topic)?;
+    let (Topic::Status(device)
+    | Topic::State(device)
+    | Topic::Health(device)
+    | Topic::Stream(device, _)) = &parsed
+    else {
+        return Err(Fault::Topic);
+    };
+    let signed: Signed = decode(payload).map_err(Fault::Wire)?;
+    let key = match store.sender(device) {
+        Sender::Known(key) => key,
+        Sender::WithoutKey => return Err(Fault::WithoutKey),
+        Sender::Stranger => return Err(Fault::Stranger),
+    };
+    if !key.public_key().verify_message(topic, &signed) {
+        return Err(Fault::Forged { device: device.clone() });
+    }
+    let message = match &parsed {
+        Topic::Status(_) => Upward::Status(body(&signed)?),
+        Topic::State(_) => Upward::Reported(body(&signed)?),
+        Topic::Health(_) => Upward::Health(body(&signed)?),
+        Topic::Stream(_, Stream::Results) => Upward::Results(body(&signed)?),
+        Topic::Stream(_, Stream::Profiles) => Upward::Profiles(body(&signed)?),
+        Topic::Stream(_, Stream::Events) => Upward::Events(body(&signed)?),
+        _ => return Err(Fault::Topic),
+    };
+    Ok((device.clone(), key, message))
+}
+
+fn body<M: Message>(signed: &Signed) -> Result<M, Fault> {
+    decode(&signed.body).map_err(Fault::Wire)
+}
+
 /// Why a message is not understood.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
     #[error("nothing is expected on this topic")]
     Topic,
+    #[error("the sender is not registered")]
+    Stranger,
+    #[error(
+        "the device has no key that its messages could be verified with: delete it and add it again \
+         with `selvedge device add`"
+    )]
+    WithoutKey,
+    #[error("a message that claims to be from {device} is not signed by its key")]
+    Forged { device: DeviceId },
     #[error("{0}")]
     Wire(WireError),
+}
+
+impl Fault {
+    fn kind(&self) -> MalformedKind {
+        match self {
+            Self::Wire(WireError::Version { met }) => MalformedKind::Version(*met),
+            Self::Forged { .. } => MalformedKind::Forged,
+            Self::Topic | Self::Stranger | Self::WithoutKey | Self::Wire(_) => MalformedKind::Other,
+        }
+    }
 }
 
 /// The device that a topic names, or the topic itself if it names none.

@@ -2,14 +2,16 @@
 //! and shows all of it over a REST API and a page.
 //!
 //! What it guarantees: each record of a device is stored exactly once, however often and in whatever
-//! order it comes, and a device is told to forget a record only after it is on the disk. A bundle is
-//! offered to devices only after everything that devices check was checked here. What the broker should
+//! order it comes, and a device is told to forget a record only after it is on the disk. Nothing is believed
+//! of a device that it has not signed. A bundle is assigned only while a target of the repository names
+//! it, and no change of the repository is taken that devices would not believe. What the broker should
 //! retain is a function of the database, so a broker that lost everything gets it again.
 //!
 //! What it does not: run a model, decide about waves of a rollout, let anybody in from another machine.
 //!
 //! Vocabulary: the *uplink* is what devices send, the *downlink* what they find at the broker; a
-//! *desired state* is signed by the *director*, whose key is online in this process.
+//! *desired state* is signed by the *director*, whose key is online in this process; the *repository* is
+//! that of TUF 1.0.
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +30,10 @@ mod live;
 mod manager;
 mod ranges;
 mod registry;
+mod repository;
 mod secret;
+#[cfg(feature = "simulation")]
+mod simulation;
 mod stop;
 mod store;
 #[cfg(test)]
@@ -40,4 +45,13 @@ pub use command::main_with;
 pub use config::{Broker, Config, FleetArgs, Settings};
 pub use error::{Error, ErrorKind, one_line};
 pub use fleet::{ADDRESSES_FILE, Addresses, RunningFleet, run};
-pub use limits::Limits;
+pub use limits::{Limits, RETAINED_BYTES_MAX_DEFAULT};
+#[cfg(feature = "simulation")]
+pub use {
+    downlink::Outgoing,
+    simulation::{Beginning, Ingested, SimulatedFleet},
+    view::{
+        AssignmentView, ClassView, ComparisonView, DesiredView, DeviceView, DisbeliefView,
+        HealthView, PhaseView, ReportedView, RunningView, SlotView, TrustView,
+    },
+};

@@ -1,5 +1,8 @@
 //! What the fleet manager allows, in one place.
 
+/// Bytes of chunks and pieces of patches that the broker retains, where nothing else is configured.
+pub const RETAINED_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
+
 /// Everything in the manager that could grow has its limit here.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -37,6 +40,10 @@ pub struct Limits {
     pub upload_bytes_max: usize,
     /// Files in a bundle's upload.
     pub upload_files_max: usize,
+    /// Bytes of a proposal: several documents of targets metadata as JSON texts.
+    pub proposal_bytes_max: usize,
+    /// Bytes of chunks and pieces of patches that the broker retains, as their messages' payloads.
+    pub retained_bytes_max: u64,
     /// Rows in one answer of the API.
     pub page_rows_max: u32,
     /// Clients of the embedded broker.
@@ -71,6 +78,8 @@ impl Default for Limits {
             request_bytes_max: 64 * 1024,
             upload_bytes_max: 130 * 1024 * 1024,
             upload_files_max: 1024,
+            proposal_bytes_max: 8 * 1024 * 1024,
+            retained_bytes_max: RETAINED_BYTES_MAX_DEFAULT,
             page_rows_max: 1000,
             clients_max: 10_001,
             subscriptions_max: 4096,

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
+use selvedge_trust::Proposal;
 use selvedge_wire::{DeviceId, Topic, Topics};
 
 use crate::{
@@ -14,14 +15,16 @@ use crate::{
     ingest::IngestState,
     live::Live,
     registry::Registry,
+    repository::Repository,
     secret::new_password,
-    store::{BundleRow, DesiredSet, Slots, Store},
+    store::{BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store},
 };
 
 /// The parts of a running manager.
 pub struct Manager {
     pub store: Store,
     pub director: Director,
+    pub repository: Repository,
     pub registry: Arc<Registry>,
     pub downlink: Downlink,
     pub live: Live,
@@ -58,13 +61,14 @@ impl Manager {
         &self,
         id: &DeviceId,
         labels: &BTreeMap<String, String>,
+        key: &EnrolledKey,
     ) -> Result<Credentials, Error> {
         if id.as_str() == MANAGER {
             return Err(Error::Conflict(format!("{MANAGER} is the manager's own name")));
         }
         check_labels(labels, &self.limits)?;
         let (password, kept) = new_password();
-        self.store.add_device(id, labels, &kept, self.now_ms()).await?;
+        self.store.add_device(id, labels, key, &kept, self.now_ms()).await?;
         self.downlink.replan();
         self.live.tell([id.clone()]);
         Ok(Credentials { password: self.access.embedded.is_some().then_some(password) })
@@ -89,7 +93,7 @@ impl Manager {
     pub async fn set_desired(
         &self,
         device: &DeviceId,
-        change: impl FnOnce(&mut Slots),
+        change: &Change,
     ) -> Result<DesiredSet, Error> {
         let set = self.director.direct(&self.store, device, change, self.now_ms()).await?;
         self.downlink.replan();
@@ -97,17 +101,40 @@ impl Manager {
         Ok(set)
     }
 
-    /// Keeps a bundle that the registry has verified.
-    pub async fn add_bundle(&self, bundle: &BundleRow) -> Result<(), Error> {
-        self.store.add_bundle(bundle).await?;
+    /// Keeps a bundle that the registry has checked.
+    pub async fn add_bundle(&self, bundle: &BundleRow, stocked: &Stocked) -> Result<(), Error> {
+        self.store.add_bundle(bundle, stocked).await?;
+        self.repository.mark_targets(&self.store).await?;
         self.downlink.replan();
         Ok(())
     }
 
-    /// Signs again what is about to expire.
-    pub async fn renew_desired(&self) -> Result<(), Error> {
+    /// Keeps a patch that the registry has checked.
+    pub async fn add_patch(&self, patch: &PatchRow, stocked: &Stocked) -> Result<(), Error> {
+        self.store.add_patch(patch, stocked, self.now_ms()).await?;
+        self.repository.mark_targets(&self.store).await?;
+        self.downlink.replan();
+        Ok(())
+    }
+
+    /// Takes a proposal for the repository, or with `dry_run` says what it would change.
+    pub async fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Vec<String>, Error> {
+        let now_ms = self.now_ms();
+        let proposed =
+            self.repository.propose(&self.store, &self.director, proposal, dry_run, now_ms).await?;
+        if !dry_run {
+            proposed.sentences.iter().for_each(|sentence| tracing::info!("repository: {sentence}"));
+            self.downlink.replan();
+            self.live.tell(proposed.redirected);
+        }
+        Ok(proposed.sentences)
+    }
+
+    /// Signs again what is about to expire: desired states, timestamp, snapshot.
+    pub async fn renew(&self) -> Result<(), Error> {
         let renewed = self.director.renew(&self.store, self.now_ms()).await?;
-        if !renewed.is_empty() {
+        let resigned = self.repository.resign(&self.store, &self.director, self.now_ms()).await?;
+        if resigned || !renewed.is_empty() {
             self.downlink.replan();
             self.live.tell(renewed);
         }

@@ -1,34 +1,49 @@
 //! The bundle registry: folders named by digest, each an OCI image layout that was verified.
 //!
-//! A bundle enters as a tar of its layout. It is unpacked aside, opened (which checks every blob),
-//! its statement is verified, and only then does it get its place. What devices will check, the
-//! registry has checked before.
+//! A bundle enters as a tar of its layout. It is unpacked aside, opened (which checks every blob), and
+//! only then does it get its place. Whether it may be assigned is said by the repository's targets.
+//! Patches lie beside, each a file named by the digest of its index.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     ops::Range,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
-use tokio::{io::AsyncWriteExt, sync::Mutex};
-use tokio_stream::{Stream, StreamExt};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Mutex, mpsc},
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use selvedge_bundle::{Bundle, ChunkIndex, STATEMENT_FILE, digest_of, write_statement};
-use selvedge_trust::{BundleStatement, TrustedRoot, UnixMillis};
-use selvedge_wire::Digest;
+use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Patch, apply_patch, compress};
+use selvedge_wire::{Chunk, ChunkCodec, Digest, encode};
 
-use crate::{Error, Limits, store::BundleRow};
+use crate::{
+    Error, Limits,
+    store::{BundleRow, PatchRow, Stocked},
+};
+
+/// Parts of an archive that may wait for a slow reader.
+const ARCHIVE_PARTS_WAITING_MAX: usize = 4;
+
+/// Bytes of one part of an archive.
+const ARCHIVE_PART_BYTES: usize = 64 * 1024;
 
 /// The folders of the registry.
 pub struct Registry {
     bundles: PathBuf,
+    patches: PathBuf,
     incoming: PathBuf,
     limits: Limits,
     /// One upload at a time: each may hold a bundle in memory.
     turn: Mutex<()>,
+    /// Bundles that lie in no folder.
+    #[cfg(any(test, feature = "simulation"))]
+    in_memory: std::sync::Mutex<HashMap<Digest, Arc<Stock>>>,
 }
 
 /// A bundle with what devices need to fetch it.
@@ -59,9 +74,30 @@ impl Stock {
         self.bundle.digest()
     }
 
-    /// Which chunks make up the bundle.
-    pub fn index(&self) -> &ChunkIndex {
-        &self.index
+    /// The bundle as the database knows it.
+    pub fn row(&self, now_ms: u64) -> BundleRow {
+        let manifest = self.bundle.manifest();
+        BundleRow {
+            digest: self.bundle.digest(),
+            name: manifest.name.to_string(),
+            version: manifest.version.to_string(),
+            len_bytes: self.bundle.len_bytes(),
+            manifest: String::from_utf8(manifest.to_json()).expect("JSON is UTF-8"),
+            registered_ms: now_ms,
+            target: None,
+            role: None,
+            revoked: false,
+            retained_bytes: 0,
+        }
+    }
+
+    /// Its index, and what its chunks take at the broker.
+    pub fn stocked(&self) -> Stocked {
+        let pieces = self.index.chunks().map(|chunk| {
+            let content = self.chunk(&chunk.digest).expect("every chunk of the index has a place");
+            (chunk.digest, encode(&compress(content)).len() as u64)
+        });
+        Stocked { index: self.index.encode(), pieces: pieces.collect() }
     }
 
     /// The content of a chunk, if it is one of the bundle's.
@@ -75,24 +111,63 @@ impl Stock {
 impl Registry {
     /// Opens the registry below `data`, and removes what an interrupted upload left there.
     pub fn open(data: &Path, limits: Limits) -> Result<Self, Error> {
-        let (bundles, incoming) = (data.join("bundles"), data.join("incoming"));
+        let [bundles, patches, incoming] =
+            ["bundles", "patches", "incoming"].map(|folder| data.join(folder));
         remove_folder(&incoming)?;
-        for folder in [&bundles, &incoming] {
+        for folder in [&bundles, &patches, &incoming] {
             fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
         }
-        Ok(Self { bundles, incoming, limits, turn: Mutex::new(()) })
+        Ok(Self {
+            bundles,
+            patches,
+            incoming,
+            limits,
+            turn: Mutex::new(()),
+            #[cfg(any(test, feature = "simulation"))]
+            in_memory: std::sync::Mutex::default(),
+        })
     }
 
-    /// Takes the tar of a bundle's layout, verifies it and gives it its place.
+    /// A registry that holds its bundles in memory.
+    #[cfg(feature = "simulation")]
+    pub fn in_memory(limits: Limits) -> Self {
+        Self {
+            bundles: PathBuf::new(),
+            patches: PathBuf::new(),
+            incoming: PathBuf::new(),
+            limits,
+            turn: Mutex::new(()),
+            in_memory: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Keeps a bundle in memory.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn keep_in_memory(
+        &self,
+        bundle: Bundle,
+        now_ms: u64,
+    ) -> Result<(BundleRow, Stocked), Error> {
+        let stock = Stock::new(bundle)?;
+        let (row, stocked) = (stock.row(now_ms), stock.stocked());
+        self.memory().insert(row.digest, Arc::new(stock));
+        Ok((row, stocked))
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    fn memory(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Stock>>> {
+        self.in_memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes the tar of a bundle's layout, checks it and gives it its place.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason if it is not what it should be.
     pub async fn take<B: AsRef<[u8]>, E: std::fmt::Display>(
         &self,
         upload: impl Stream<Item = Result<B, E>> + Unpin,
-        root: Arc<TrustedRoot>,
         now_ms: u64,
-    ) -> Result<BundleRow, Error> {
+    ) -> Result<(BundleRow, Stocked), Error> {
         let _turn = self.turn.lock().await;
         let archive = self.incoming.join("upload.tar");
         receive(upload, &archive, self.limits.upload_bytes_max).await?;
@@ -101,19 +176,102 @@ impl Registry {
         let work = move || {
             remove_folder(&unpacked)?;
             unpack(&archive, &unpacked, &limits)?;
-            let row = verify(&unpacked, &root, now_ms)?;
-            place(&unpacked, &bundles.join(row.digest.hex().to_string()), &row)?;
-            Ok(row)
+            let stock = Stock::new(open_bundle(&unpacked)?)?;
+            let (row, stocked) = (stock.row(now_ms), stock.stocked());
+            place(&unpacked, &bundles.join(row.digest.hex().to_string()))?;
+            Ok((row, stocked))
         };
         tokio::task::spawn_blocking(work).await.expect("checking a bundle does not panic")
     }
 
     /// Reads a bundle that is in its place.
-    pub async fn stock(&self, digest: Digest) -> Result<Stock, Error> {
+    pub async fn stock(&self, digest: Digest) -> Result<Arc<Stock>, Error> {
+        #[cfg(any(test, feature = "simulation"))]
+        if let Some(stock) = self.memory().get(&digest) {
+            return Ok(stock.clone());
+        }
         let folder = self.bundles.join(digest.hex().to_string());
-        let work = move || Stock::new(open_bundle(&folder)?);
+        let work = move || Stock::new(open_bundle(&folder)?).map(Arc::new);
         tokio::task::spawn_blocking(work).await.expect("reading a bundle does not panic")
     }
+
+    /// Takes a patch from the bundle `source` to the bundle `target`, applies it once, and gives it its place.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if one of the bundles is not here; [`Error::Refused`] with the reason if the patch
+    /// does not lead from one to the other.
+    pub async fn take_patch<B: AsRef<[u8]>, E: std::fmt::Display>(
+        &self,
+        upload: impl Stream<Item = Result<B, E>> + Unpin,
+        source: Digest,
+        target: Digest,
+    ) -> Result<(PatchRow, Stocked), Error> {
+        let _turn = self.turn.lock().await;
+        let incoming = self.incoming.join("upload.patch");
+        receive(upload, &incoming, self.limits.upload_bytes_max).await?;
+        let (old, new) = (self.stock(source).await?, self.stock(target).await?);
+        let patches = self.patches.clone();
+        let work = move || {
+            let bytes = fs::read(&incoming).map_err(Error::io("read", &incoming))?;
+            let patch = Patch::decode(&bytes).map_err(refused)?;
+            check_patch(&patch, &old, &new)?;
+            let index_digest = patch.index().digest();
+            let place = patches.join(index_digest.hex().to_string());
+            let file = File::open(&incoming).map_err(Error::io("open", &incoming))?;
+            file.sync_all().map_err(Error::io("sync", &incoming))?;
+            fs::rename(&incoming, &place).map_err(Error::io("move the patch to", &place))?;
+            sync_folder(&patches)?;
+            Ok(patch_rows(&patch, index_digest))
+        };
+        tokio::task::spawn_blocking(work).await.expect("checking a patch does not panic")
+    }
+
+    /// Reads a patch that is in its place, by the digest of its index.
+    pub async fn patch(&self, index: Digest) -> Result<Patch, Error> {
+        let path = self.patches.join(index.hex().to_string());
+        let work = move || {
+            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            Patch::decode(&bytes).map_err(refused)
+        };
+        tokio::task::spawn_blocking(work).await.expect("reading a patch does not panic")
+    }
+
+    /// The tar of the layout of a bundle that is in its place, part by part.
+    pub fn archive(&self, digest: &Digest) -> impl Stream<Item = io::Result<Vec<u8>>> + use<> {
+        let folder = self.bundles.join(digest.hex().to_string());
+        let (parts, waiting) = mpsc::channel(ARCHIVE_PARTS_WAITING_MAX);
+        tokio::task::spawn_blocking(move || {
+            let packed = pack(&folder, ArchiveWriter(parts.clone()));
+            if let Err(error) = packed {
+                tracing::warn!("an archive of {} ended early: {error}", folder.display());
+                // The reader is told that what it has is not the whole; it may be gone.
+                let _ = parts.blocking_send(Err(error));
+            }
+        });
+        ReceiverStream::new(waiting)
+    }
+}
+
+/// Sends what is written to whoever reads the archive.
+struct ArchiveWriter(mpsc::Sender<io::Result<Vec<u8>>>);
+
+impl Write for ArchiveWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the reader is gone");
+        self.0.blocking_send(Ok(bytes.to_vec())).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn pack(folder: &Path, writer: ArchiveWriter) -> io::Result<()> {
+    let buffered = io::BufWriter::with_capacity(ARCHIVE_PART_BYTES, writer);
+    let mut archive = tar::Builder::new(buffered);
+    archive.append_dir_all("", folder)?;
+    archive.into_inner()?.flush()
 }
 
 async fn receive<B: AsRef<[u8]>, E: std::fmt::Display>(
@@ -187,66 +345,63 @@ fn write_file(content: &mut impl Read, path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(Error::io("write", path))
 }
 
-fn verify(folder: &Path, root: &TrustedRoot, now_ms: u64) -> Result<BundleRow, Error> {
-    let bundle = open_bundle(folder)?;
-    let document = bundle.statement().ok_or_else(|| {
-        Error::Refused(format!(
-            "the bundle has no {STATEMENT_FILE}: pack it with --keys, so that it is signed"
-        ))
-    })?;
-    let statement = root
-        .verify_statement(document, UnixMillis(now_ms))
-        .map_err(|error| Error::Refused(crate::one_line(&error)))?;
-    check_statement(&statement, &bundle)?;
-    let manifest = String::from_utf8(bundle.manifest().to_json()).expect("JSON is UTF-8");
-    Ok(BundleRow {
-        digest: bundle.digest(),
-        name: statement.name,
-        version: statement.version,
-        len_bytes: bundle.len_bytes(),
-        statement: document.to_vec(),
-        manifest,
-        registered_ms: now_ms,
-    })
-}
-
-fn check_statement(statement: &BundleStatement, bundle: &Bundle) -> Result<(), Error> {
-    let differs = |what: &str, stated: String, found: String| {
-        Error::Refused(format!("the statement's {what} is {stated}, but the bundle's is {found}"))
+/// Does what a device does with the patch.
+fn check_patch(patch: &Patch, old: &Stock, new: &Stock) -> Result<(), Error> {
+    let index = patch.index();
+    if (index.source(), index.target()) != (old.digest(), new.digest()) {
+        let (source, target) = (index.source(), index.target());
+        return Err(Error::Refused(format!("the patch leads from {source} to {target}")));
+    }
+    let piece = |wanted: &ChunkRef| {
+        let mut pieces = patch.pieces();
+        let (_, content) = pieces
+            .find(|(piece, _)| piece == wanted)
+            .expect("a patch has the pieces that its index names");
+        Ok(content.to_vec())
     };
-    let manifest = bundle.manifest();
-    if statement.bundle() != bundle.digest() {
-        let (stated, found) = (statement.bundle().to_string(), bundle.digest().to_string());
-        return Err(differs("digest", stated, found));
-    }
-    if statement.manifest.len_bytes != bundle.manifest_len() {
-        let (stated, found) = (statement.manifest.len_bytes, bundle.manifest_len());
-        return Err(differs("length", stated.to_string(), found.to_string()));
-    }
-    let (name, version) = (manifest.name.to_string(), manifest.version.to_string());
-    if (&statement.name, &statement.version) != (&name, &version) {
-        let stated = format!("{} {}", statement.name, statement.version);
-        return Err(differs("name", stated, format!("{name} {version}")));
-    }
-    let index = ChunkIndex::of(bundle).map_err(refused)?.encode();
-    if statement.chunk_index.digest != digest_of(&index) {
-        let (stated, found) = (statement.chunk_index.digest, digest_of(&index));
-        return Err(differs("chunk index", stated.to_string(), found.to_string()));
-    }
-    Ok(())
+    let blob = |digest: Digest| {
+        let found = old.bundle.blobs().find(|(blob, _)| *blob == digest);
+        Ok(found.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default())
+    };
+    apply_patch(index, &new.index, piece, blob).map(drop).map_err(refused)
 }
 
-/// Moves a verified layout to its place; a bundle that is there already gets the new statement.
-fn place(unpacked: &Path, place: &Path, row: &BundleRow) -> Result<(), Error> {
+fn patch_rows(patch: &Patch, index_digest: Digest) -> (PatchRow, Stocked) {
+    let index = patch.index();
+    let pieces = patch
+        .pieces()
+        .map(|(piece, content)| (piece.digest, encode(&raw_chunk(content)).len() as u64));
+    let stocked = Stocked { index: index.encode(), pieces: pieces.collect() };
+    let row = PatchRow {
+        source: index.source(),
+        target: index.target(),
+        index_digest,
+        index: stocked.index.clone(),
+        len_bytes: index.len_bytes(),
+        signed: false,
+    };
+    (row, stocked)
+}
+
+/// A piece of a patch as it travels: it is compressed already.
+pub fn raw_chunk(content: &[u8]) -> Chunk {
+    Chunk { codec: ChunkCodec::Raw, bytes: content.to_vec() }
+}
+
+/// Moves a layout that was checked to its place, if it is not there already.
+fn place(unpacked: &Path, place: &Path) -> Result<(), Error> {
     if open_bundle(place).is_ok() {
-        write_statement(place, &row.statement).map_err(refused)?;
         return remove_folder(unpacked);
     }
     remove_folder(place)?;
     fs::rename(unpacked, place).map_err(Error::io("move the bundle to", place))?;
     let parent = place.parent().expect("the place lies in the folder of all bundles");
-    let folder = File::open(parent).map_err(Error::io("open", parent))?;
-    folder.sync_all().map_err(Error::io("sync", parent))
+    sync_folder(parent)
+}
+
+fn sync_folder(path: &Path) -> Result<(), Error> {
+    let folder = File::open(path).map_err(Error::io("open", path))?;
+    folder.sync_all().map_err(Error::io("sync", path))
 }
 
 fn open_bundle(folder: &Path) -> Result<Bundle, Error> {

@@ -1,4 +1,4 @@
-//! What people and programs see of devices and bundles: the answers of the API, and what pages show.
+//! What people and programs see of devices, bundles and the repository: the answers of the API, and what pages show.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use selvedge_sketch::{ClassCounts, GatewayProfile, LatencyHistogram};
-use selvedge_wire::{DeviceId, Digest, SlotName, SlotPhase, SlotReport, VERSION, VERSION_OLDEST};
+use selvedge_trust::{KeyId, PublishedRole, Role, RoleName};
+use selvedge_wire::{
+    Comparison, DeviceId, Digest, SlotName, SlotPhase, SlotReport, TrustReport, VERSION,
+    VERSION_OLDEST,
+};
 
 use crate::{
     Error,
+    manager::Manager,
     store::{
-        BundleRow, DesiredRow, DeviceRow, GENERATION_JUMP_MAX, HealthPoint, HealthRow,
-        MalformedRow, Store, StreamRow,
+        BundleRow, DesiredRow, DeviceRow, DisbeliefRow, EnrolledKey, GENERATION_JUMP_MAX,
+        HealthPoint, HealthRow, MalformedRow, SlotRow, Store, StreamRow,
     },
 };
 
 /// Latency and classes are those of this many of a device's newest profiles.
 const PROFILES_MERGED: u32 = 30;
+
+/// Messages that were not believed are a problem of the device for so long.
+const DISBELIEF_SHOWN_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A bundle of the registry.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -33,9 +41,105 @@ pub struct BundleView {
     pub len_bytes: u64,
     /// When it was registered, in Unix milliseconds.
     pub registered_ms: u64,
+    /// The path of the target that names it, or named it last. Only a target can be assigned.
+    pub target: Option<String>,
+    /// The role whose metadata has that target.
+    pub role: Option<String>,
+    /// It was a target and is none any more: it can stay where it runs.
+    pub revoked: bool,
+    /// Bytes that its chunks take at the broker while it is assigned.
+    pub retained_bytes: u64,
     /// Its manifest.
     #[schema(value_type = Object)]
     pub manifest: serde_json::Value,
+}
+
+/// The TUF repository.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RepositoryView {
+    /// The version of the newest root.
+    pub root_version: u64,
+    /// When the root expires.
+    pub root_expires: String,
+    /// The keys that hold the role root, by id.
+    #[schema(value_type = Vec<String>)]
+    pub root_keys: Vec<KeyId>,
+    /// How many of them must sign.
+    pub root_threshold: usize,
+    /// The online keys, by id: they sign snapshot, timestamp and desired states.
+    #[schema(value_type = Vec<String>)]
+    pub online_keys: Vec<KeyId>,
+    /// The version of the snapshot.
+    pub snapshot_version: u64,
+    /// When the snapshot expires.
+    pub snapshot_expires: Option<String>,
+    /// The version of the timestamp.
+    pub timestamp_version: u64,
+    /// When the timestamp was signed.
+    pub timestamp_issued: Option<String>,
+    /// When the timestamp expires: a device that gets no newer one then says that it is frozen out.
+    pub timestamp_expires: Option<String>,
+    /// The roles that speak of targets, in the order in which a device asks them.
+    pub targets: Vec<RoleView>,
+    /// Bytes of chunks and pieces of patches that the broker retains.
+    pub chunk_bytes_retained: u64,
+    /// How many it may retain: what would exceed it is not assigned.
+    pub retained_bytes_max: u64,
+}
+
+/// A role that speaks of targets.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RoleView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub role: RoleName,
+    /// The version of its metadata; 0 if there is none yet.
+    pub version: u64,
+    /// When its metadata expires, if devices believe it.
+    pub expires: Option<String>,
+    /// Why devices do not believe its metadata.
+    pub problem: Option<String>,
+    /// The keys that hold it, by id.
+    #[schema(value_type = Vec<String>)]
+    pub keys: Vec<KeyId>,
+    /// How many of them must sign.
+    pub threshold: usize,
+    /// To whom it delegates.
+    pub delegations: Vec<DelegationView>,
+    /// The paths of its targets.
+    pub targets: Vec<String>,
+}
+
+/// A part of the targets that is given to another role.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DelegationView {
+    /// The role.
+    #[schema(value_type = String)]
+    pub role: RoleName,
+    /// Patterns of target paths.
+    pub paths: Vec<String>,
+    /// Whether nobody else is asked about these targets.
+    pub terminating: bool,
+    /// The keys that hold the role, by id.
+    #[schema(value_type = Vec<String>)]
+    pub keys: Vec<KeyId>,
+    /// How many of them must sign.
+    pub threshold: usize,
+}
+
+/// Messages that seemed to come from a device and were not believed.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DisbeliefView {
+    /// The device.
+    pub device: String,
+    /// `forged`: not signed by the device's key. `replayed`: older than what came before.
+    pub kind: String,
+    /// How many messages.
+    pub count: u64,
+    /// Why the last one was not believed.
+    pub last_reason: String,
+    /// When the last one came, in Unix milliseconds.
+    pub last_ms: u64,
 }
 
 /// A device.
@@ -58,6 +162,9 @@ pub struct DeviceView {
     pub agent_version: Option<String>,
     /// What bundles are built for.
     pub hardware_class: Option<String>,
+    /// The Ed25519 key that it signs with; none if it was registered before devices had keys.
+    #[schema(value_type = Option<String>)]
+    pub public_key: Option<EnrolledKey>,
     /// What it should run.
     pub desired: Option<DesiredView>,
     /// What it says it runs.
@@ -82,6 +189,8 @@ pub struct DeviceView {
     pub records_dropped: u64,
     /// Payloads of the device that were not understood.
     pub malformed: u64,
+    /// Messages that seemed to come from it and were not believed.
+    pub disbelieved: Vec<DisbeliefView>,
     /// What is wrong with the device, in sentences.
     pub problems: Vec<String>,
 }
@@ -94,10 +203,24 @@ pub struct DesiredView {
     /// The bundle of each slot.
     #[schema(value_type = BTreeMap<String, String>)]
     pub slots: BTreeMap<SlotName, Digest>,
+    /// How each slot gets it.
+    #[schema(value_type = BTreeMap<String, AssignmentView>)]
+    pub assignments: BTreeMap<SlotName, AssignmentView>,
     /// When it was set, in Unix milliseconds.
     pub set_ms: u64,
     /// Until when devices believe it, in Unix milliseconds.
     pub expires_ms: u64,
+}
+
+/// How a slot gets its bundle.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AssignmentView {
+    /// The path of the bundle's target.
+    pub target: String,
+    /// Samples that it is given in the shadow first.
+    pub shadow_samples: u64,
+    /// Whether it may be of an older version than what answers.
+    pub allow_downgrade: bool,
 }
 
 /// What a device says it runs.
@@ -107,8 +230,25 @@ pub struct ReportedView {
     pub generation: u64,
     /// When it said so, in Unix milliseconds.
     pub received_ms: u64,
+    /// How it stands with the repository's metadata.
+    pub trust: TrustView,
     /// Its slots.
     pub slots: Vec<SlotView>,
+}
+
+/// How a device stands with the repository's metadata, and with the time.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TrustView {
+    /// The version of the root that it trusts; 0 before it read one.
+    pub root_version: u64,
+    /// The version of the timestamp that it followed last; 0 before the first.
+    pub timestamp_version: u64,
+    /// When that metadata expires, in Unix milliseconds; 0 before the first.
+    pub fresh_until_ms: u64,
+    /// The metadata has expired and nothing newer came: the device may be kept from news.
+    pub frozen: bool,
+    /// Its clock is behind a time that is known to have passed.
+    pub time_unverified: bool,
 }
 
 /// What a device says of one slot.
@@ -117,12 +257,18 @@ pub struct SlotView {
     /// The slot.
     #[schema(value_type = String)]
     pub slot: SlotName,
-    /// Where it is: `settled`, `fetching`, `verifying` or `refused`.
+    /// Where it is.
     pub phase: PhaseView,
     /// While fetching: the chunks that are on the device.
     pub chunks_present: Option<u32>,
     /// While fetching: the chunks of the bundle.
     pub chunks_total: Option<u32>,
+    /// In the shadow: samples that the bundle was given. On probation: its inferences.
+    pub done: Option<u64>,
+    /// How many of them it shall have.
+    pub wanted: Option<u64>,
+    /// How the new bundle compares with the one before.
+    pub comparison: Option<ComparisonView>,
     /// The bundle that answers.
     pub running: Option<RunningView>,
     /// The bundle that should.
@@ -130,6 +276,23 @@ pub struct SlotView {
     pub desired: Option<Digest>,
     /// Why it does not.
     pub reason: Option<String>,
+}
+
+/// How a new bundle compares with the one before.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ComparisonView {
+    /// Samples that the new bundle was given.
+    pub samples: u64,
+    /// Those of them that it did not answer.
+    pub failed: u64,
+    /// Those of them to which the two gave different classes; counted in the shadow alone.
+    pub disagreed: u64,
+    /// Samples that the shadow left out because the processor was short.
+    pub shed: u64,
+    /// The latency that 95 % of the new bundle's answers kept, in microseconds; 0 before any.
+    pub latency_us_p95: u32,
+    /// The same of the bundle before.
+    pub latency_us_p95_before: u32,
 }
 
 /// Where a slot is on its way to what is desired.
@@ -142,6 +305,12 @@ pub enum PhaseView {
     Fetching,
     /// The bundle is checked.
     Verifying,
+    /// The bundle runs its golden vectors in a process of its own.
+    Trial,
+    /// The bundle gets the same samples as the one that answers; its answers are discarded.
+    Shadow,
+    /// The bundle answers and is watched.
+    Probation,
     /// The bundle was refused; the one before goes on.
     Refused,
 }
@@ -216,13 +385,17 @@ pub(crate) struct FleetView {
 
 impl FleetView {
     /// Reads all devices.
-    pub async fn read(store: &Store) -> Result<Self, Error> {
+    pub async fn read(store: &Store, now_ms: u64) -> Result<Self, Error> {
         let bundles: Vec<BundleView> =
             store.bundles().await?.into_iter().map(BundleView::from).collect();
         let mut latency = LatencyHistogram::new();
         let mut health = by(store.health(None).await?, |row| row.device.clone());
         let mut desired = by(store.all_desired().await?, |row| row.device.to_string());
         let mut malformed = by(store.malformed().await?, |row| row.sender.clone());
+        let mut disbelieved: BTreeMap<String, Vec<DisbeliefView>> = BTreeMap::new();
+        for row in store.disbelieved(None).await? {
+            disbelieved.entry(row.device.clone()).or_default().push(DisbeliefView::from(row));
+        }
         let mut devices = Vec::new();
         for row in store.devices().await? {
             let id = row.id.as_str().to_owned();
@@ -230,10 +403,11 @@ impl FleetView {
                 desired: desired.remove(&id),
                 health: health.remove(&id),
                 malformed: malformed.remove(&id),
+                disbelieved: disbelieved.remove(&id).unwrap_or_default(),
                 ..Parts::read(store, &row.id).await?
             };
             latency.merge(&parts.merged.latency);
-            devices.push(device_view(row, parts, &bundles));
+            devices.push(device_view(row, parts, &bundles, now_ms));
         }
         Ok(Self { devices, bundles, latency })
     }
@@ -244,7 +418,7 @@ impl DeviceView {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such device.
-    pub(crate) async fn read(store: &Store, id: &DeviceId) -> Result<Self, Error> {
+    pub(crate) async fn read(store: &Store, id: &DeviceId, now_ms: u64) -> Result<Self, Error> {
         let row = store.device(id).await?;
         let bundles: Vec<BundleView> =
             store.bundles().await?.into_iter().map(BundleView::from).collect();
@@ -253,9 +427,15 @@ impl DeviceView {
             desired: store.desired(id).await?,
             health: store.health(Some(id)).await?.pop(),
             malformed: malformed.into_iter().find(|row| row.sender == id.as_str()),
+            disbelieved: store
+                .disbelieved(Some(id))
+                .await?
+                .into_iter()
+                .map(DisbeliefView::from)
+                .collect(),
             ..Parts::read(store, id).await?
         };
-        Ok(device_view(row, parts, &bundles))
+        Ok(device_view(row, parts, &bundles, now_ms))
     }
 }
 
@@ -280,6 +460,7 @@ struct Parts {
     desired: Option<DesiredRow>,
     health: Option<HealthRow>,
     malformed: Option<MalformedRow>,
+    disbelieved: Vec<DisbeliefView>,
     points: Vec<HealthPoint>,
     streams: Vec<StreamRow>,
     merged: Merged,
@@ -300,8 +481,8 @@ impl Parts {
     }
 }
 
-fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceView {
-    let Parts { desired, health, malformed, points, streams, merged, refusal } = parts;
+fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView], now_ms: u64) -> DeviceView {
+    let Parts { desired, health, malformed, disbelieved, points, streams, merged, refusal } = parts;
     let online = row.status.as_ref().is_some_and(|status| status.online);
     let history = rates(&points);
     let throughput_per_s = if online { history.last().copied().unwrap_or(0.0) } else { 0.0 };
@@ -313,10 +494,12 @@ fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceVi
         boot: row.status.as_ref().map(|status| status.boot),
         agent_version: row.status.as_ref().map(|status| status.agent_version.clone()),
         hardware_class: row.status.map(|status| status.hardware_class),
+        public_key: row.key,
         desired: desired.map(DesiredView::from),
         reported: row.reported.map(|reported| ReportedView {
             generation: reported.generation,
             received_ms: reported.received_ms,
+            trust: TrustView::from(reported.trust),
             slots: reported.slots.into_iter().map(SlotView::from).collect(),
         }),
         health: health.map(HealthView::from),
@@ -331,31 +514,62 @@ fn device_view(row: DeviceRow, parts: Parts, bundles: &[BundleView]) -> DeviceVi
         records_stored: sum(|stream| stream.records),
         records_dropped: sum(|stream| stream.dropped),
         malformed: malformed.as_ref().map_or(0, |row| natural(row.count)),
+        disbelieved,
         problems: Vec::new(),
         id: row.id,
         labels: row.labels,
         registered_ms: row.registered_ms,
         last_seen_ms: row.last_seen_ms,
     };
-    view.problems = problems(&view, row.wire_met, refusal);
+    view.problems = problems(&view, row.wire_met, refusal, now_ms);
     view
 }
 
-fn problems(device: &DeviceView, wire_met: Option<u8>, refusal: Option<String>) -> Vec<String> {
+fn problems(
+    device: &DeviceView,
+    wire_met: Option<u8>,
+    refusal: Option<String>,
+    now_ms: u64,
+) -> Vec<String> {
+    let without_key = device.public_key.is_none().then(|| {
+        "has no key registered, so nothing that it sends is believed: delete it and add it again"
+            .to_owned()
+    });
     let version = wire_met.map(|met| {
         format!("speaks wire version {met}; this fleet reads {VERSION_OLDEST} to {VERSION}")
+    });
+    let recent = |it: &&DisbeliefView| now_ms < it.last_ms.saturating_add(DISBELIEF_SHOWN_MS);
+    let disbelieved = device.disbelieved.iter().filter(recent).map(|it| {
+        let (count, kind, reason) = (it.count, &it.kind, &it.last_reason);
+        format!("{count} {kind}: {reason}")
     });
     let refused = refusal.map(|reason| format!("refuses what it should run: {reason}"));
     let ahead =
         device.desired.as_ref().zip(device.reported.as_ref()).and_then(|(desired, reported)| {
             generation_ahead(desired.generation, reported.generation)
         });
+    let trust = device.reported.as_ref().map(|reported| &reported.trust);
+    let frozen = trust
+        .filter(|trust| trust.frozen)
+        .map(|_| "is frozen out: its metadata has expired and nothing newer reaches it".to_owned());
+    let time = trust
+        .filter(|trust| trust.time_unverified)
+        .map(|_| "does not know the time: its clock is behind a time that has passed".to_owned());
     let slots = device.reported.iter().flat_map(|reported| &reported.slots);
     let reasons = slots.filter_map(|slot| {
         let reason = slot.reason.as_ref()?;
         Some(format!("{}: {reason}", slot.slot))
     });
-    version.into_iter().chain(refused).chain(ahead).chain(reasons).collect()
+    without_key
+        .into_iter()
+        .chain(version)
+        .chain(disbelieved)
+        .chain(refused)
+        .chain(ahead)
+        .chain(frozen)
+        .chain(time)
+        .chain(reasons)
+        .collect()
 }
 
 /// A device believes no generation below the one that it follows.
@@ -424,6 +638,10 @@ impl From<BundleRow> for BundleView {
             version: row.version,
             len_bytes: row.len_bytes,
             registered_ms: row.registered_ms,
+            target: row.target,
+            role: row.role,
+            revoked: row.revoked,
+            retained_bytes: row.retained_bytes,
             manifest: serde_json::from_str(&row.manifest)
                 .expect("manifests are stored as they were verified"),
         }
@@ -434,7 +652,12 @@ impl From<DesiredRow> for DesiredView {
     fn from(row: DesiredRow) -> Self {
         Self {
             generation: row.generation,
-            slots: row.slots,
+            slots: row.slots.iter().map(|(name, slot)| (name.clone(), slot.bundle)).collect(),
+            assignments: row
+                .slots
+                .into_iter()
+                .map(|(name, slot)| (name, AssignmentView::from(slot)))
+                .collect(),
             set_ms: row.set_ms,
             expires_ms: row.expires_ms,
         }
@@ -443,19 +666,33 @@ impl From<DesiredRow> for DesiredView {
 
 impl From<SlotReport> for SlotView {
     fn from(report: SlotReport) -> Self {
-        let (phase, chunks) = match report.phase {
-            SlotPhase::Settled => (PhaseView::Settled, None),
+        let (mut chunks, mut progress) = (None, None);
+        let phase = match report.phase {
+            SlotPhase::Settled => PhaseView::Settled,
             SlotPhase::Fetching { chunks_present, chunks_total } => {
-                (PhaseView::Fetching, Some((chunks_present, chunks_total)))
+                chunks = Some((chunks_present, chunks_total));
+                PhaseView::Fetching
             }
-            SlotPhase::Verifying => (PhaseView::Verifying, None),
-            SlotPhase::Refused => (PhaseView::Refused, None),
+            SlotPhase::Verifying => PhaseView::Verifying,
+            SlotPhase::Trial => PhaseView::Trial,
+            SlotPhase::Shadow { samples, samples_wanted } => {
+                progress = Some((samples, samples_wanted));
+                PhaseView::Shadow
+            }
+            SlotPhase::Probation { inferences, inferences_wanted } => {
+                progress = Some((inferences, inferences_wanted));
+                PhaseView::Probation
+            }
+            SlotPhase::Refused => PhaseView::Refused,
         };
         Self {
             slot: report.slot,
             phase,
             chunks_present: chunks.map(|(present, _)| present),
             chunks_total: chunks.map(|(_, total)| total),
+            done: progress.map(|(done, _)| done),
+            wanted: progress.map(|(_, wanted)| wanted),
+            comparison: report.comparison.map(ComparisonView::from),
             running: report.running.map(|running| RunningView {
                 bundle: running.bundle,
                 name: running.name,
@@ -463,6 +700,97 @@ impl From<SlotReport> for SlotView {
             }),
             desired: report.desired,
             reason: report.reason,
+        }
+    }
+}
+
+impl From<SlotRow> for AssignmentView {
+    fn from(row: SlotRow) -> Self {
+        Self {
+            target: row.target,
+            shadow_samples: row.shadow_samples,
+            allow_downgrade: row.allow_downgrade,
+        }
+    }
+}
+
+impl From<Comparison> for ComparisonView {
+    fn from(comparison: Comparison) -> Self {
+        let Comparison { samples, failed, disagreed, shed, latency_us_p95, latency_us_p95_before } =
+            comparison;
+        Self { samples, failed, disagreed, shed, latency_us_p95, latency_us_p95_before }
+    }
+}
+
+impl From<TrustReport> for TrustView {
+    fn from(report: TrustReport) -> Self {
+        let TrustReport {
+            root_version,
+            timestamp_version,
+            fresh_until_ms,
+            frozen,
+            time_unverified,
+        } = report;
+        Self { root_version, timestamp_version, fresh_until_ms, frozen, time_unverified }
+    }
+}
+
+impl From<DisbeliefRow> for DisbeliefView {
+    fn from(row: DisbeliefRow) -> Self {
+        Self {
+            device: row.device,
+            kind: row.kind,
+            count: natural(row.count),
+            last_reason: row.last_reason,
+            last_ms: natural(row.last_ms),
+        }
+    }
+}
+
+impl RepositoryView {
+    /// The repository of `manager` as it is.
+    pub(crate) fn read(manager: &Manager) -> Self {
+        let state = manager.repository.state();
+        let root = state.root().root();
+        let keys = |role| root.keys(role).map(|(id, _)| id.clone()).collect();
+        let version = |role| state.version_of(&role).unwrap_or(0);
+        let timestamp = state.timestamp();
+        Self {
+            root_version: root.version(),
+            root_expires: root.expires().to_string(),
+            root_keys: keys(Role::Root),
+            root_threshold: root.threshold(Role::Root),
+            online_keys: keys(Role::Director),
+            snapshot_version: version(RoleName::snapshot()),
+            snapshot_expires: state.snapshot_expires().map(|it| it.to_string()),
+            timestamp_version: version(RoleName::timestamp()),
+            timestamp_issued: timestamp.map(|(issued, _)| issued.to_string()),
+            timestamp_expires: timestamp.map(|(_, expires)| expires.to_string()),
+            targets: state.roles().into_iter().map(RoleView::from).collect(),
+            chunk_bytes_retained: manager.downlink.retained_bytes(),
+            retained_bytes_max: manager.limits.retained_bytes_max,
+        }
+    }
+}
+
+impl From<PublishedRole> for RoleView {
+    fn from(role: PublishedRole) -> Self {
+        let delegations = role.delegations.into_iter().map(|it| DelegationView {
+            role: it.role,
+            paths: it.paths,
+            terminating: it.terminating,
+            keys: it.keys.iter().map(|key| key.id()).collect(),
+            threshold: it.threshold,
+        });
+        Self {
+            role: role.role,
+            version: role.version,
+            expires: role.expires.map(|expires| expires.to_string()),
+            problem: role.problem,
+            keys: role.keys,
+            threshold: role.threshold,
+            delegations: delegations.collect(),
+            targets: role.targets,
         }
     }
 }
@@ -528,6 +856,10 @@ mod tests {
             version: "1.0.0".into(),
             len_bytes: 0,
             registered_ms: 0,
+            target: None,
+            role: None,
+            revoked: false,
+            retained_bytes: 0,
             manifest: serde_json::json!({ "labels": ["no", "yes"] }),
         };
         let seen: Vec<_> = class_views(&counts, Some(&bundle))

@@ -6,17 +6,20 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::json;
 
-use selvedge_bundle::{Bundle, ChunkIndex, expand, write_statement};
+use selvedge_bundle::{Bundle, ChunkIndex, Patch, expand};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
-use selvedge_trust::UnixMillis;
+use selvedge_trust::{DeviceKey, SigningKey, SystemRandom, TrustedRoot, UnixMillis};
 use selvedge_wire::{
-    Batch, Boot, BundleOffer, Chunk, Desired, Digest, Event, EventKind, Health, InferenceResult,
-    NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running,
-    Sequence, SlotPhase, SlotReport, Status, Stored, Stream, Topic, WindowRange, decode,
+    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, Event, EventKind,
+    Health, InferenceResult, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading,
+    Record, Reported, Running, Sequence, Signed, SlotPhase, SlotReport, Status, Stored, Stream,
+    Topic, TrustReport, WindowRange, decode,
 };
 
-use support::{Desk, Device, fleet_name};
+use support::{
+    Desk, Device, builder, bundle_target, fleet_name, new_device_key, public_hex, root_document,
+};
 
 /// Makes a bundle that was packed well one to refuse.
 type Spoil<'a> = &'a dyn Fn(&Path, &Bundle);
@@ -53,7 +56,11 @@ async fn results_are_stored_once_and_the_device_is_told() {
     for batch in [results(1, 10), results(6, 10), results(30, 5), results(1, 10)] {
         assert_eq!(device.say(up.clone(), &batch).await, Delivery::Accepted);
     }
-    device.message::<Stored>(&down, |stored| through(stored, Stream::Results) == 15).await;
+    device
+        .signed_message::<Stored>(&desk.root, &down, |stored| {
+            through(stored, Stream::Results) == 15
+        })
+        .await;
     let fleet = desk
         .wait_for("/api/v1/fleet", |fleet| fleet["results"] == 20 && fleet["sequence_gaps"] == 14)
         .await;
@@ -72,9 +79,13 @@ async fn a_device_is_told_to_forget_records_of_boots_that_are_settled() {
         (Topic::Stream(device.id.clone(), Stream::Results), Topic::Stored(device.id.clone()));
     let later = Batch { boot: Boot(2), ..results(1, 3) };
     device.say(up.clone(), &later).await;
-    device.message::<Stored>(&down, |stored| stored.streams.len() == 1).await;
+    device.signed_message::<Stored>(&desk.root, &down, |stored| stored.streams.len() == 1).await;
     device.say(up, &results(5, 10)).await;
-    device.message::<Stored>(&down, |stored| through(stored, Stream::Results) == 14).await;
+    device
+        .signed_message::<Stored>(&desk.root, &down, |stored| {
+            through(stored, Stream::Results) == 14
+        })
+        .await;
     let fleet = desk.get("/api/v1/fleet").await;
     assert_eq!((&fleet["results"], &fleet["malformed"][0]["count"]), (&json!(3), &json!(1)));
 }
@@ -83,8 +94,10 @@ async fn a_device_is_told_to_forget_records_of_boots_that_are_settled() {
 async fn a_restarted_manager_takes_up_where_it_was() {
     let mut desk = Desk::new();
     desk.start_fleet().await;
-    let added = desk.add_device("line-1").await;
-    let mut device = Device::connect(desk.link_config(&added, "line-1"), "line-1");
+    let key = new_device_key();
+    let copy = DeviceKey::from_pkcs8(key.to_pkcs8()).expect("the key is whole");
+    let added = desk.add_device_with("line-1", &key).await;
+    let mut device = Device::connect(desk.link_config(&added, "line-1"), "line-1", key);
     device.wait_until_up().await;
     let up = Topic::Stream(device.id.clone(), Stream::Results);
     device.say(up.clone(), &results(1, 10)).await;
@@ -95,13 +108,21 @@ async fn a_restarted_manager_takes_up_where_it_was() {
     let mut again = desk.link_config(&added, "line-1");
     let address = desk.fleet.as_ref().expect("the manager runs").addresses().broker.clone();
     again.url = address.parse().expect("the manager knows its broker");
-    let mut device = Device::connect(again, "line-1");
+    let mut device = Device::connect(again, "line-1", copy);
     device.wait_until_up().await;
     device.subscribe("down/line-1/#").await;
     let down = Topic::Stored(device.id.clone());
-    device.message::<Stored>(&down, |stored| through(stored, Stream::Results) == 10).await;
+    device
+        .signed_message::<Stored>(&desk.root, &down, |stored| {
+            through(stored, Stream::Results) == 10
+        })
+        .await;
     device.say(up, &results(5, 10)).await;
-    device.message::<Stored>(&down, |stored| through(stored, Stream::Results) == 14).await;
+    device
+        .signed_message::<Stored>(&desk.root, &down, |stored| {
+            through(stored, Stream::Results) == 14
+        })
+        .await;
     let fleet = desk.get("/api/v1/fleet").await;
     assert_eq!((&fleet["results"], &fleet["sequence_gaps"]), (&json!(14), &json!(0)));
 }
@@ -113,18 +134,18 @@ async fn what_cannot_be_read_is_counted_by_sender_and_stops_nothing() {
     let name = |topic: &Topic| device.topics.name(topic);
     let up = Topic::Stream(device.id.clone(), Stream::Results);
     let health = Topic::Health(device.id.clone());
-    for payload in [vec![], vec![1], vec![1, 2, 3], vec![1; 5000], vec![9, 1, 2]] {
+    for payload in [vec![], vec![2], vec![2, 2, 3], vec![2; 5000], vec![9, 1, 2]] {
         assert_eq!(device.say_bytes(&name(&up), payload).await, Delivery::Accepted);
     }
     let shown = desk.wait_for("/api/v1/fleet", |fleet| fleet["malformed"][0]["count"] == 5).await;
     assert_eq!(shown["malformed"][0]["sender"], "line-1");
     assert_eq!(shown["malformed"][0]["versions"], 1);
     let seen = desk.get("/api/v1/devices/line-1").await;
-    assert_eq!(seen["problems"], json!(["speaks wire version 9; this fleet reads 1 to 1"]));
+    assert_eq!(seen["problems"], json!(["speaks wire version 9; this fleet reads 2 to 2"]));
 
     device.say(up, &results(1, 3)).await;
     desk.wait_for("/api/v1/fleet", |fleet| fleet["results"] == 3).await;
-    device.say_bytes(&name(&health), vec![1]).await;
+    device.say_bytes(&name(&health), vec![2]).await;
     desk.wait_for("/api/v1/devices/line-1", |seen| {
         seen["malformed"] == 6 && seen["problems"] == json!([])
     })
@@ -183,7 +204,7 @@ async fn a_session_belongs_to_who_knows_the_password() {
         let mut config = good.clone();
         config.client_id = client_id.into();
         config.login = login;
-        Device::connect(config, "thief").wait_until_refused().await;
+        Device::connect(config, "thief", new_device_key()).wait_until_refused().await;
     }
     let status = Topic::Stream(victim.id.clone(), Stream::Results);
     assert_eq!(victim.say(status, &results(1, 1)).await, Delivery::Accepted, "its link is up");
@@ -234,26 +255,36 @@ async fn a_bundle_reaches_the_device_in_chunks_and_is_cleared_when_nobody_needs_
     assert_eq!(status, 201, "{published}");
     assert_eq!(published["digest"], json!(bundle.digest()));
     assert_eq!(published["manifest"]["labels"], json!(["no", "yes"]));
+    assert_eq!(published["target"], json!(null));
+    desk.sign(bundle_target(&bundle, &[])).await;
+    let listed = desk.get("/api/v1/bundles").await;
+    assert_eq!(
+        (&listed[0]["target"], &listed[0]["role"]),
+        (&json!("example/1.0.1"), &json!("targets"))
+    );
 
     let mut device = desk.connect_device("line-1").await;
     device.subscribe("down/line-1/#").await;
-    let generation = desk.assign("line-1", bundle.digest()).await;
+    let body = json!({ "bundle": bundle.digest(), "shadow_samples": 9, "allow_downgrade": true });
+    let path = "/api/v1/devices/line-1/desired/main";
+    let (_, set) = desk.call("PUT", path, Some(body)).await;
+    assert_eq!(set["generation"], 1, "{set}");
     let desired: Desired = device.message(&Topic::Desired(device.id.clone()), |_| true).await;
     let state = desk
         .root
-        .verify_desired(&desired.document, &device.id, &fleet_name(), generation, UnixMillis(0))
+        .verify_desired(&desired.document, &device.id, &fleet_name(), 1, UnixMillis(0))
         .expect("the device believes it");
     let slot = "main".parse().expect("the name is well formed");
-    assert_eq!(state.slots[&slot].bundle, bundle.digest());
+    let slot = &state.slots[&slot];
+    assert_eq!((&slot.target[..], slot.bundle), ("example/1.0.1", bundle.digest()));
+    assert_eq!((slot.shadow_samples, slot.allow_downgrade), (9, true));
 
     device.subscribe(&format!("all/bundles/{}", bundle.digest().hex())).await;
     let offer: BundleOffer = device.message(&Topic::Bundle(bundle.digest()), |_| true).await;
-    let statement = desk
-        .root
-        .verify_statement(&offer.statement, UnixMillis(0))
-        .expect("the device believes the statement");
-    assert_eq!(statement.bundle(), bundle.digest());
     let index = ChunkIndex::decode(&offer.index).expect("the index is sound");
+    assert_eq!((index.bundle(), offer.patch_indexes.len()), (bundle.digest(), 0));
+    let retained = desk.get("/api/v1/repository").await["chunk_bytes_retained"].as_u64();
+    assert!(retained.is_some_and(|bytes| bytes > 300_000), "{retained:?}");
     device.subscribe("all/chunks/#").await;
     let mut missing: BTreeMap<String, _> = index
         .chunks()
@@ -281,30 +312,16 @@ async fn a_bundle_reaches_the_device_in_chunks_and_is_cleared_when_nobody_needs_
             cleared.then_some(())
         })
         .await;
+    desk.wait_for("/api/v1/repository", |it| it["chunk_bytes_retained"] == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_that_devices_would_refuse_is_refused_with_the_reason() {
     let desk = Desk::start().await;
     let fresh = |seed| desk.pack(seed);
-    let stranger = Desk::new();
-    let cases: [(&str, Spoil<'_>); 5] = [
-        ("statement.json", &|folder, _| {
-            fs::remove_file(folder.join("statement.json")).expect("it was there");
-        }),
-        ("sign", &|folder, bundle| {
-            let statement = desk.statement(bundle).sign(&stranger.targets);
-            write_statement(folder, &statement).expect("the folder can be written");
-        }),
-        ("chunk index", &|folder, bundle| {
-            let mut statement = desk.statement(bundle);
-            statement.chunk_index.digest = Digest([1; 32]);
-            write_statement(folder, &statement.sign(&desk.targets)).expect("it can be written");
-        }),
-        ("example 2.0.0", &|folder, bundle| {
-            let mut statement = desk.statement(bundle);
-            statement.version = "2.0.0".into();
-            write_statement(folder, &statement.sign(&desk.targets)).expect("it can be written");
+    let cases: [(&str, Spoil<'_>); 2] = [
+        ("oci-layout", &|folder, _| {
+            fs::remove_file(folder.join("oci-layout")).expect("it was there");
         }),
         ("sha256:", &|folder, bundle| {
             let (digest, _) = bundle.blobs().last().expect("a bundle has blobs");
@@ -339,8 +356,13 @@ async fn a_bundle_that_devices_would_refuse_is_refused_with_the_reason() {
     assert_eq!(desk.publish(&folder).await.0, 201, "publishing again changes nothing");
     let unknown = json!({ "slots": { "main": Digest([9; 32]) } });
     desk.add_device("line-1").await;
-    let (status, _) = desk.call("PUT", "/api/v1/devices/line-1/desired", Some(unknown)).await;
-    assert_eq!(status, 404);
+    let put = async |body| desk.call("PUT", "/api/v1/devices/line-1/desired", Some(body)).await;
+    assert_eq!(put(unknown).await.0, 404);
+    let unsigned = json!({ "slots": { "main": bundle.digest() } });
+    let (status, answer) = put(unsigned).await;
+    let error = answer["error"].as_str().expect("errors are one sentence");
+    assert!(status == 409 && error.contains("no target of the repository"), "{error}");
+    desk.sign(bundle_target(&bundle, &[])).await;
     assert_eq!(desk.assign("line-1", bundle.digest()).await, 1);
 }
 
@@ -348,16 +370,15 @@ async fn a_bundle_that_devices_would_refuse_is_refused_with_the_reason() {
 async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
     let desk = Desk::start().await;
     let device = desk.connect_device("line-1").await;
-    let (folder, bundle) = desk.pack(1);
-    desk.publish(&folder).await;
+    let bundle = desk.release(1).await;
     desk.assign("line-1", bundle.digest()).await;
     let boot = Boot(1);
     let status = Status {
         online: true,
         boot,
         agent_version: "0.1.0".into(),
-        wire_oldest: 1,
-        wire_newest: 1,
+        wire_oldest: 2,
+        wire_newest: 2,
         hardware_class: "aarch64".into(),
     };
     device.say(Topic::Status(device.id.clone()), &status).await;
@@ -368,8 +389,30 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
         running: Some(running),
         desired: Some(bundle.digest()),
         reason: Some("golden vector 3 of <y> is off by 0.5".into()),
+        comparison: None,
     };
-    let reported = Reported { boot, generation: 1, slots: vec![slot] };
+    let watched = SlotReport {
+        slot: "aux".parse().expect("the name is well formed"),
+        phase: SlotPhase::Probation { inferences: 40, inferences_wanted: 100 },
+        reason: None,
+        comparison: Some(Comparison {
+            samples: 41,
+            failed: 2,
+            disagreed: 3,
+            shed: 4,
+            latency_us_p95: 1500,
+            latency_us_p95_before: 900,
+        }),
+        ..slot.clone()
+    };
+    let trust = TrustReport {
+        root_version: 3,
+        timestamp_version: 17,
+        fresh_until_ms: 1,
+        frozen: true,
+        time_unverified: true,
+    };
+    let reported = Reported { boot, revision: 1, generation: 1, trust, slots: vec![slot, watched] };
     device.say(Topic::State(device.id.clone()), &reported).await;
     let health = Health {
         boot,
@@ -400,14 +443,34 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
     let seen = desk.get("/api/v1/devices/line-1").await;
     let slot = &seen["reported"]["slots"][0];
     assert_eq!((&slot["phase"], &slot["running"]["version"]), (&json!("refused"), &json!("0.9.0")));
-    assert_eq!(seen["problems"], json!(["main: golden vector 3 of <y> is off by 0.5"]));
+    let problems = seen["problems"].as_array().expect("problems are listed");
+    let problem = |at: usize| problems[at].as_str().unwrap_or_default();
+    assert!(problem(0).contains("frozen out") && problem(1).contains("the time"), "{problems:?}");
+    assert_eq!(problems[2], "main: golden vector 3 of <y> is off by 0.5");
+    let watched = &seen["reported"]["slots"][1];
+    assert_eq!((&watched["phase"], &watched["done"]), (&json!("probation"), &json!(40)));
+    assert_eq!(watched["comparison"]["disagreed"], 3);
+    assert_eq!(seen["reported"]["trust"]["timestamp_version"], 17);
     assert_eq!(seen["health"]["inferences"], 500);
     assert_eq!(seen["online"], true);
     let events = desk.get("/api/v1/devices/line-1/events").await;
     assert_eq!(events[0]["kind"], "bundle-refused");
     let page = desk.get("/").await;
     let page = page.as_str().expect("the page is text");
-    for part in ["line-1", "0.9.0", "refused", "golden vector 3 of &lt;y&gt;", "aarch64"] {
+    for part in [
+        "line-1",
+        "0.9.0",
+        "refused",
+        "golden vector 3 of &lt;y&gt;",
+        "aarch64",
+        "probation 40 of 100",
+        "41 samples, 2 failed, 3 otherwise, 4 left out; p95 1.5 ms after 900",
+        "root 3 · timestamp 17",
+        "frozen out",
+        "time unverified",
+        "Repository",
+        "1 of 1 key",
+    ] {
         assert!(page.contains(part), "{part} stands on the page");
     }
     assert!(
@@ -486,7 +549,9 @@ async fn no_number_of_one_device_takes_the_pages_of_all_away() {
             records: vec![Record::One(event)],
         };
         device.say(Topic::Stream(device.id.clone(), Stream::Events), &events).await;
-        let reported = Reported { boot: Boot(u32::MAX), generation: u64::MAX, slots: vec![] };
+        let (boot, trust) = (Boot(u32::MAX), extreme_trust());
+        let reported =
+            Reported { boot, revision: u64::MAX, generation: u64::MAX, trust, slots: vec![] };
         device.say(Topic::State(device.id.clone()), &reported).await;
     }
     let fleet = desk.wait_for("/api/v1/fleet", |fleet| fleet["events"] == 2).await;
@@ -505,12 +570,25 @@ async fn no_number_of_one_device_takes_the_pages_of_all_away() {
     }
 }
 
+fn extreme_trust() -> TrustReport {
+    TrustReport {
+        root_version: u64::MAX,
+        timestamp_version: u64::MAX,
+        fresh_until_ms: u64::MAX,
+        frozen: true,
+        time_unverified: true,
+    }
+}
+
+fn follows(boot: Boot, revision: u64, generation: u64) -> Reported {
+    Reported { boot, revision, generation, trust: TrustReport::default(), slots: vec![] }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_that_lost_its_database_goes_on_where_its_devices_are() {
     let desk = Desk::start().await;
     let device = desk.connect_device("line-1").await;
-    let (folder, bundle) = desk.pack(1);
-    desk.publish(&folder).await;
+    let bundle = desk.release(1).await;
     assert_eq!(desk.assign("line-1", bundle.digest()).await, 1);
     let path = "/api/v1/devices/line-1";
     let boot = Boot(9);
@@ -527,7 +605,7 @@ async fn a_fleet_that_lost_its_database_goes_on_where_its_devices_are() {
         seen["problems"] == json!(["refuses what it should run: generation 1, older than 4"])
     })
     .await;
-    let reported = Reported { boot, generation: 4, slots: vec![] };
+    let reported = follows(boot, 1, 4);
     device.say(Topic::State(device.id.clone()), &reported).await;
     let ahead = "follows generation 4, but this fleet is at 1: assign its bundles again";
     desk.wait_for(path, |seen| seen["problems"][1] == ahead).await;
@@ -537,7 +615,7 @@ async fn a_fleet_that_lost_its_database_goes_on_where_its_devices_are() {
 
     assert_eq!(desk.assign("line-1", bundle.digest()).await, 5);
     assert_eq!(desk.get(path).await["problems"], json!([]), "the refusal was of an earlier one");
-    let reported = Reported { boot, generation: u64::MAX, slots: vec![] };
+    let reported = follows(boot, 2, u64::MAX);
     device.say(Topic::State(device.id.clone()), &reported).await;
     let far = desk.wait_for(path, |seen| seen["problems"] != json!([])).await;
     let problem = far["problems"][0].as_str().expect("problems are sentences");
@@ -550,8 +628,7 @@ async fn slots_that_are_set_at_the_same_time_are_all_kept() {
     const SLOTS: u64 = 12;
     let desk = Desk::start().await;
     desk.add_device("line-1").await;
-    let (folder, bundle) = desk.pack(1);
-    desk.publish(&folder).await;
+    let bundle = desk.release(1).await;
     let path = |slot: u64| format!("/api/v1/devices/line-1/desired/slot-{slot}");
     let body = || Some(json!({ "bundle": bundle.digest() }));
     let desk = Arc::new(desk);
@@ -587,8 +664,7 @@ async fn slots_that_are_set_at_the_same_time_are_all_kept() {
 async fn answers_to_a_desired_state_are_told_from_those_before_and_of_other_slots() {
     let desk = Desk::start().await;
     let device = desk.connect_device("line-1").await;
-    let (folder, bundle) = desk.pack(1);
-    desk.publish(&folder).await;
+    let bundle = desk.release(1).await;
     let of_slot = |slot: &str, sample| {
         let slot = slot.parse().expect("the name is well formed");
         Record::One(InferenceResult { slot, bundle: bundle.digest(), ..result(sample) })
@@ -614,9 +690,12 @@ async fn answers_to_a_desired_state_are_told_from_those_before_and_of_other_slot
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_answered_with_one_sentence() {
     let desk = Desk::start().await;
-    desk.add_device("line-1").await;
+    let key = new_device_key();
+    desk.add_device_with("line-1", &key).await;
+    let (taken, key) = (public_hex(&key), public_hex(&new_device_key()));
     let labels: BTreeMap<String, String> =
         (0..100).map(|i| (i.to_string(), String::new())).collect();
+    let labelled = json!({ "id": "line-3", "public_key": key, "labels": labels });
     let long = "x".repeat(200_000);
     for (method, path, body, expected) in [
         ("GET", "/nowhere", None, 404),
@@ -629,12 +708,19 @@ async fn wrong_requests_are_answered_with_one_sentence() {
         ("GET", "/api/v1/bundles/sha256:1", None, 400),
         ("DELETE", "/api/v1/devices/line-2", None, 404),
         ("DELETE", "/api/v1/fleet", None, 405),
-        ("POST", "/api/v1/devices", Some(json!({ "id": "fleet-manager" })), 409),
-        ("POST", "/api/v1/devices", Some(json!({ "id": "line-1" })), 409),
-        ("POST", "/api/v1/devices", Some(json!({ "id": "../up" })), 422),
-        ("POST", "/api/v1/devices", Some(json!({ "name": "line-3" })), 422),
-        ("POST", "/api/v1/devices", Some(json!({ "id": "line-3", "labels": labels })), 400),
-        ("POST", "/api/v1/devices", Some(json!({ "id": long })), 413),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "fleet-manager", "public_key": key })), 409),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "line-1", "public_key": key })), 409),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "../up", "public_key": key })), 422),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "line-3" })), 422),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "line-3", "public_key": "12" })), 422),
+        ("POST", "/api/v1/devices", Some(json!({ "id": "line-3", "public_key": taken })), 409),
+        ("POST", "/api/v1/devices", Some(labelled), 400),
+        ("POST", "/api/v1/repository", Some(json!({})), 400),
+        ("POST", "/api/v1/repository", Some(json!({ "roots": 1 })), 400),
+        ("POST", "/api/v1/repository?dry=true", Some(json!({})), 400),
+        ("GET", "/tuf/2.root.json", None, 404),
+        ("GET", "/api/v1/bundles/sha256:1/archive", None, 400),
+        ("POST", "/api/v1/devices", Some(json!({ "id": long, "public_key": key })), 413),
         ("PUT", "/api/v1/devices/line-2/desired", Some(json!({ "slots": {} })), 404),
     ] {
         let (status, answer) = desk.call(method, path, body).await;
@@ -671,4 +757,265 @@ async fn what_is_in_the_way_at_the_start_is_named() {
     let (_, reason) = refused(config).await;
     assert!(reason.contains(&taken.to_string()) && reason.contains("MQTT"), "{reason}");
     drop(holder);
+}
+
+/// Who owns the broker says what it likes on any topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_foreign_and_replayed_messages_change_nothing_and_are_told() {
+    let desk = Desk::start().await;
+    let device = desk.connect_device("line-1").await;
+    let other = desk.connect_device("line-2").await;
+    let name = |topic: &Topic| device.topics.name(topic);
+    let (id, path) = (device.id.clone(), "/api/v1/devices/line-1");
+    let (state, up) = (Topic::State(id.clone()), Topic::Stream(id.clone(), Stream::Results));
+    device.say(state.clone(), &follows(Boot(2), 3, 7)).await;
+    device.say(up.clone(), &results(1, 5)).await;
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["results"] == 5).await;
+    let believed = desk.wait_for(path, |seen| seen["reported"]["generation"] == 7).await;
+
+    let foreign_topic = other.topics.name(&Topic::State(other.id.clone()));
+    let forged = [
+        (&state, other.signed(&name(&state), &follows(Boot(2), 4, 8))),
+        (&state, device.signed(&foreign_topic, &follows(Boot(2), 4, 8))),
+        (&up, other.signed(&name(&up), &results(6, 5))),
+        (&up, device.signed(&name(&state), &results(6, 5))),
+    ];
+    for (topic, payload) in forged {
+        device.say_bytes(&name(topic), payload).await;
+    }
+    let seen = desk.wait_for(path, |seen| seen["malformed"] == 4).await;
+    assert_eq!(seen["reported"], believed["reported"]);
+    let forged = "4 forged: a message that claims to be from line-1 is not signed by its key";
+    assert_eq!(seen["problems"], json!([forged]));
+
+    // What was said before is signed well, and says nothing new.
+    device.say(state.clone(), &follows(Boot(2), 2, 9)).await;
+    device.say(up, &results(1, 5)).await;
+    let seen = desk.wait_for(path, |seen| seen["disbelieved"][1]["count"] == 1).await;
+    assert_eq!(seen["disbelieved"][1]["kind"], "replayed");
+    assert_eq!((&seen["reported"], &seen["malformed"]), (&believed["reported"], &json!(4)));
+    let events = desk.get("/api/v1/devices/line-1/events").await;
+    let kinds: Vec<_> = events.as_array().into_iter().flatten().map(|it| &it["kind"]).collect();
+    assert_eq!(kinds, ["forged", "replayed"], "a flood is told once an hour");
+    let fleet = desk.get("/api/v1/fleet").await;
+    assert_eq!((&fleet["results"], &fleet["sequence_gaps"]), (&json!(5), &json!(0)));
+    let page = desk.get("/").await;
+    assert!(page.as_str().is_some_and(|page| page.contains("is not signed by its key")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_reaches_devices_the_timestamp_last() {
+    let desk = Desk::start().await;
+    let bundle = desk.release(1).await;
+    let mut device = desk.connect_device("line-1").await;
+    // What is retained comes in no order; what is published from here on does.
+    device.subscribe("all/metadata/+").await;
+    let timestamp = device.topics.name(&Topic::Metadata("timestamp.json".parse().expect("a name")));
+    let version = |payload: &[u8]| {
+        let chunk: Chunk = decode(payload).expect("the manager speaks well");
+        let bytes = match chunk.codec {
+            ChunkCodec::Raw => chunk.bytes,
+            ChunkCodec::Zstd => {
+                zstd::bulk::decompress(&chunk.bytes, 1 << 20).expect("the file is whole")
+            }
+        };
+        let json: serde_json::Value = serde_json::from_slice(&bytes).expect("metadata is JSON");
+        json["signed"]["version"].as_u64().expect("metadata has a version")
+    };
+    let mut seen = Vec::new();
+    let mut until = async |wanted: u64| {
+        device
+            .wait_for("the timestamp", |event| {
+                let LinkEvent::Message(incoming) = event else { return None };
+                let file = incoming.topic.rsplit('/').next().expect("a topic has parts").to_owned();
+                let what = if incoming.payload.is_empty() { "cleared" } else { "there" };
+                seen.push(format!("{file} {what}"));
+                let newest = incoming.topic == timestamp && version(&incoming.payload) == wanted;
+                incoming.ack.accept();
+                newest.then_some(())
+            })
+            .await;
+        std::mem::take(&mut seen)
+    };
+    until(2).await;
+    desk.revoke(bundle.digest()).await;
+    let order = until(3).await;
+    let place = |file: &str| order.iter().position(|seen| seen == file);
+    assert!(place("3.targets.json there").is_some(), "{order:?}");
+    assert!(place("3.snapshot.json there").is_some(), "{order:?}");
+    assert_eq!(place("timestamp.json there"), Some(order.len() - 1), "{order:?}");
+    assert_eq!(place("2.targets.json cleared"), None, "until then something led there: {order:?}");
+
+    let mirrored = desk.get("/tuf/timestamp.json").await;
+    assert_eq!(mirrored["signed"]["version"], 3);
+    assert_eq!(mirrored["signed"]["root_version"], 1);
+    assert_eq!(desk.call("GET", "/tuf/2.targets.json", None).await.0, 404, "what nothing leads to");
+    let repository = desk.get("/api/v1/repository").await;
+    assert_eq!(
+        (&repository["timestamp_version"], &repository["root_version"]),
+        (&json!(3), &json!(1))
+    );
+    assert_eq!(repository["targets"][0]["targets"], json!([]));
+    let listed = desk.get("/api/v1/bundles").await;
+    assert_eq!(listed[0]["revoked"], true);
+    let body = json!({ "bundle": bundle.digest() });
+    let put = desk.call("PUT", "/api/v1/devices/line-1/desired/main", Some(body)).await;
+    assert!(put.0 == 409 && put.1["error"].as_str().is_some_and(|it| it.contains("revoked")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_online_key_is_replaced_while_the_manager_runs() {
+    let desk = Desk::start().await;
+    let bundle = desk.release(1).await;
+    let mut device = desk.connect_device("line-1").await;
+    desk.assign("line-1", bundle.digest()).await;
+    let next = SigningKey::generate(&SystemRandom::new()).expect("keys can be made");
+    let document = root_document(2, &desk.root_key, &desk.targets, &next);
+    let root = TrustedRoot::pin(document.as_bytes()).expect("the root is sound");
+    let proposal = json!({ "roots": [document] });
+    let (status, answer) = desk.propose(proposal.clone()).await;
+    let error = answer["error"].as_str().expect("errors are one sentence");
+    assert!(status == 400 && error.contains(next.public_key().id().as_str()), "{error}");
+    fs::write(desk.folder.path().join("director-2.pk8"), next.to_pkcs8()).expect("it is written");
+    let dry = desk.call("POST", "/api/v1/repository?dry_run=true", Some(proposal.clone())).await;
+    assert_eq!(desk.get("/api/v1/repository").await["root_version"], 1, "{dry:?}");
+    assert_eq!(desk.propose(proposal).await, dry, "it does what it said");
+
+    device.subscribe("down/line-1/#").await;
+    let (id, stored) = (device.id.clone(), Topic::Stored(device.id.clone()));
+    let desired: Desired = device
+        .message(&Topic::Desired(id.clone()), |desired: &Desired| {
+            root.verify_desired(&desired.document, &id, &fleet_name(), 0, UnixMillis(0)).is_ok()
+        })
+        .await;
+    let state = root.verify_desired(&desired.document, &id, &fleet_name(), 2, UnixMillis(0));
+    assert_eq!(state.expect("the device believes it").slots.len(), 1);
+    device.say(Topic::Stream(id.clone(), Stream::Results), &results(1, 3)).await;
+    let name = device.topics.name(&stored);
+    let by_the_new_key = |signed: &Signed| root.verify_message(&name, signed);
+    device.message::<Signed>(&stored, by_the_new_key).await;
+    device.subscribe("all/metadata/2.root.json").await;
+    let root_file = Topic::Metadata("2.root.json".parse().expect("a name"));
+    device.message::<Chunk>(&root_file, |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_is_offered_while_somebody_can_use_it() {
+    let desk = Desk::start().await;
+    let old = desk.release(1).await;
+    // The same model with one byte changed: its chunks differ, a patch has a few bytes.
+    let mut changed = builder(1);
+    changed.manifest = builder(2).manifest;
+    changed.model[1000] ^= 1;
+    let new = changed.build().expect("the bundle is sound");
+    let folder = desk.folder.path().join("changed");
+    new.write(&folder).expect("the folder can be written");
+    assert_eq!(desk.publish(&folder).await.0, 201);
+    let patch = Patch::make(&old, &new).expect("zstd works").expect("a patch is worth it");
+    let (status, answer) = desk.publish_patch(&patch).await;
+    assert_eq!(status, 201, "{answer}");
+    assert_eq!(answer["index"], json!(patch.index().digest()));
+    desk.sign(bundle_target(&new, &[patch.clone()])).await;
+
+    let mut device = desk.connect_device("line-1").await;
+    desk.assign("line-1", new.digest()).await;
+    let offer = Topic::Bundle(new.digest());
+    device.subscribe(&format!("all/bundles/{}", new.digest().hex())).await;
+    let plain: BundleOffer = device.message(&offer, |_| true).await;
+    assert_eq!(plain.patch_indexes, [] as [Vec<u8>; 0], "nobody has the old bundle");
+    let running = Running { bundle: old.digest(), name: "example".into(), version: "1.0.1".into() };
+    let slot = SlotReport {
+        slot: "main".parse().expect("the name is well formed"),
+        phase: SlotPhase::Verifying,
+        running: Some(running),
+        desired: Some(new.digest()),
+        reason: None,
+        comparison: None,
+    };
+    let report = |revision, slots| Reported { slots, ..follows(Boot(1), revision, 1) };
+    let state = Topic::State(device.id.clone());
+    device.say(state.clone(), &report(1, vec![slot])).await;
+    let patched: BundleOffer =
+        device.message(&offer, |it: &BundleOffer| !it.patch_indexes.is_empty()).await;
+    assert_eq!(patched.patch_indexes, [patch.index().encode()]);
+    for (piece, content) in patch.pieces() {
+        device.subscribe(&format!("all/chunks/{}", piece.digest.hex())).await;
+        let chunk: Chunk = device.message(&Topic::Chunk(piece.digest), |_| true).await;
+        assert_eq!(chunk.bytes, content);
+    }
+    device.say(state, &report(2, vec![])).await;
+    device.message(&offer, |it: &BundleOffer| it.patch_indexes.is_empty()).await;
+
+    let mut wrong = patch.encode();
+    let last = wrong.len() - 1;
+    wrong[last] ^= 1;
+    let path = format!("/api/v1/bundles/{}/patches/{}", new.digest(), old.digest());
+    let octets = |bytes| Some(("application/octet-stream", bytes));
+    let (status, answer) = desk.send("POST", &path, octets(wrong)).await;
+    assert_eq!(status, 400, "{answer}");
+    let back = format!("/api/v1/bundles/{}/patches/{}", old.digest(), new.digest());
+    let (status, answer) = desk.send("POST", &back, octets(patch.encode())).await;
+    assert!(status == 400 && answer["error"].as_str().is_some_and(|it| it.contains("leads from")));
+    let nowhere = format!("/api/v1/bundles/{}/patches/{}", new.digest(), Digest([9; 32]));
+    assert_eq!(desk.send("POST", &nowhere, octets(patch.encode())).await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_before_a_crash_is_published_after_it() {
+    let mut desk = Desk::new();
+    desk.start_fleet().await;
+    let bundle = desk.release(1).await;
+    desk.add_device("line-1").await;
+    desk.assign("line-1", bundle.digest()).await;
+    desk.stop_fleet().await;
+    // The database has what no broker was told; the broker of this process begins with nothing.
+    desk.start_fleet().await;
+    let mut device = desk.connect_device("line-2").await;
+    device.subscribe("all/metadata/timestamp.json").await;
+    let file = Topic::Metadata("timestamp.json".parse().expect("a name"));
+    device.message::<Chunk>(&file, |_| true).await;
+    let repository = desk.get("/api/v1/repository").await;
+    assert_eq!(
+        (&repository["timestamp_version"], &repository["snapshot_version"]),
+        (&json!(2), &json!(2))
+    );
+    device.subscribe(&format!("all/bundles/{}", bundle.digest().hex())).await;
+    device.message::<BundleOffer>(&Topic::Bundle(bundle.digest()), |_| true).await;
+    desk.release(2).await;
+    assert_eq!(desk.get("/tuf/timestamp.json").await["signed"]["version"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_comes_back_as_it_was_uploaded() {
+    let desk = Desk::start().await;
+    let bundle = desk.release(1).await;
+    let path = format!("/api/v1/bundles/{}/archive", bundle.digest());
+    let archive = desk.download(&path).await;
+    let folder = desk.folder.path().join("back");
+    tar::Archive::new(&archive[..]).unpack(&folder).expect("it is an archive");
+    let back = Bundle::open(&folder, &selvedge_bundle::Limits::default()).expect("it is whole");
+    assert_eq!(back.digest(), bundle.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_that_the_broker_has_no_room_for_is_refused() {
+    let mut desk = Desk::new();
+    let mut config = desk.config();
+    config.limits.retained_bytes_max = 400_000;
+    desk.start_with(config).await;
+    for id in ["line-1", "line-2"] {
+        desk.add_device(id).await;
+    }
+    let (first, second) = (desk.release(1).await, desk.release(2).await);
+    desk.assign("line-1", first.digest()).await;
+    let body = json!({ "bundle": second.digest() });
+    let path = "/api/v1/devices/line-2/desired/main";
+    let (status, answer) = desk.call("PUT", path, Some(body)).await;
+    let error = answer["error"].as_str().expect("errors are one sentence");
+    assert!(status == 400 && error.contains("retained_bytes_max is 400000"), "{error}");
+    desk.wait_for("/api/v1/repository", |it| {
+        it["chunk_bytes_retained"].as_u64().is_some_and(|bytes| (300_000..400_000).contains(&bytes))
+    })
+    .await;
+    desk.assign("line-2", first.digest()).await;
 }

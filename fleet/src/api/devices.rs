@@ -8,11 +8,11 @@ use utoipa::ToSchema;
 
 use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
 
-use super::{Body, ErrorBody, Path};
+use super::{Body, ErrorBody, Path, to_the_end};
 use crate::{
     Error,
     manager::Manager,
-    store::{DesiredSet, Slots},
+    store::{Assignment, Change, DesiredSet, EnrolledKey},
     view::{DesiredView, DeviceView, FleetView},
 };
 
@@ -26,6 +26,9 @@ pub struct NewDevice {
     /// What operators call it.
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// The Ed25519 key that it signs what it sends with: 64 hexadecimal digits. No two devices have the same.
+    #[schema(value_type = String)]
+    public_key: EnrolledKey,
 }
 
 /// What a new device needs. The password is shown here and nowhere else.
@@ -63,9 +66,15 @@ pub struct NewDesired {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewSlot {
-    /// The bundle.
+    /// The bundle, which a target of the repository must name.
     #[schema(value_type = String, example = "sha256:…")]
     bundle: Digest,
+    /// Samples that it shall be given in the shadow, beside what answers, before it answers; 0 for none.
+    #[serde(default)]
+    shadow_samples: u64,
+    /// Whether it may be of an older version than what answers.
+    #[serde(default)]
+    allow_downgrade: bool,
 }
 
 /// A desired state that was signed and kept.
@@ -90,7 +99,10 @@ pub async fn add_device(
     State(manager): State<Arc<Manager>>,
     Body(new): Body<NewDevice>,
 ) -> Result<(StatusCode, Json<AddedDevice>), Error> {
-    let credentials = manager.add_device(&new.id, &new.labels).await?;
+    let (keeper, id) = (manager.clone(), new.id.clone());
+    let added = async move { keeper.add_device(&id, &new.labels, &new.public_key).await };
+    let credentials = to_the_end(added).await?;
+    let office = manager.director.office().await;
     let added = AddedDevice {
         user: new.id.to_string(),
         id: new.id,
@@ -98,7 +110,7 @@ pub async fn add_device(
         broker_url: manager.access.broker_url.clone(),
         password: credentials.password,
         ca: manager.access.ca.clone(),
-        root: serde_json::from_slice(manager.director.root_document())
+        root: serde_json::from_slice(office.root_document())
             .expect("the root metadata was read as JSON before"),
     };
     Ok((StatusCode::CREATED, Json(added)))
@@ -115,7 +127,7 @@ pub async fn add_device(
 pub async fn list_devices(
     State(manager): State<Arc<Manager>>,
 ) -> Result<Json<Vec<DeviceView>>, Error> {
-    Ok(Json(FleetView::read(&manager.store).await?.devices))
+    Ok(Json(FleetView::read(&manager.store, manager.now_ms()).await?.devices))
 }
 
 /// One device.
@@ -132,7 +144,7 @@ pub async fn read_device(
     State(manager): State<Arc<Manager>>,
     Path(id): Path<DeviceId>,
 ) -> Result<Json<DeviceView>, Error> {
-    DeviceView::read(&manager.store, &id).await.map(Json)
+    DeviceView::read(&manager.store, &id, manager.now_ms()).await.map(Json)
 }
 
 /// Deletes a device and all that it sent.
@@ -149,7 +161,8 @@ pub async fn delete_device(
     State(manager): State<Arc<Manager>>,
     Path(id): Path<DeviceId>,
 ) -> Result<StatusCode, Error> {
-    manager.delete_device(&id).await.map(|()| StatusCode::NO_CONTENT)
+    let deleted = async move { manager.delete_device(&id).await };
+    to_the_end(deleted).await.map(|()| StatusCode::NO_CONTENT)
 }
 
 /// Says what a device should run from now on.
@@ -158,7 +171,7 @@ pub async fn delete_device(
     params(("id" = String, Path, description = "The device's name")),
     responses(
         (status = 200, description = "The desired state is signed and kept", body = SetDesired),
-        (status = "4XX", description = "There is no such device or bundle", body = ErrorBody),
+        (status = "4XX", description = "There is no such device or bundle, or it is refused", body = ErrorBody),
         (status = 500, description = "The manager failed", body = ErrorBody)
     )
 )]
@@ -167,8 +180,10 @@ pub async fn set_desired(
     Path(id): Path<DeviceId>,
     Body(new): Body<NewDesired>,
 ) -> Result<Json<SetDesired>, Error> {
-    let set = manager.set_desired(&id, |slots| *slots = new.slots).await?;
-    Ok(Json(SetDesired::from(set)))
+    let plain = |bundle| Assignment { bundle, shadow_samples: 0, allow_downgrade: false };
+    let slots = new.slots.into_iter().map(|(slot, bundle)| (slot, plain(bundle))).collect();
+    let set = async move { manager.set_desired(&id, &Change::All(slots)).await };
+    Ok(Json(SetDesired::from(to_the_end(set).await?)))
 }
 
 /// Says what one slot of a device should run from now on; its other slots stay as they are.
@@ -180,7 +195,7 @@ pub async fn set_desired(
     ),
     responses(
         (status = 200, description = "The desired state is signed and kept", body = SetDesired),
-        (status = "4XX", description = "There is no such device or bundle", body = ErrorBody),
+        (status = "4XX", description = "There is no such device or bundle, or it is refused", body = ErrorBody),
         (status = 500, description = "The manager failed", body = ErrorBody)
     )
 )]
@@ -189,10 +204,10 @@ pub async fn set_slot(
     Path((id, slot)): Path<(DeviceId, SlotName)>,
     Body(new): Body<NewSlot>,
 ) -> Result<Json<SetDesired>, Error> {
-    let put = |slots: &mut Slots| {
-        slots.insert(slot, new.bundle);
-    };
-    Ok(Json(SetDesired::from(manager.set_desired(&id, put).await?)))
+    let NewSlot { bundle, shadow_samples, allow_downgrade } = new;
+    let change = Change::Slot(slot, Assignment { bundle, shadow_samples, allow_downgrade });
+    let set = async move { manager.set_desired(&id, &change).await };
+    Ok(Json(SetDesired::from(to_the_end(set).await?)))
 }
 
 /// What a device should run.

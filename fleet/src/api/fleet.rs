@@ -20,7 +20,7 @@ use crate::{
     Error,
     live::Changed,
     manager::Manager,
-    view::{DeviceView, FleetView, HealthView},
+    view::{DeviceView, DisbeliefView, FleetView, HealthView},
 };
 
 /// A comment goes out this often, so that proxies keep the stream open.
@@ -73,6 +73,8 @@ pub struct FleetSums {
     records_conflicting: i64,
     /// Who sent what was not understood.
     malformed: Vec<MalformedView>,
+    /// Messages that seemed to come from a device and were not believed.
+    disbelieved: Vec<DisbeliefView>,
     /// Whether the link to the broker is up.
     broker_connected: bool,
     /// Why nothing is stored at present, if that is so.
@@ -103,9 +105,10 @@ pub struct MalformedView {
     )
 )]
 pub async fn read_fleet(State(manager): State<Arc<Manager>>) -> Result<Json<FleetSums>, Error> {
-    let view = FleetView::read(&manager.store).await?;
+    let view = FleetView::read(&manager.store, manager.now_ms()).await?;
     let totals = manager.store.totals().await?;
     let malformed = manager.store.malformed().await?;
+    let disbelieved = manager.store.disbelieved(None).await?;
     let ingest = manager.ingest.borrow().clone();
     let devices = &view.devices;
     let count = |is: fn(&DeviceView) -> bool| devices.iter().filter(|device| is(device)).count();
@@ -146,6 +149,7 @@ pub async fn read_fleet(State(manager): State<Arc<Manager>>) -> Result<Json<Flee
                 last_ms: row.last_ms,
             })
             .collect(),
+        disbelieved: disbelieved.into_iter().map(DisbeliefView::from).collect(),
         broker_connected: ingest.connected,
         storing_blocked: ingest.blocked,
     }))

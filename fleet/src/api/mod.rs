@@ -3,6 +3,7 @@
 mod bundles;
 mod devices;
 mod fleet;
+mod repository;
 mod telemetry;
 
 use std::{net::IpAddr, sync::Arc};
@@ -33,6 +34,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
     tags(
         (name = "devices", description = "The devices of the fleet, and what they should run."),
         (name = "bundles", description = "The bundle registry."),
+        (name = "repository", description = "The TUF repository: which bundles devices may run."),
         (name = "telemetry", description = "What devices sent."),
         (name = "fleet", description = "The fleet as a whole.")
     )
@@ -70,6 +72,10 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(devices::set_slot))
         .routes(routes!(bundles::add_bundle, bundles::list_bundles))
         .routes(routes!(bundles::read_bundle))
+        .routes(routes!(bundles::read_archive))
+        .routes(routes!(bundles::add_patch))
+        .routes(routes!(repository::read_repository, repository::change_repository))
+        .routes(routes!(repository::read_file))
         .routes(routes!(telemetry::list_results))
         .routes(routes!(telemetry::list_profiles))
         .routes(routes!(telemetry::list_events))
@@ -103,6 +109,12 @@ fn is_this_machine(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Does all of `work`, also when who asked for it goes away: what is in the database is then also believed
+/// in memory and told.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    tokio::spawn(work).await.expect("a request does not panic")
 }
 
 /// What every error answer carries.
@@ -199,7 +211,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 13, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 17, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

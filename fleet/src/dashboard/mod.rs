@@ -20,7 +20,10 @@ use crate::{
     Error,
     manager::Manager,
     store::NewestEvent,
-    view::{BundleView, DeviceView, FleetView, PhaseView, SlotView},
+    view::{
+        BundleView, ComparisonView, DeviceView, FleetView, PhaseView, RepositoryView, RoleView,
+        SlotView, TrustView,
+    },
 };
 
 const STYLE: &str = include_str!("style.css");
@@ -83,11 +86,12 @@ async fn asset(kind: &'static str, content: &'static str) -> Response {
 }
 
 async fn read_content(manager: &Manager) -> Result<Markup, Error> {
-    let view = FleetView::read(&manager.store).await?;
+    let now_ms = manager.now_ms();
+    let view = FleetView::read(&manager.store, now_ms).await?;
     let events = manager.store.newest_events(EVENTS_SHOWN).await?;
     let gaps = manager.store.totals().await?.sequence_gaps;
     let ingest = manager.ingest.borrow().clone();
-    let now_ms = manager.now_ms();
+    let repository = RepositoryView::read(manager);
     Ok(html! {
         @if let Some(reason) = &ingest.blocked {
             p .alarm role="alert" { "Nothing is stored at present: " (reason) }
@@ -105,6 +109,7 @@ async fn read_content(manager: &Manager) -> Result<Markup, Error> {
             (bundle_section(&view, now_ms))
             (event_section(&events, now_ms))
         }
+        (repository_section(&repository))
     })
 }
 
@@ -178,6 +183,7 @@ fn device_row(device: &DeviceView, now_ms: u64) -> Markup {
                     @if let Some(class) = &device.hardware_class { small { (class) } }
                     @for (name, value) in &device.labels { small .label { (name) "=" (value) } }
                 }
+                @if let Some(reported) = &device.reported { (trust(&reported.trust)) }
             }
             td data-name="Bundle" {
                 @for slot in slots { (running(slot, slots.len() > 1)) }
@@ -228,11 +234,55 @@ fn state(device: &DeviceView, slots: &[SlotView]) -> Markup {
                     (chart::progress(present, total))
                 }
                 PhaseView::Verifying => { span .pill .busy { "verifying" } }
+                PhaseView::Trial => { span .pill .busy { "trial" } }
+                PhaseView::Shadow => { (progress("shadow", slot)) }
+                PhaseView::Probation => { (progress("probation", slot)) }
                 PhaseView::Refused => { span .pill .bad { "refused" } }
             }
+            @if let Some(comparison) = &slot.comparison { (compared(comparison)) }
         }
         @if slots.is_empty() && device.desired.is_some() { span .pill .busy { "waiting" } }
         @for problem in &device.problems { p .reason { (problem) } }
+    }
+}
+
+/// A phase that counts up to what is wanted.
+fn progress(phase: &str, slot: &SlotView) -> Markup {
+    let (done, wanted) = (slot.done.unwrap_or(0), slot.wanted.unwrap_or(0));
+    let part = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    html! {
+        span .pill .busy { (phase) " " (grouped(done)) " of " (grouped(wanted)) }
+        (chart::progress(part(done), part(wanted)))
+    }
+}
+
+/// How a new bundle compares with the one before.
+fn compared(comparison: &ComparisonView) -> Markup {
+    let ComparisonView { samples, failed, disagreed, shed, latency_us_p95, latency_us_p95_before } =
+        comparison;
+    html! {
+        p .compared {
+            (grouped(*samples)) " samples, " (grouped(*failed)) " failed, "
+            (grouped(*disagreed)) " otherwise"
+            @if *shed > 0 { ", " (grouped(*shed)) " left out" }
+            @if *latency_us_p95 > 0 {
+                "; p95 " (latency(*latency_us_p95))
+                @if *latency_us_p95_before > 0 { " after " (latency(*latency_us_p95_before)) }
+            }
+        }
+    }
+}
+
+/// Which metadata a device follows.
+fn trust(trust: &TrustView) -> Markup {
+    html! {
+        div .under {
+            small title="versions of the metadata that the device follows" {
+                "root " (trust.root_version) " · timestamp " (trust.timestamp_version)
+            }
+            @if trust.frozen { span .pill .bad { "frozen out" } }
+            @if trust.time_unverified { span .pill .warn { "time unverified" } }
+        }
     }
 }
 
@@ -269,7 +319,9 @@ fn bundle_section(view: &FleetView, now_ms: u64) -> Markup {
                     @for bundle in &view.bundles {
                         li {
                             span { (bundle.name) " " strong { (bundle.version) } " "
-                                small { code { (bundle.digest.short()) } } }
+                                small { code { (bundle.digest.short()) } } " "
+                                @if bundle.revoked { span .pill .bad { "revoked" } }
+                                @else if bundle.target.is_none() { span .pill { "no target" } } }
                             span .quiet {
                                 "on " (running_on(view, bundle)) " of " (view.devices.len()) " · "
                                 (bytes(bundle.len_bytes)) " · "
@@ -281,6 +333,75 @@ fn bundle_section(view: &FleetView, now_ms: u64) -> Markup {
             }
         }
     }
+}
+
+fn repository_section(repository: &RepositoryView) -> Markup {
+    let (retained, max) = (repository.chunk_bytes_retained, repository.retained_bytes_max);
+    html! {
+        section .panel .repository {
+            h2 { "Repository" }
+            p .facts {
+                span { "root " strong { (repository.root_version) } " "
+                    small { (signers(repository.root_threshold, repository.root_keys.len())) ", until "
+                        (day(&repository.root_expires)) } }
+                span { "snapshot " strong { (repository.snapshot_version) } " "
+                    small { (until(repository.snapshot_expires.as_deref())) } }
+                span { "timestamp " strong { (repository.timestamp_version) } " "
+                    small { (until(repository.timestamp_expires.as_deref())) } }
+                span { "chunks at the broker " strong { (bytes(retained)) } " "
+                    small { "of " (bytes(max)) } }
+            }
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "Role" }
+                        th scope="col" { "Version" }
+                        th scope="col" { "Expires" }
+                        th scope="col" { "Signatures" }
+                        th scope="col" { "Targets" }
+                        th scope="col" { "Delegates" }
+                    }
+                }
+                tbody { @for role in &repository.targets { (role_row(role)) } }
+            }
+        }
+    }
+}
+
+fn role_row(role: &RoleView) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (role.role.as_str()) }
+            td .number data-name="Version" { (role.version) }
+            td data-name="Expires" {
+                @match &role.problem {
+                    Some(problem) => { p .reason { (problem) } }
+                    None => { (role.expires.as_deref().map_or("–", day)) }
+                }
+            }
+            td .number data-name="Signatures" { (signers(role.threshold, role.keys.len())) }
+            td .number data-name="Targets" title=(role.targets.join(", ")) { (role.targets.len()) }
+            td data-name="Delegates" {
+                @for delegation in &role.delegations {
+                    span .label { (delegation.paths.join(", ")) " to " (delegation.role.as_str()) } " "
+                }
+                @if role.delegations.is_empty() { span .quiet { "–" } }
+            }
+        }
+    }
+}
+
+fn signers(threshold: usize, keys: usize) -> String {
+    format!("{threshold} of {keys} {}", if keys == 1 { "key" } else { "keys" })
+}
+
+fn until(expires: Option<&str>) -> String {
+    expires.map_or_else(String::new, |expires| format!("until {}", day(expires)))
+}
+
+/// The day of a time in RFC 3339.
+fn day(time: &str) -> &str {
+    time.split('T').next().unwrap_or(time)
 }
 
 fn event_section(events: &[NewestEvent], now_ms: u64) -> Markup {

@@ -2,19 +2,64 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use selvedge_wire::{DeviceId, Digest, EventKind, SlotName};
 
-use super::{Store, Tx, devices::no_device, integer, natural};
+use super::{Store, Tx, bundles::no_bundle, devices::no_device, integer, natural};
 use crate::Error;
 
 /// How far ahead of its fleet a device may be with its generation: a fleet that lost its database goes on
 /// where the device is. What says more is not believed, so that no device uses the numbers up.
 pub const GENERATION_JUMP_MAX: u64 = 1_000_000;
 
-/// The bundle of each slot.
-pub type Slots = BTreeMap<SlotName, Digest>;
+/// What each slot should hold.
+pub type Slots = BTreeMap<SlotName, SlotRow>;
+
+/// What one slot should hold, as the signed document says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRow {
+    /// The path of the bundle's target.
+    pub target: String,
+    /// The bundle.
+    pub bundle: Digest,
+    /// Samples that it shall be given in the shadow first.
+    pub shadow_samples: u64,
+    /// Whether it may be of an older version than what answers.
+    pub allow_downgrade: bool,
+}
+
+/// What somebody wants a slot to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The bundle.
+    pub bundle: Digest,
+    /// Samples that it shall be given in the shadow first; 0 for no shadow.
+    pub shadow_samples: u64,
+    /// Whether it may be of an older version than what answers.
+    pub allow_downgrade: bool,
+}
+
+/// What is to change in a desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: it is signed again.
+    Nothing,
+    /// One slot; the others stay.
+    Slot(SlotName, Assignment),
+    /// All slots; one that is not named is emptied.
+    All(BTreeMap<SlotName, Assignment>),
+}
+
+/// A document, and when it ends to be valid, in Unix milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedDesired {
+    /// The signed document.
+    pub document: Vec<u8>,
+    /// When it ends to be valid.
+    pub expires_ms: u64,
+}
 
 /// A desired state that was kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +77,7 @@ pub struct DesiredRow {
     pub device: DeviceId,
     /// Counts the documents that were made for the device.
     pub generation: u64,
-    /// The bundle of each slot.
+    /// What each slot should hold.
     pub slots: Slots,
     /// The signed document.
     pub document: Vec<u8>,
@@ -53,20 +98,22 @@ struct Row {
 }
 
 impl Store {
-    /// Has `change` make of what `device` should run what it should run from now on, in one
-    /// transaction. Takes the next generation for `device`, has `sign` make the document, and keeps both: the
-    /// generation is in the database before anybody sees the document. It is above all that were
-    /// signed here, and above the one that the device follows.
+    /// Changes what `device` should run, in one transaction. Takes the next generation for `device`, has
+    /// `sign` make the document, and keeps both: the generation is in the database before anybody sees
+    /// the document. It is above all that were signed here, and above the one that the device follows.
+    ///
+    /// A bundle that is new in its slot must be a target of the repository, and what its chunks take at
+    /// the broker must fit beside what is assigned.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Refused`] for too many slots;
-    /// what `sign` says.
+    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Conflict`] for a bundle that is
+    /// no target; [`Error::Refused`] for too many slots or bytes.
     pub async fn set_desired(
         &self,
         device: &DeviceId,
-        change: impl FnOnce(&mut Slots),
+        change: &Change,
         now_ms: u64,
-        sign: impl FnOnce(u64, &Slots) -> Result<(Vec<u8>, u64), Error>,
+        sign: impl FnOnce(u64, &Slots) -> SignedDesired,
     ) -> Result<DesiredSet, Error> {
         let doing = "set a desired state";
         let mut tx = self.begin().await?;
@@ -82,42 +129,20 @@ impl Store {
                 .fetch_optional(&mut *tx)
                 .await
                 .map_err(Error::store(doing))?;
-        let mut slots = kept.map_or_else(Slots::new, |kept| read_slots(&kept));
-        change(&mut slots);
+        let kept = kept.map_or_else(Slots::new, |kept| read_slots(&kept));
+        let slots = change_slots(&mut tx, &kept, change).await?;
         let max = self.limits.slots_max;
         if slots.len() > max {
             return Err(Error::Refused(format!("a device has at most {max} slots")));
         }
-        for digest in slots.values() {
-            let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM bundles WHERE digest = $1")
-                .bind(&digest.0[..])
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(Error::store(doing))?;
-            known.ok_or_else(|| {
-                Error::NotFound(format!("there is no bundle {digest}; publish it first"))
-            })?;
-        }
         let generation = take_generation(&mut tx, device).await.map_err(Error::store(doing))?;
-        let (document, expires_ms) = sign(generation, &slots)?;
-        sqlx::query(
-            "INSERT INTO desired \
-             (device, generation, slots, document, set_ms, expires_ms, events_before) \
-             VALUES ($1, $2, $3, $4, $5, $6, (SELECT COALESCE(MAX(id), 0) FROM events)) \
-             ON CONFLICT (device) DO UPDATE SET \
-             generation = excluded.generation, slots = excluded.slots, \
-             document = excluded.document, set_ms = excluded.set_ms, \
-             expires_ms = excluded.expires_ms, events_before = excluded.events_before",
-        )
-        .bind(device.as_str())
-        .bind(integer(generation))
-        .bind(serde_json::to_string(&slots).expect("a map of names to digests is JSON"))
-        .bind(document)
-        .bind(integer(now_ms))
-        .bind(integer(expires_ms))
-        .execute(&mut *tx)
-        .await
-        .map_err(Error::store(doing))?;
+        let signed = sign(generation, &slots);
+        keep_desired(&mut tx, device, generation, &slots, &signed, now_ms)
+            .await
+            .map_err(Error::store(doing))?;
+        if slots.values().any(|slot| !kept.values().any(|before| before.bundle == slot.bundle)) {
+            check_retained(&mut tx, self.limits.retained_bytes_max).await?;
+        }
         let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
             .fetch_one(&mut *tx)
             .await
@@ -164,11 +189,109 @@ impl Store {
     }
 }
 
-fn read_slots(json: &str) -> Slots {
+pub(super) fn read_slots(json: &str) -> Slots {
     serde_json::from_str(json).expect("slots are stored as they were read")
 }
 
-async fn take_generation(tx: &mut Tx, device: &DeviceId) -> Result<u64, sqlx::Error> {
+/// The slots after `change`, each new bundle with the target that names it.
+async fn change_slots(tx: &mut Tx, kept: &Slots, change: &Change) -> Result<Slots, Error> {
+    let (mut slots, wanted) = match change {
+        Change::Nothing => return Ok(kept.clone()),
+        Change::Slot(slot, assignment) => (kept.clone(), vec![(slot, assignment)]),
+        Change::All(all) => (Slots::new(), all.iter().collect()),
+    };
+    for (slot, &Assignment { bundle, shadow_samples, allow_downgrade }) in wanted {
+        let held = kept.get(slot).filter(|held| held.bundle == bundle);
+        let target = match held {
+            Some(held) => held.target.clone(),
+            None => target_of(tx, &bundle).await?,
+        };
+        slots.insert(slot.clone(), SlotRow { target, bundle, shadow_samples, allow_downgrade });
+    }
+    Ok(slots)
+}
+
+async fn target_of(tx: &mut Tx, bundle: &Digest) -> Result<String, Error> {
+    let row: Option<(Option<String>, bool)> =
+        sqlx::query_as("SELECT target, revoked FROM bundles WHERE digest = $1")
+            .bind(&bundle.0[..])
+            .fetch_optional(&mut **tx)
+            .await
+            .map_err(Error::store("look for a target"))?;
+    match row.ok_or_else(|| no_bundle(bundle))? {
+        (Some(target), false) => Ok(target),
+        (Some(target), true) => Err(Error::Conflict(format!(
+            "the target {target} of bundle {bundle} was revoked: it can stay where it runs, but it is \
+             not assigned any more"
+        ))),
+        (None, _) => Err(Error::Conflict(format!(
+            "no target of the repository names bundle {bundle}: sign it into targets metadata with \
+             `selvedge publish`"
+        ))),
+    }
+}
+
+/// Refuses what would make the chunks of all assigned bundles too many bytes for the broker.
+async fn check_retained(tx: &mut Tx, bytes_max: u64) -> Result<(), Error> {
+    let retained: i64 = sqlx::query_scalar(
+        "SELECT COALESCE(SUM(retained_bytes), 0) FROM (SELECT DISTINCT digest, retained_bytes \
+         FROM pieces WHERE owner IN (SELECT bundle FROM assigned))",
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(Error::store("count what the broker retains"))?;
+    let retained = natural(retained);
+    if retained <= bytes_max {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "with this bundle the chunks of all assigned bundles would take {retained} bytes at the \
+         broker, and retained_bytes_max is {bytes_max}: take a bundle from all its devices first, or \
+         raise the limit"
+    )))
+}
+
+pub(super) async fn keep_desired(
+    tx: &mut Tx,
+    device: &DeviceId,
+    generation: u64,
+    slots: &Slots,
+    signed: &SignedDesired,
+    now_ms: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO desired \
+         (device, generation, slots, document, set_ms, expires_ms, events_before) \
+         VALUES ($1, $2, $3, $4, $5, $6, (SELECT COALESCE(MAX(id), 0) FROM events)) \
+         ON CONFLICT (device) DO UPDATE SET \
+         generation = excluded.generation, slots = excluded.slots, \
+         document = excluded.document, set_ms = excluded.set_ms, \
+         expires_ms = excluded.expires_ms, events_before = excluded.events_before",
+    )
+    .bind(device.as_str())
+    .bind(integer(generation))
+    .bind(serde_json::to_string(&slots).expect("a map of names to slots is JSON"))
+    .bind(&signed.document)
+    .bind(integer(now_ms))
+    .bind(integer(signed.expires_ms))
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query("DELETE FROM assigned WHERE device = $1")
+        .bind(device.as_str())
+        .execute(&mut **tx)
+        .await?;
+    for (slot, held) in slots {
+        sqlx::query("INSERT INTO assigned (device, slot, bundle) VALUES ($1, $2, $3)")
+            .bind(device.as_str())
+            .bind(slot.as_str())
+            .bind(&held.bundle.0[..])
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn take_generation(tx: &mut Tx, device: &DeviceId) -> Result<u64, sqlx::Error> {
     let (signed, followed): (Option<i64>, Option<i64>) = sqlx::query_as(
         "SELECT (SELECT generation FROM generations WHERE device = $1), \
          (SELECT generation FROM reported WHERE device = $1)",

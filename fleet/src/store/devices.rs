@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use sqlx::FromRow;
 
-use selvedge_wire::{DeviceId, SlotReport};
+use selvedge_wire::{DeviceId, SlotReport, TrustReport};
 
-use super::{Store, integer, natural};
+use super::{EnrolledKey, Store, integer, natural};
 use crate::{Error, secret::PasswordHash};
 
 /// A device, with what it last said of itself.
@@ -22,6 +22,8 @@ pub struct DeviceRow {
     pub last_seen_ms: Option<u64>,
     /// The wire version of a payload that was not understood, until one is understood again.
     pub wire_met: Option<u8>,
+    /// The key that it signs with; none if it was registered before devices had keys.
+    pub key: Option<EnrolledKey>,
     /// Its last birth, farewell or will.
     pub status: Option<StatusRow>,
     /// Its last report.
@@ -48,6 +50,8 @@ pub struct StatusRow {
 pub struct ReportedRow {
     /// The generation that the device follows.
     pub generation: u64,
+    /// How it stands with the repository's metadata.
+    pub trust: TrustReport,
     /// One report per slot.
     pub slots: Vec<SlotReport>,
     /// When it came, in Unix milliseconds.
@@ -61,19 +65,21 @@ struct Row {
     registered_ms: i64,
     last_seen_ms: Option<i64>,
     wire_met: Option<i64>,
+    public_key: Option<Vec<u8>>,
     boot: Option<i64>,
     online: Option<bool>,
     agent_version: Option<String>,
     hardware_class: Option<String>,
     status_ms: Option<i64>,
     generation: Option<i64>,
+    trust: Option<String>,
     slots: Option<String>,
     reported_ms: Option<i64>,
 }
 
-const SELECT: &str = "SELECT d.id, d.labels, d.registered_ms, d.last_seen_ms, d.wire_met, \
+const SELECT: &str = "SELECT d.id, d.labels, d.registered_ms, d.last_seen_ms, d.wire_met, d.public_key, \
      s.boot, s.online, s.agent_version, s.hardware_class, s.received_ms AS status_ms, \
-     r.generation, r.slots, r.received_ms AS reported_ms \
+     r.generation, r.trust, r.slots, r.received_ms AS reported_ms \
      FROM devices d LEFT JOIN statuses s ON s.device = d.id LEFT JOIN reported r ON r.device = d.id \
      WHERE $1 IS NULL OR d.id = $1 ORDER BY d.id";
 
@@ -85,6 +91,7 @@ const DELETES: &[&str] = &[
     "DELETE FROM health WHERE device = $1",
     "DELETE FROM health_history WHERE device = $1",
     "DELETE FROM desired WHERE device = $1",
+    "DELETE FROM assigned WHERE device = $1",
     "DELETE FROM received_ranges WHERE device = $1",
     "DELETE FROM streams WHERE device = $1",
     "DELETE FROM results WHERE device = $1",
@@ -92,17 +99,19 @@ const DELETES: &[&str] = &[
     "DELETE FROM nodes WHERE device = $1",
     "DELETE FROM events WHERE device = $1",
     "DELETE FROM malformed WHERE sender = $1",
+    "DELETE FROM disbelieved WHERE device = $1",
 ];
 
 impl Store {
     /// Registers a device.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if there is one of that name, or as many as there may be.
+    /// [`Error::Conflict`] if there is one of that name or with that key, or as many as there may be.
     pub async fn add_device(
         &self,
         id: &DeviceId,
         labels: &BTreeMap<String, String>,
+        key: &EnrolledKey,
         password: &PasswordHash,
         now_ms: u64,
     ) -> Result<(), Error> {
@@ -115,16 +124,29 @@ impl Store {
             let max = self.limits.devices_max;
             return Err(Error::Conflict(format!("this fleet has its limit of {max} devices")));
         }
+        let holder: Option<String> =
+            sqlx::query_scalar("SELECT id FROM devices WHERE public_key = $1 AND id <> $2")
+                .bind(&key.0[..])
+                .bind(id.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(Error::store("look for a key"))?;
+        if let Some(holder) = holder {
+            return Err(Error::Conflict(format!(
+                "{holder} signs with this key already; each device has one of its own"
+            )));
+        }
         let labels = serde_json::to_string(labels).expect("a map of texts is JSON");
         let added = sqlx::query(
-            "INSERT INTO devices (id, labels, registered_ms, salt, hash) VALUES ($1, $2, $3, $4, $5) \
-             ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO devices (id, labels, registered_ms, salt, hash, public_key) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING",
         )
         .bind(id.as_str())
         .bind(labels)
         .bind(integer(now_ms))
         .bind(&password.salt)
         .bind(&password.hash)
+        .bind(&key.0[..])
         .execute(&mut *tx)
         .await
         .map_err(Error::store("add a device"))?;
@@ -133,7 +155,9 @@ impl Store {
                 "there is a device {id} already; delete it first, or choose another name"
             )));
         }
-        tx.commit().await.map_err(Error::store("add a device"))
+        tx.commit().await.map_err(Error::store("add a device"))?;
+        self.keys.put(id.clone(), Some(*key));
+        Ok(())
     }
 
     /// Deletes a device and all that it sent.
@@ -154,7 +178,9 @@ impl Store {
         if !found {
             return Err(no_device(id));
         }
-        tx.commit().await.map_err(Error::store("delete a device"))
+        tx.commit().await.map_err(Error::store("delete a device"))?;
+        self.keys.remove(id);
+        Ok(())
     }
 
     /// All devices, by name.
@@ -202,6 +228,9 @@ impl From<Row> for DeviceRow {
         });
         let reported = row.slots.map(|slots| ReportedRow {
             generation: row.generation.map_or(0, natural),
+            trust: row.trust.map_or_else(TrustReport::default, |trust| {
+                serde_json::from_str(&trust).expect("reports are stored as they were read")
+            }),
             slots: serde_json::from_str(&slots).expect("reports are stored as they were read"),
             received_ms: row.reported_ms.map_or(0, natural),
         });
@@ -210,6 +239,7 @@ impl From<Row> for DeviceRow {
             labels: serde_json::from_str(&row.labels).expect("labels are stored as they were read"),
             registered_ms: natural(row.registered_ms),
             last_seen_ms: row.last_seen_ms.map(natural),
+            key: row.public_key.as_deref().map(EnrolledKey::of_row),
             wire_met: row.wire_met.and_then(|met| u8::try_from(met).ok()),
             status,
             reported,

@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DeviceId, Event, Health, InferenceResult, Outcome, ProfileOrigin, ProfileRecord,
-    Record, Reported, Sequence, Status, StoredThrough, Stream,
+    Batch, Boot, DeviceId, Digest, Event, Health, InferenceResult, Outcome, ProfileOrigin,
+    ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough, Stream,
 };
 
-use super::{Store, Tx, integer, natural};
+use super::{EnrolledKey, Store, Tx, integer, natural};
 use crate::{
     Error, Limits,
     ranges::{SequenceRanges, Span},
@@ -22,6 +22,13 @@ use crate::{
 /// Sequence numbers and counters above this one are refused: JSON readers hold integers up to here
 /// exactly.
 const COUNT_MAX: u64 = (1 << 53) - 1;
+
+/// Messages of one device that are not believed are told as an event at most this often, so that whoever
+/// floods the topic does not push out what the device tells.
+const DISBELIEF_TOLD_EVERY_MS: u64 = 60 * 60 * 1000;
+
+/// The boot of events that the fleet itself noticed; those of devices count from 1.
+const NOTICED_BOOT: u32 = 0;
 
 /// How many rows of one kind a device adds before its oldest are looked at again.
 const TRIM_STRIDE: u64 = 256;
@@ -37,8 +44,10 @@ const TRIM_BOOTS: &str = "DELETE FROM health WHERE device = $1 AND boot <= \
 /// A message that was understood.
 #[derive(Clone, Debug)]
 pub struct Received {
-    /// Who sent it: the device that the topic names.
+    /// Who sent it: the device that the topic names, and that has signed it.
     pub device: DeviceId,
+    /// The key that it was signed with.
+    pub key: EnrolledKey,
     /// What it says.
     pub message: Upward,
     /// Whether the device has sent it just now; false for what the broker had retained.
@@ -81,12 +90,23 @@ impl Upward {
 pub struct Malformed {
     /// Who sent it, as the topic says.
     pub sender: String,
-    /// The wire version of the payload, if that is what was not understood.
-    pub wire_met: Option<u8>,
+    /// In what way.
+    pub kind: MalformedKind,
     /// What is wrong with it.
     pub reason: String,
     /// When it came, in Unix milliseconds.
     pub at_ms: u64,
+}
+
+/// In what way a payload is not what it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MalformedKind {
+    /// It is written in this wire version, which is not understood.
+    Version(u8),
+    /// It is not signed by the key of the device that the topic names.
+    Forged,
+    /// In any other.
+    Other,
 }
 
 /// What came of a transaction.
@@ -101,6 +121,8 @@ pub struct Applied {
     pub settled: Vec<(DeviceId, StoredThrough)>,
     /// Messages that were understood but not taken.
     pub refusals: Vec<Refusal>,
+    /// Whether some device says that it runs other bundles than before.
+    pub running_changed: bool,
 }
 
 /// A message that was understood but not taken.
@@ -134,27 +156,38 @@ impl Store {
     ) -> Result<Applied, sqlx::Error> {
         let mut tx = Tx::begin(&self.writer).await?;
         let mut applied = Applied::default();
-        let mut floors: BTreeMap<&DeviceId, Option<u32>> = BTreeMap::new();
+        let mut accounts: BTreeMap<&DeviceId, Option<Account>> = BTreeMap::new();
         for received in messages {
             let device = &received.device;
-            if !floors.contains_key(device) {
-                floors.insert(device, boot_floor(&mut tx, device).await?);
+            if !accounts.contains_key(device) {
+                accounts.insert(device, read_account(&mut tx, device).await?);
             }
-            let taken = match floors[device] {
-                None => Err("the sender is not registered".into()),
-                Some(floor) => self.apply_one(&mut tx, received, Boot(floor)).await?,
+            let taken = match &accounts[device] {
+                None => Taken::Refused("the sender is not registered".into()),
+                // The device was deleted and added again while the message was on its way.
+                Some(account) if account.key != Some(received.key) => {
+                    Taken::Refused("it is signed with a key that the device has no more".into())
+                }
+                Some(account) => self.apply_one(&mut tx, received, account.floor).await?,
             };
             match taken {
-                Ok(()) => {
+                Taken::Yes { running_changed } => {
                     note_seen(&mut tx, received).await?;
+                    applied.running_changed |= running_changed;
                     applied.changed.insert(device.clone());
                     if is_streamed(&received.message) {
                         applied.streamed.insert(device.clone());
                     }
                 }
-                Err(reason) => {
+                Taken::Replayed(reason) => {
+                    self.note_disbelieved(&mut tx, device, REPLAYED, &reason, received.at_ms)
+                        .await?;
+                    applied.changed.insert(device.clone());
+                }
+                Taken::Refused(reason) => {
+                    let floor = accounts[device].as_ref().map(|account| account.floor);
                     let end = end_of_batch(&received.message);
-                    let settled = end.filter(|end| floors[device].is_some_and(|f| end.boot.0 < f));
+                    let settled = end.filter(|end| floor.is_some_and(|floor| end.boot < floor));
                     applied.settled.extend(settled.map(|end| (device.clone(), end)));
                     applied.refusals.push(Refusal { device: device.clone(), reason });
                 }
@@ -167,7 +200,7 @@ impl Store {
         for refusal in &applied.refusals {
             let malformed = Malformed {
                 sender: refusal.device.to_string(),
-                wire_met: None,
+                kind: MalformedKind::Other,
                 reason: refusal.reason.clone(),
                 at_ms: messages.first().map_or(0, |message| message.at_ms),
             };
@@ -205,32 +238,33 @@ impl Store {
         tx: &mut Tx,
         received: &Received,
         floor: Boot,
-    ) -> Result<Result<(), String>, sqlx::Error> {
+    ) -> Result<Taken, sqlx::Error> {
         let (device, at_ms) = (&received.device, received.at_ms);
         match &received.message {
             Upward::Status(status) => {
                 let newest = store_status(tx, device, status, at_ms, &self.limits).await?;
                 if !newest && status.online && received.fresh {
                     let Boot(boot) = status.boot;
-                    return Ok(Err(format!(
+                    let reason = format!(
                         "it starts boot {boot} after later ones; if it lost its state, delete the \
                          device and add it again"
-                    )));
+                    );
+                    self.note_disbelieved(tx, device, REPLAYED, &reason, at_ms).await?;
+                    return Ok(Taken::Refused(reason));
                 }
-                Ok(Ok(()))
+                Ok(Taken::AS_BEFORE)
             }
             Upward::Reported(reported) if reported.slots.len() > self.limits.slots_max => {
-                Ok(Err(format!("a report has more than {} slots", self.limits.slots_max)))
+                let max = self.limits.slots_max;
+                Ok(Taken::Refused(format!("a report has more than {max} slots")))
             }
             Upward::Reported(reported) => {
-                store_reported(tx, device, reported, at_ms, &self.limits).await.map(Ok)
+                store_reported(tx, received, reported, &self.limits).await
             }
             Upward::Health(health) if largest_counter(health) > COUNT_MAX => {
-                Ok(Err(format!("a counter of its health is above {COUNT_MAX}")))
+                Ok(Taken::Refused(format!("a counter of its health is above {COUNT_MAX}")))
             }
-            Upward::Health(health) => {
-                store_health(tx, device, health, at_ms, &self.limits).await.map(Ok)
-            }
+            Upward::Health(health) => store_health(tx, device, health, at_ms, &self.limits).await,
             Upward::Results(batch) => {
                 self.apply_batch(tx, device, Stream::Results, batch, floor, at_ms).await
             }
@@ -251,16 +285,16 @@ impl Store {
         batch: &Batch<T>,
         floor: Boot,
         at_ms: u64,
-    ) -> Result<Result<(), String>, sqlx::Error> {
+    ) -> Result<Taken, sqlx::Error> {
         if batch.boot < floor {
             let Boot(floor) = floor;
-            return Ok(Err(format!(
+            return Ok(Taken::Refused(format!(
                 "boots before {floor} are settled; their records are discarded"
             )));
         }
         let plan = match plan_batch(batch, load_ranges(tx, device, batch.boot, stream).await?) {
             Ok(plan) => plan,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Taken::Refused(reason)),
         };
         for &(sequence, covers, value) in &plan.fresh {
             let place = Place { device, boot: batch.boot, sequence, covers };
@@ -275,7 +309,7 @@ impl Store {
         if new_stream {
             settle_old_boots(tx, device, self.limits.boots_kept_max).await?;
         }
-        Ok(Ok(()))
+        Ok(Taken::AS_BEFORE)
     }
 
     async fn count_malformed(&self, tx: &mut Tx, malformed: &Malformed) -> Result<(), sqlx::Error> {
@@ -294,20 +328,107 @@ impl Store {
              last_reason = excluded.last_reason, last_ms = excluded.last_ms",
         )
         .bind(sender)
-        .bind(malformed.wire_met.is_some())
+        .bind(matches!(malformed.kind, MalformedKind::Version(_)))
         .bind(cut(&malformed.reason, &self.limits))
         .bind(integer(malformed.at_ms))
         .execute(&mut **tx)
         .await?;
-        if let Some(met) = malformed.wire_met {
-            sqlx::query("UPDATE devices SET wire_met = $2 WHERE id = $1")
-                .bind(&malformed.sender)
-                .bind(met)
-                .execute(&mut **tx)
-                .await?;
+        match malformed.kind {
+            MalformedKind::Version(met) => {
+                sqlx::query("UPDATE devices SET wire_met = $2 WHERE id = $1")
+                    .bind(&malformed.sender)
+                    .bind(met)
+                    .execute(&mut **tx)
+                    .await?;
+            }
+            MalformedKind::Forged => {
+                if let Ok(device) = malformed.sender.parse() {
+                    let (reason, at_ms) = (&malformed.reason, malformed.at_ms);
+                    self.note_disbelieved(tx, &device, FORGED, reason, at_ms).await?;
+                }
+            }
+            MalformedKind::Other => {}
         }
         Ok(())
     }
+
+    /// Counts a message that `device` seems to have sent, and tells of it as an event now and then.
+    async fn note_disbelieved(
+        &self,
+        tx: &mut Tx,
+        device: &DeviceId,
+        kind: &'static str,
+        reason: &str,
+        at_ms: u64,
+    ) -> Result<(), sqlx::Error> {
+        let told: Option<i64> =
+            sqlx::query_scalar("SELECT told_ms FROM disbelieved WHERE device = $1 AND kind = $2")
+                .bind(device.as_str())
+                .bind(kind)
+                .fetch_optional(&mut **tx)
+                .await?;
+        let again = told.map(|told| natural(told).saturating_add(DISBELIEF_TOLD_EVERY_MS));
+        let is_told = again.is_none_or(|again| again <= at_ms);
+        sqlx::query(
+            "INSERT INTO disbelieved (device, kind, count, last_reason, last_ms, told_ms) \
+             VALUES ($1, $2, 1, $3, $4, $4) ON CONFLICT (device, kind) DO UPDATE SET \
+             count = disbelieved.count + 1, last_reason = excluded.last_reason, \
+             last_ms = excluded.last_ms, \
+             told_ms = CASE WHEN $5 THEN excluded.told_ms ELSE disbelieved.told_ms END",
+        )
+        .bind(device.as_str())
+        .bind(kind)
+        .bind(cut(reason, &self.limits))
+        .bind(integer(at_ms))
+        .bind(is_told)
+        .execute(&mut **tx)
+        .await?;
+        if !is_told {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO events (device, boot, sequence, at_ms, kind, detail) VALUES ($1, $2, \
+             (SELECT COALESCE(MAX(sequence), 0) + 1 FROM events WHERE device = $1 AND boot = $2), \
+             $3, $4, $5)",
+        )
+        .bind(device.as_str())
+        .bind(NOTICED_BOOT)
+        .bind(integer(at_ms))
+        .bind(kind)
+        .bind(cut(reason, &self.limits))
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+    }
+}
+
+/// Kinds of what is not believed: names of events, and of rows that count them.
+const FORGED: &str = "forged";
+const REPLAYED: &str = "replayed";
+
+/// What the database did with a message.
+enum Taken {
+    /// It is stored.
+    Yes {
+        /// It says that other bundles run than before.
+        running_changed: bool,
+    },
+    /// It is older than what is stored, and changes nothing.
+    Replayed(String),
+    /// It cannot be taken.
+    Refused(String),
+}
+
+impl Taken {
+    const AS_BEFORE: Self = Self::Yes { running_changed: false };
+}
+
+/// What is kept of a device that decides about its messages.
+struct Account {
+    /// Boots below it are settled.
+    floor: Boot,
+    /// The key that it signs with.
+    key: Option<EnrolledKey>,
 }
 
 /// What a batch adds to what is stored.
@@ -516,11 +637,16 @@ impl Row for Event {
     }
 }
 
-async fn boot_floor(tx: &mut Tx, device: &DeviceId) -> Result<Option<u32>, sqlx::Error> {
-    sqlx::query_scalar("SELECT boot_floor FROM devices WHERE id = $1")
-        .bind(device.as_str())
-        .fetch_optional(&mut **tx)
-        .await
+async fn read_account(tx: &mut Tx, device: &DeviceId) -> Result<Option<Account>, sqlx::Error> {
+    let row: Option<(u32, Option<Vec<u8>>)> =
+        sqlx::query_as("SELECT boot_floor, public_key FROM devices WHERE id = $1")
+            .bind(device.as_str())
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(row.map(|(floor, key)| Account {
+        floor: Boot(floor),
+        key: key.as_deref().map(EnrolledKey::of_row),
+    }))
 }
 
 async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> {
@@ -588,13 +714,37 @@ async fn store_status(
     Ok(stored.rows_affected() == 1)
 }
 
+/// A report counts if it is newer than the stored one: of a later boot, or of a higher revision.
 async fn store_reported(
     tx: &mut Tx,
-    device: &DeviceId,
+    received: &Received,
     reported: &Reported,
-    at_ms: u64,
     limits: &Limits,
-) -> Result<(), sqlx::Error> {
+) -> Result<Taken, sqlx::Error> {
+    let device = &received.device;
+    let kept: Option<(u32, i64, String)> =
+        sqlx::query_as("SELECT boot, revision, slots FROM reported WHERE device = $1")
+            .bind(device.as_str())
+            .fetch_optional(&mut **tx)
+            .await?;
+    let Boot(boot) = reported.boot;
+    let mut running_before = BTreeSet::new();
+    if let Some((kept_boot, kept_revision, kept_slots)) = kept {
+        let (stored, came) = ((kept_boot, kept_revision), (boot, integer(reported.revision)));
+        if came == stored || came < stored && !received.fresh {
+            return Ok(Taken::AS_BEFORE);
+        }
+        if came < stored {
+            return Ok(Taken::Replayed(format!(
+                "its report {} of boot {boot} came after report {kept_revision} of boot {kept_boot}, \
+                 and changes nothing",
+                reported.revision
+            )));
+        }
+        let slots: Vec<SlotReport> =
+            serde_json::from_str(&kept_slots).expect("reports are stored as they were read");
+        running_before = running(&slots);
+    }
     let mut slots = reported.slots.clone();
     for slot in &mut slots {
         slot.reason = slot.reason.as_deref().map(|reason| cut(reason, limits).into());
@@ -604,19 +754,26 @@ async fn store_reported(
         }
     }
     sqlx::query(
-        "INSERT INTO reported (device, boot, generation, slots, received_ms) \
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (device) DO UPDATE SET boot = excluded.boot, \
-         generation = excluded.generation, slots = excluded.slots, \
-         received_ms = excluded.received_ms WHERE reported.boot <= excluded.boot",
+        "INSERT INTO reported (device, boot, revision, generation, trust, slots, received_ms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (device) DO UPDATE SET \
+         boot = excluded.boot, revision = excluded.revision, generation = excluded.generation, \
+         trust = excluded.trust, slots = excluded.slots, received_ms = excluded.received_ms",
     )
     .bind(device.as_str())
-    .bind(reported.boot.0)
+    .bind(boot)
+    .bind(integer(reported.revision))
     .bind(integer(reported.generation))
+    .bind(serde_json::to_string(&reported.trust).expect("reports are JSON"))
     .bind(serde_json::to_string(&slots).expect("reports are JSON"))
-    .bind(integer(at_ms))
+    .bind(integer(received.at_ms))
     .execute(&mut **tx)
-    .await
-    .map(drop)
+    .await?;
+    Ok(Taken::Yes { running_changed: running(&slots) != running_before })
+}
+
+/// The bundles that answer.
+fn running(slots: &[SlotReport]) -> BTreeSet<Digest> {
+    slots.iter().filter_map(|slot| Some(slot.running.as_ref()?.bundle)).collect()
 }
 
 fn largest_counter(health: &Health) -> u64 {
@@ -651,13 +808,30 @@ fn largest_counter(health: &Health) -> u64 {
     .fold(0, u64::max)
 }
 
+/// Counters go forward by boot and uptime; what is behind is not counted, and is no point of the chart.
 async fn store_health(
     tx: &mut Tx,
     device: &DeviceId,
     health: &Health,
     at_ms: u64,
     limits: &Limits,
-) -> Result<(), sqlx::Error> {
+) -> Result<Taken, sqlx::Error> {
+    let newest: Option<(u32, i64)> = sqlx::query_as(
+        "SELECT boot, uptime_s FROM health WHERE device = $1 ORDER BY boot DESC LIMIT 1",
+    )
+    .bind(device.as_str())
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Boot(boot) = health.boot;
+    if let Some((kept_boot, kept_uptime_s)) = newest
+        && (boot, integer(health.uptime_s)) < (kept_boot, kept_uptime_s)
+    {
+        return Ok(Taken::Replayed(format!(
+            "its counters of boot {boot} at {} s came after those of boot {kept_boot} at \
+             {kept_uptime_s} s, and change nothing",
+            health.uptime_s
+        )));
+    }
     sqlx::query(
         "INSERT INTO health (device, boot, uptime_s, inferences, inferences_failed, \
          inputs_malformed, swaps, sent_bytes, received_bytes, resident_bytes, \
@@ -670,7 +844,7 @@ async fn store_health(
          resident_bytes = excluded.resident_bytes, \
          resident_bytes_peak = excluded.resident_bytes_peak, \
          spool_bytes = excluded.spool_bytes, records_dropped = excluded.records_dropped, \
-         received_ms = excluded.received_ms WHERE health.uptime_s <= excluded.uptime_s",
+         received_ms = excluded.received_ms",
     )
     .bind(device.as_str())
     .bind(health.boot.0)
@@ -699,7 +873,8 @@ async fn store_health(
     .execute(&mut **tx)
     .await?;
     trim(tx, TRIM_HEALTH, device, limits.health_kept_max).await?;
-    trim(tx, TRIM_BOOTS, device, limits.boots_kept_max).await
+    trim(tx, TRIM_BOOTS, device, limits.boots_kept_max).await?;
+    Ok(Taken::AS_BEFORE)
 }
 
 async fn load_ranges(

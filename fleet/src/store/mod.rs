@@ -8,6 +8,8 @@ mod bundles;
 mod desired;
 mod devices;
 mod ingest;
+mod keys;
+mod repository;
 mod retained;
 mod telemetry;
 #[cfg(test)]
@@ -26,16 +28,20 @@ use sqlx::{
 
 use selvedge_wire::Digest;
 
-use self::transaction::Tx;
+use self::{keys::EnrolledKeys, transaction::Tx};
 use crate::{Error, Limits};
 
-pub use bundles::BundleRow;
-pub use desired::{DesiredRow, DesiredSet, GENERATION_JUMP_MAX, Slots};
+pub use bundles::{BundleRow, PatchRow, Stocked, TargetRow};
+pub use desired::{
+    Assignment, Change, DesiredRow, DesiredSet, GENERATION_JUMP_MAX, SignedDesired, SlotRow, Slots,
+};
 pub use devices::DeviceRow;
-pub use ingest::{Malformed, Received, Upward};
+pub use ingest::{Applied, Malformed, MalformedKind, Received, Upward};
+pub use keys::{EnrolledKey, Sender};
+pub use repository::{RepositoryChange, TIMESTAMP_FILE};
 pub use telemetry::{
-    Cursor, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow, ProfileRow,
-    ResultRow, StreamRow,
+    Cursor, DisbeliefRow, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow,
+    ProfileRow, ResultRow, StreamRow,
 };
 
 const READERS: u32 = 4;
@@ -46,6 +52,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    keys: EnrolledKeys,
     limits: Limits,
 }
 
@@ -62,21 +69,49 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
+        let readers = options.clone().read_only(true).create_if_missing(false);
+        Self::connect(options, SqlitePoolOptions::new().max_connections(READERS), readers, limits)
+            .await
+    }
+
+    /// Opens an empty database in memory, which goes with the store.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if there is no memory for it.
+    #[cfg(any(test, feature = "simulation"))]
+    pub async fn open_in_memory(limits: Limits) -> Result<Self, Error> {
+        let options: SqliteConnectOptions =
+            "sqlite::memory:".parse().map_err(Error::store("name a database in memory"))?;
+        // What is in memory is there as long as anybody is connected: the reader always is.
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None);
+        Self::connect(options.clone(), pool, options, limits).await
+    }
+
+    async fn connect(
+        writing: SqliteConnectOptions,
+        readers: SqlitePoolOptions,
+        reading: SqliteConnectOptions,
+        limits: Limits,
+    ) -> Result<Self, Error> {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .connect_with(options.clone())
+            .connect_with(writing)
             .await
             .map_err(Error::store("open the file"))?;
         Migrator::with_migrations(migrations())
             .run(&writer)
             .await
             .map_err(|error| Error::store("migrate the tables")(error.into()))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.read_only(true).create_if_missing(false))
+        let readers = readers
+            .connect_with(reading)
             .await
             .map_err(Error::store("open the file for reading"))?;
-        Ok(Self { writer, readers, limits })
+        let keys = EnrolledKeys::read(&readers).await?;
+        Ok(Self { writer, readers, keys, limits })
     }
 
     /// Closes all connections; what was committed is in the file.
@@ -95,6 +130,7 @@ fn migrations() -> Vec<Migration> {
     let steps = [
         ("first", include_str!("../../migrations/0001_first.sql")),
         ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
+        ("repository", include_str!("../../migrations/0003_repository.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -203,6 +203,21 @@ pub struct MalformedRow {
     pub last_ms: i64,
 }
 
+/// Messages that seemed to come from a device and were not believed.
+#[derive(Clone, Debug, FromRow)]
+pub struct DisbeliefRow {
+    /// The device.
+    pub device: String,
+    /// `forged` or `replayed`.
+    pub kind: String,
+    /// How many messages.
+    pub count: i64,
+    /// Why the last one was not believed.
+    pub last_reason: String,
+    /// When the last one came.
+    pub last_ms: i64,
+}
+
 /// Sums over the streams of all devices.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct FleetTotals {
@@ -447,6 +462,18 @@ impl Store {
         .fetch_all(&self.readers)
         .await
         .map_err(Error::store("read malformed payloads"))
+    }
+
+    /// Messages that were not believed, of one device or of all.
+    pub async fn disbelieved(&self, device: Option<&DeviceId>) -> Result<Vec<DisbeliefRow>, Error> {
+        sqlx::query_as(
+            "SELECT device, kind, count, last_reason, last_ms FROM disbelieved \
+             WHERE $1 IS NULL OR device = $1 ORDER BY device, kind",
+        )
+        .bind(device.map(DeviceId::as_str))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::store("read what was not believed"))
     }
 
     /// Sums over all devices. Numbers that devices choose end at 2⁵³ − 1.

@@ -1,37 +1,33 @@
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use selvedge_wire::{
-    Batch, Boot, DeviceId, Digest, Event, EventKind, Health, InferenceResult, Outcome, Record,
-    Reported, Sequence, Status, StoredThrough, Stream,
+    Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Outcome, Record, Reported,
+    Running, Sequence, SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport,
 };
 
-use super::{Cursor, Malformed, Received, Slots, Store, Upward};
-use crate::{Error, ErrorKind, Limits, secret::new_password};
-
-const NOW_MS: u64 = 1_800_000_000_000;
+use super::{
+    Assignment, Change, Cursor, EnrolledKey, Malformed, MalformedKind, Received, RepositoryChange,
+    SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward,
+};
+use crate::{
+    ErrorKind, Limits,
+    store::BundleRow,
+    testing::{NOW_MS, add_device, key_of, name},
+};
 
 async fn store_with(limits: Limits, devices: &[&str]) -> (TempDir, Store) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let store = Store::open(&folder.path().join("fleet.db"), limits).await.expect("it opens");
     for device in devices {
-        let (_, password) = new_password();
-        store
-            .add_device(&name(device), &BTreeMap::new(), &password, NOW_MS)
-            .await
-            .expect("the device is new");
+        add_device(&store, device).await.expect("the device is new");
     }
     (folder, store)
 }
 
-fn name(text: &str) -> DeviceId {
-    text.parse().expect("the name is well formed")
-}
-
 fn received(device: &str, message: Upward) -> Received {
-    Received { device: name(device), message, fresh: true, at_ms: NOW_MS }
+    let (device, key) = (name(device), key_of(device));
+    Received { device, key, message, fresh: true, at_ms: NOW_MS }
 }
 
 fn result(sample: u64) -> InferenceResult {
@@ -247,8 +243,8 @@ fn status(boot: u32, online: bool) -> Upward {
         online,
         boot: Boot(boot),
         agent_version: "0.1.0".into(),
-        wire_oldest: 1,
-        wire_newest: 1,
+        wire_oldest: 2,
+        wire_newest: 2,
         hardware_class: "x86_64".into(),
     })
 }
@@ -376,7 +372,7 @@ async fn a_wire_version_that_is_not_understood_is_shown_until_one_is() {
     let (_folder, store) = store_with(Limits::default(), &["a"]).await;
     let malformed = Malformed {
         sender: "a".into(),
-        wire_met: Some(9),
+        kind: MalformedKind::Version(9),
         reason: "wire version 9 is not understood".into(),
         at_ms: NOW_MS,
     };
@@ -390,47 +386,254 @@ async fn a_wire_version_that_is_not_understood_is_shown_until_one_is() {
     assert_eq!((rows[0].count, rows[0].versions), (1, 1));
 }
 
+/// What a director would sign, in few bytes.
+fn sign(generation: u64, _: &Slots) -> SignedDesired {
+    SignedDesired { document: generation.to_be_bytes().to_vec(), expires_ms: NOW_MS }
+}
+
+fn put(bundle: Digest) -> Change {
+    let slot = "main".parse().expect("the name is well formed");
+    Change::Slot(slot, Assignment { bundle, shadow_samples: 0, allow_downgrade: false })
+}
+
+/// A bundle whose chunks take so many bytes at the broker.
+async fn add_bundle(store: &Store, digest: Digest, chunks: &[(u8, u64)]) {
+    let row = BundleRow {
+        digest,
+        name: "example".into(),
+        version: "1.0.0".into(),
+        len_bytes: 1,
+        manifest: "{}".into(),
+        registered_ms: NOW_MS,
+        target: None,
+        role: None,
+        revoked: false,
+        retained_bytes: 0,
+    };
+    let pieces = chunks.iter().map(|&(chunk, bytes)| (Digest([chunk; 32]), bytes)).collect();
+    let stocked = Stocked { index: vec![1], pieces };
+    store.add_bundle(&row, &stocked).await.expect("the database takes it");
+}
+
+fn target(digest: Digest) -> TargetRow {
+    let path = format!("example/{}", digest.short());
+    TargetRow { path, role: "targets".into(), bundle: digest, patch_indexes: vec![] }
+}
+
 #[tokio::test]
 async fn generations_go_on_when_a_device_comes_back() {
     let (_folder, store) = store_with(Limits::default(), &["a"]).await;
-    let sign = |generation: u64, _: &Slots| Ok((generation.to_be_bytes().to_vec(), NOW_MS));
-    let set = async |change: fn(&mut Slots)| {
-        let set = store.set_desired(&name("a"), change, NOW_MS, sign).await;
+    let set = async |change: Change| {
+        let set = store.set_desired(&name("a"), &change, NOW_MS, sign).await;
         set.map(|set| set.generation).map_err(|error| error.kind())
     };
-    assert_eq!(set(|_| {}).await, Ok(1));
-    let refused = |_, _: &Slots| Err(Error::Refused("no".into()));
-    assert!(store.set_desired(&name("a"), |_| {}, NOW_MS, refused).await.is_err());
-    assert_eq!(set(|_| {}).await, Ok(2));
+    assert_eq!(set(Change::Nothing).await, Ok(1));
+    assert_eq!(set(put(Digest([1; 32]))).await, Err(ErrorKind::NotFound));
+    assert_eq!(set(Change::Nothing).await, Ok(2));
     store.delete_device(&name("a")).await.expect("the device is there");
-    assert_eq!(set(|_| {}).await, Err(ErrorKind::NotFound));
-    let (_, password) = new_password();
-    store
-        .add_device(&name("a"), &BTreeMap::new(), &password, NOW_MS)
-        .await
-        .expect("the name is free again");
-    assert_eq!(set(|_| {}).await, Ok(3));
-    let unknown = |slots: &mut Slots| {
-        slots.insert("main".parse().expect("the name is well formed"), Digest([1; 32]));
+    assert_eq!(set(Change::Nothing).await, Err(ErrorKind::NotFound));
+    add_device(&store, "a").await.expect("the name is free again");
+    assert_eq!(set(Change::Nothing).await, Ok(3));
+}
+
+#[tokio::test]
+async fn only_a_target_is_assigned_and_a_revoked_one_stays_where_it_is() {
+    let (_folder, store) = store_with(Limits::default(), &["a", "b"]).await;
+    let (first, second) = (Digest([1; 32]), Digest([2; 32]));
+    add_bundle(&store, first, &[(1, 10)]).await;
+    add_bundle(&store, second, &[(2, 10)]).await;
+    let set = async |device: &str, change: Change| {
+        let set = store.set_desired(&name(device), &change, NOW_MS, sign).await;
+        set.map(drop).map_err(|error| error.to_string())
     };
-    assert_eq!(set(unknown).await, Err(ErrorKind::NotFound));
+    let refusal = set("a", put(first)).await.expect_err("no target names it");
+    assert!(refusal.contains("no target"), "{refusal}");
+    store.mark_targets(&[target(first), target(second)]).await.expect("it can be noted");
+    assert_eq!(set("a", put(first)).await, Ok(()));
+    store.mark_targets(&[target(second)]).await.expect("it can be noted");
+    let refusal = set("b", put(first)).await.expect_err("it was revoked");
+    assert!(refusal.contains("revoked"), "{refusal}");
+    assert_eq!(set("a", Change::Nothing).await, Ok(()), "what runs is signed again");
+    assert_eq!(set("a", put(second)).await, Ok(()));
+    assert!(set("a", put(first)).await.is_err(), "there is no way back");
+    let rows = store.bundles().await.expect("bundles can be read");
+    let revoked: Vec<_> = rows.iter().map(|row| (row.digest, row.revoked)).collect();
+    assert_eq!(revoked, [(first, true), (second, false)]);
+}
+
+#[tokio::test]
+async fn what_would_be_too_much_for_the_broker_is_not_assigned() {
+    let limits = Limits { retained_bytes_max: 100, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a", "b"]).await;
+    let [first, second, third] = [1, 2, 3].map(|byte| Digest([byte; 32]));
+    add_bundle(&store, first, &[(1, 40), (2, 20)]).await;
+    add_bundle(&store, second, &[(2, 20), (3, 40)]).await;
+    add_bundle(&store, third, &[(4, 1)]).await;
+    let targets = [first, second, third].map(target);
+    store.mark_targets(&targets).await.expect("it can be noted");
+    let set = async |device: &str, bundle: Digest| {
+        let set = store.set_desired(&name(device), &put(bundle), NOW_MS, sign).await;
+        set.map(|set| set.generation).map_err(|error| error.to_string())
+    };
+    assert_eq!(set("a", first).await, Ok(1));
+    assert_eq!(set("b", second).await, Ok(1), "a chunk of both is there once");
+    let refusal = set("a", third).await;
+    assert_eq!(refusal, Ok(2), "the first goes with its last device");
+    let refusal = set("a", first).await.map(drop);
+    assert_eq!(refusal, Ok(()), "it is as before");
+    add_device(&store, "c").await.expect("the device is new");
+    let refusal = set("c", third).await.expect_err("it is one byte too much");
+    assert!(refusal.contains("101 bytes") && refusal.contains("retained_bytes_max"), "{refusal}");
+    assert_eq!(store.desired(&name("c")).await.expect("it can be read"), None);
+}
+
+#[tokio::test]
+async fn a_file_of_the_repository_is_never_written_over() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    store.set_desired(&name("a"), &Change::Nothing, NOW_MS, sign).await.expect("it is kept");
+    let change = async |files: &[(&str, u8)], redirect: bool| {
+        let files: Vec<_> =
+            files.iter().map(|&(file, byte)| (file.to_owned(), vec![byte])).collect();
+        let change = RepositoryChange {
+            files: &files,
+            targets: &[],
+            is_current: &|name| name != "1.a.json",
+        };
+        let resign =
+            |_: &selvedge_wire::DeviceId, generation, slots: &Slots| sign(generation, slots);
+        let redirect: Option<super::repository::Redirect<'_>> =
+            if redirect { Some(&resign) } else { None };
+        store.change_repository(&change, redirect, NOW_MS).await.map_err(|error| error.kind())
+    };
+    assert_eq!(change(&[("1.a.json", 1), (TIMESTAMP_FILE, 1)], false).await, Ok(vec![]));
+    let names = store.repository_names().await.expect("it can be read");
+    assert_eq!(names, [TIMESTAMP_FILE], "what is not current goes");
+    assert_eq!(change(&[("1.b.json", 1), (TIMESTAMP_FILE, 2)], false).await, Ok(vec![]));
+    let again = change(&[(TIMESTAMP_FILE, 3), ("1.b.json", 2)], true).await;
+    assert_eq!(again, Err(ErrorKind::Conflict));
+    let files = store.repository_files().await.expect("it can be read");
+    assert_eq!(files[TIMESTAMP_FILE], [2], "all or nothing");
+    let row = store.desired(&name("a")).await.expect("it can be read").expect("it was set");
+    assert_eq!(row.generation, 1);
+    assert_eq!(change(&[("2.b.json", 3)], true).await, Ok(vec![name("a")]));
+    let row = store.desired(&name("a")).await.expect("it can be read").expect("it was set");
+    assert_eq!(row.generation, 2, "a new key signs what the old one did");
+}
+
+fn reported(boot: u32, revision: u64, running: u8) -> Upward {
+    let slot = SlotReport {
+        slot: "main".parse().expect("the name is well formed"),
+        phase: SlotPhase::Settled,
+        running: Some(Running {
+            bundle: Digest([running; 32]),
+            name: "example".into(),
+            version: "1.0.0".into(),
+        }),
+        desired: None,
+        reason: None,
+        comparison: None,
+    };
+    Upward::Reported(Reported {
+        boot: Boot(boot),
+        revision,
+        generation: revision,
+        trust: TrustReport::default(),
+        slots: vec![slot],
+    })
+}
+
+#[tokio::test]
+async fn an_older_report_changes_nothing_and_is_told() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let say = async |message: Upward, fresh: bool| {
+        let message = Received { fresh, ..received("a", message) };
+        store.apply(&[message], &[]).await.expect("the database takes it")
+    };
+    assert!(say(reported(2, 5, 1), true).await.running_changed);
+    assert!(!say(reported(2, 6, 1), true).await.running_changed);
+    for (boot, revision, fresh) in [(2, 5, true), (1, 9, true), (1, 1, false), (2, 6, true)] {
+        let applied = say(reported(boot, revision, 2), fresh).await;
+        assert!(applied.refusals.is_empty() && !applied.running_changed, "{boot}.{revision}");
+    }
+    let device = store.device(&name("a")).await.expect("the device is there");
+    assert_eq!(device.reported.map(|it| it.generation), Some(6));
+    let rows = store.disbelieved(Some(&name("a"))).await.expect("it can be read");
+    let counts: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.count)).collect();
+    assert_eq!(counts, [("replayed", 2)], "what the broker retained or sent twice is no news");
+    let page = Cursor { after: 0, limit: 10 };
+    let events = store.events(&name("a"), page).await.expect("events can be read");
+    let kinds: Vec<_> = events.iter().map(|event| (event.boot, event.kind.as_str())).collect();
+    assert_eq!(kinds, [(0, "replayed")], "it is told once an hour");
+    assert!(say(reported(3, 1, 2), true).await.running_changed, "a later boot begins again");
+}
+
+#[tokio::test]
+async fn older_counters_change_nothing() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let messages =
+        [(2, 10), (2, 20), (2, 10), (1, 99)].map(|(boot, n)| received("a", counters(boot, n)));
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let row = &store.health(Some(&name("a"))).await.expect("health can be read")[0];
+    assert_eq!((row.inferences, row.uptime_s), (20, 20));
+    assert_eq!(store.health_points(&name("a")).await.expect("points can be read").len(), 2);
+    let rows = store.disbelieved(None).await.expect("it can be read");
+    assert_eq!((rows[0].kind.as_str(), rows[0].count), ("replayed", 2));
+}
+
+#[tokio::test]
+async fn what_is_signed_with_a_key_of_before_is_refused() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let late = Received { key: EnrolledKey([9; 32]), ..received("a", reported(1, 1, 1)) };
+    let applied = store.apply(&[late], &[]).await.expect("the database takes it");
+    assert!(applied.refusals[0].reason.contains("has no more"), "{:?}", applied.refusals);
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_taken_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let path = folder.path().join("fleet.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = sqlx::SqlitePool::connect_with(options).await.expect("it opens");
+    let mut steps = super::migrations();
+    steps.truncate(2);
+    sqlx::migrate::Migrator::with_migrations(steps).run(&old).await.expect("the steps are sound");
+    for statement in [
+        "INSERT INTO devices (id, labels, registered_ms, salt, hash) VALUES ('a', '{}', 1, '', '')",
+        "INSERT INTO reported (device, boot, generation, slots, received_ms) VALUES ('a', 1, 1, '[]', 1)",
+        "INSERT INTO generations (device, generation) VALUES ('a', 7)",
+        "INSERT INTO desired (device, generation, slots, document, set_ms, expires_ms) \
+         VALUES ('a', 7, '{\"main\":\"sha256:00\"}', '', 1, 1)",
+        "INSERT INTO bundles (digest, name, version, len_bytes, statement, manifest, registered_ms) \
+         VALUES (zeroblob(32), 'n', '1.0.0', 1, '', '{}', 1)",
+    ] {
+        sqlx::query(statement).execute(&old).await.expect("the statement is sound");
+    }
+    old.close().await;
+    let store = Store::open(&path, Limits::default()).await.expect("the database opens");
+    let device = store.device(&name("a")).await.expect("the device is there");
+    assert_eq!((device.key, device.reported.map(|it| it.generation)), (None, Some(1)));
+    assert_eq!(store.sender(&name("a")), super::Sender::WithoutKey);
+    assert_eq!(store.all_desired().await.expect("it can be read"), []);
+    assert_eq!(store.bundles_without_index().await.expect("it can be read"), [Digest([0; 32])]);
+    let set = store.set_desired(&name("a"), &Change::Nothing, NOW_MS, sign).await;
+    assert_eq!(set.expect("it is kept").generation, 8);
+}
+
+#[tokio::test]
+async fn a_database_in_memory_forgets_only_what_failed() {
+    let store = Store::open_in_memory(Limits::default()).await.expect("there is memory");
+    add_device(&store, "a").await.expect("the device is new");
+    assert!(store.set_desired(&name("a"), &put(Digest([1; 32])), NOW_MS, sign).await.is_err());
+    assert_eq!(store.devices().await.expect("it can be read").len(), 1);
+    let other = Store::open_in_memory(Limits::default()).await.expect("there is memory");
+    assert_eq!(other.devices().await.expect("it can be read").len(), 0);
 }
 
 #[tokio::test]
 async fn too_many_slots_in_a_report_are_refused() {
     let limits = Limits { slots_max: 0, ..Limits::default() };
     let (_folder, store) = store_with(limits, &["a"]).await;
-    let slot = selvedge_wire::SlotReport {
-        slot: "main".parse().expect("the name is well formed"),
-        phase: selvedge_wire::SlotPhase::Settled,
-        running: None,
-        desired: None,
-        reason: None,
-    };
-    let reported = Reported { boot: Boot(1), generation: 0, slots: vec![slot] };
-    let applied = store
-        .apply(&[received("a", Upward::Reported(reported))], &[])
-        .await
-        .expect("the database takes it");
+    let messages = [received("a", reported(1, 1, 1))];
+    let applied = store.apply(&messages, &[]).await.expect("the database takes it");
     assert_eq!(applied.refusals.len(), 1);
 }

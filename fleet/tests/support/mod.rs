@@ -3,35 +3,39 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
 use selvedge_bundle::{
-    Bundle, BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, TensorData, digest_of,
-    write_statement,
+    Bundle, BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, Patch, TensorData, digest_of,
 };
 use selvedge_fleet::{Config, RunningFleet};
 use selvedge_link::{BrokerUrl, Delivery, Link, LinkConfig, LinkEvent, Login, Publish, TlsFiles};
 use selvedge_trust::{
-    Authority, Blob, BundleStatement, Root, SigningKey, SystemRandom, TrustedRoot, UnixMillis,
+    Authority, Blob, BundleTarget, DeviceKey, MessageSigner, PatchTarget, Root, SPEC_VERSION,
+    SigningKey, SystemRandom, TrustedRoot, UnixMillis, sign_document,
 };
-use selvedge_wire::{DeviceId, Digest, FleetName, Message, Topic, Topics, decode, encode};
+use selvedge_wire::{DeviceId, Digest, FleetName, Message, Signed, Topic, Topics, decode, encode};
 
 /// How long anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 const FAR_FUTURE: UnixMillis = UnixMillis(4_000_000_000_000);
 
-/// A manager, its folders, and the publisher's key.
+/// A manager, its folders, and the keys that are not online.
 pub struct Desk {
     pub folder: TempDir,
+    pub root_key: SigningKey,
     pub targets: SigningKey,
     pub root: TrustedRoot,
     pub fleet: Option<RunningFleet>,
+    /// What the targets metadata names, and its version.
+    released: Mutex<(u64, Vec<BundleTarget>)>,
 }
 
 impl Desk {
@@ -48,14 +52,18 @@ impl Desk {
         let [root, targets, director] = std::array::from_fn(|_| {
             SigningKey::generate(&SystemRandom::new()).expect("keys can be made")
         });
-        let one = |key: &SigningKey| Authority::one(key.public_key().clone());
-        let document =
-            Root::new(1, FAR_FUTURE, &one(&root), &one(&targets), &one(&director)).sign(&[&root]);
-        fs::write(folder.path().join("root.json"), &document).expect("the folder can be written");
-        fs::write(folder.path().join("director.pk8"), director.to_pkcs8())
-            .expect("the folder can be written");
-        let root = TrustedRoot::pin(&document).expect("the root is sound");
-        Self { folder, targets, root, fleet: None }
+        let document = root_document(1, &root, &targets, &director);
+        let trusted = TrustedRoot::pin(document.as_bytes()).expect("the root is sound");
+        let released = Mutex::new((1, Vec::new()));
+        let desk = Self { folder, root_key: root, targets, root: trusted, fleet: None, released };
+        for (file, bytes) in [
+            ("root.json", document.as_bytes()),
+            ("targets.json", targets_document(1, &[], &desk.targets).as_bytes()),
+            ("director.pk8", director.to_pkcs8()),
+        ] {
+            fs::write(desk.folder.path().join(file), bytes).expect("the folder can be written");
+        }
+        desk
     }
 
     /// The configuration with free ports.
@@ -88,6 +96,17 @@ impl Desk {
         self.send(method, path, content).await
     }
 
+    /// The bytes that `path` answers with.
+    pub async fn download(&self, path: &str) -> Vec<u8> {
+        let address = self.fleet.as_ref().expect("the manager runs").addresses().http;
+        let url = format!("http://{address}{path}");
+        let work = move || {
+            let mut answer = ureq::get(url).call().expect("the manager answers");
+            answer.body_mut().read_to_vec().expect("the answer is whole")
+        };
+        tokio::task::spawn_blocking(work).await.expect("a request does not panic")
+    }
+
     pub async fn send(
         &self,
         method: &str,
@@ -117,15 +136,22 @@ impl Desk {
 
     /// Registers a device and connects it.
     pub async fn connect_device(&self, id: &str) -> Device {
-        let added = self.add_device(id).await;
-        let mut device = Device::connect(self.link_config(&added, id), id);
+        let key = new_device_key();
+        let added = self.add_device_with(id, &key).await;
+        let mut device = Device::connect(self.link_config(&added, id), id, key);
         device.wait_until_up().await;
         device
     }
 
     /// What the API says to a new device.
     pub async fn add_device(&self, id: &str) -> Value {
-        let (status, added) = self.call("POST", "/api/v1/devices", Some(json!({ "id": id }))).await;
+        self.add_device_with(id, &new_device_key()).await
+    }
+
+    /// What the API says to a new device that signs with `key`.
+    pub async fn add_device_with(&self, id: &str, key: &DeviceKey) -> Value {
+        let body = json!({ "id": id, "public_key": public_hex(key) });
+        let (status, added) = self.call("POST", "/api/v1/devices", Some(body)).await;
         assert_eq!(status, 201, "{added}");
         added
     }
@@ -162,27 +188,57 @@ impl Desk {
         }
     }
 
-    /// A signed bundle as a layout; `seed` makes its model different from others.
+    /// A bundle as a layout; `seed` makes model and version different from others.
     pub fn pack(&self, seed: u8) -> (PathBuf, Bundle) {
         let bundle = builder(seed).build().expect("the bundle is sound");
         let folder = self.folder.path().join(format!("bundle-{seed}"));
         bundle.write(&folder).expect("the folder can be written");
-        let statement = self.statement(&bundle).sign(&self.targets);
-        write_statement(&folder, &statement).expect("the folder can be written");
         (folder, bundle)
     }
 
-    pub fn statement(&self, bundle: &Bundle) -> BundleStatement {
-        let index = ChunkIndex::of(bundle).expect("the bundle is not too large").encode();
-        let blob = |digest, len_bytes| Blob { digest, len_bytes };
-        BundleStatement {
-            name: "example".into(),
-            version: "1.0.0".into(),
-            manifest: blob(bundle.digest(), bundle.manifest_len()),
-            chunk_index: blob(digest_of(&index), index.len() as u64),
-            hardware_classes: vec!["*".into()],
-            expires: FAR_FUTURE,
-        }
+    /// Packs, uploads and signs a bundle.
+    pub async fn release(&self, seed: u8) -> Bundle {
+        let (folder, bundle) = self.pack(seed);
+        let (status, answer) = self.publish(&folder).await;
+        assert_eq!(status, 201, "{answer}");
+        self.sign(bundle_target(&bundle, &[])).await;
+        bundle
+    }
+
+    /// Adds a target to the targets metadata, in place of an earlier one of its path.
+    pub async fn sign(&self, target: BundleTarget) {
+        self.change_targets(|targets| {
+            targets.retain(|known| known.path() != target.path());
+            targets.push(target);
+        })
+        .await;
+    }
+
+    /// Takes a target out of the targets metadata.
+    pub async fn revoke(&self, bundle: Digest) {
+        self.change_targets(|targets| targets.retain(|known| known.bundle() != bundle)).await;
+    }
+
+    async fn change_targets(&self, change: impl FnOnce(&mut Vec<BundleTarget>)) {
+        let document = {
+            let mut released = self.released.lock().expect("nobody panicked");
+            change(&mut released.1);
+            released.0 += 1;
+            targets_document(released.0, &released.1, &self.targets)
+        };
+        let (status, answer) = self.propose(json!({ "targets": { "targets": document } })).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    pub async fn propose(&self, proposal: Value) -> (u16, Value) {
+        self.call("POST", "/api/v1/repository", Some(proposal)).await
+    }
+
+    /// Uploads a patch.
+    pub async fn publish_patch(&self, patch: &Patch) -> (u16, Value) {
+        let (source, target) = (patch.index().source(), patch.index().target());
+        let path = format!("/api/v1/bundles/{target}/patches/{source}");
+        self.send("POST", &path, Some(("application/octet-stream", patch.encode()))).await
     }
 
     /// Uploads a layout.
@@ -205,16 +261,17 @@ impl Desk {
 /// A device as far as MQTT sees it.
 pub struct Device {
     pub id: DeviceId,
+    pub key: DeviceKey,
     pub link: Link,
     pub topics: Topics,
     events: mpsc::Receiver<LinkEvent>,
 }
 
 impl Device {
-    pub fn connect(config: LinkConfig, id: &str) -> Self {
+    pub fn connect(config: LinkConfig, id: &str, key: DeviceKey) -> Self {
         let (link, events) = Link::spawn(config).expect("the configuration is sound");
         let id = id.parse().expect("the name is well formed");
-        Self { id, link, topics: Topics::new(&fleet_name()), events }
+        Self { id, key, link, topics: Topics::new(&fleet_name()), events }
     }
 
     pub async fn wait_until_up(&mut self) {
@@ -249,6 +306,24 @@ impl Device {
         timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("{what} does not come"))
     }
 
+    /// The next signed message on `topic` whose body `is` holds for.
+    pub async fn signed_message<M: Message>(
+        &mut self,
+        root: &TrustedRoot,
+        topic: &Topic,
+        is: impl Fn(&M) -> bool,
+    ) -> M {
+        let name = self.topics.name(topic);
+        let body = |signed: &Signed| decode::<M>(&signed.body).expect("the manager speaks well");
+        let signed = self
+            .message::<Signed>(topic, |signed| {
+                assert!(root.verify_message(&name, signed), "the director has signed {name}");
+                is(&body(signed))
+            })
+            .await;
+        body(&signed)
+    }
+
     /// The next message on `topic` that `is` holds for.
     pub async fn message<M: Message>(&mut self, topic: &Topic, is: impl Fn(&M) -> bool) -> M {
         let name = self.topics.name(topic);
@@ -269,14 +344,75 @@ impl Device {
         self.link.subscribe(vec![filter]).await.expect("the link is open");
     }
 
+    /// Signs and sends a message.
     pub async fn say<M: Message>(&self, topic: Topic, message: &M) -> Delivery {
-        self.say_bytes(&self.topics.name(&topic), encode(message)).await
+        let name = self.topics.name(&topic);
+        self.say_bytes(&name, self.signed(&name, message)).await
+    }
+
+    /// A message on `topic` as this device signs it.
+    pub fn signed<M: Message>(&self, topic: &str, message: &M) -> Vec<u8> {
+        encode(&self.key.sign_message(topic, encode(message)))
     }
 
     pub async fn say_bytes(&self, topic: &str, payload: Vec<u8>) -> Delivery {
         let receipt =
             self.link.publish(Publish::new(topic, payload)).await.expect("the link is open");
         timeout(LIMIT, receipt).await.expect("the broker answers")
+    }
+}
+
+pub fn new_device_key() -> DeviceKey {
+    DeviceKey::generate(&SystemRandom::new()).expect("keys can be made")
+}
+
+/// The public half of a key, as the API takes it.
+pub fn public_hex(key: &DeviceKey) -> String {
+    let bytes = key.public_key().to_bytes();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Root metadata with one key per role.
+pub fn root_document(
+    version: u64,
+    root: &SigningKey,
+    targets: &SigningKey,
+    director: &SigningKey,
+) -> String {
+    let one = |key: &SigningKey| Authority::one(key.public_key().clone());
+    let document =
+        Root::new(version, FAR_FUTURE, &one(root), &one(targets), &one(director)).sign(&[root]);
+    String::from_utf8(document).expect("JSON is UTF-8")
+}
+
+/// Targets metadata with these targets.
+pub fn targets_document(version: u64, targets: &[BundleTarget], key: &SigningKey) -> String {
+    let entries: Map<String, Value> =
+        targets.iter().map(|target| (target.path(), target.to_entry())).collect();
+    let signed = json!({
+        "_type": "targets", "spec_version": SPEC_VERSION, "version": version,
+        "expires": FAR_FUTURE, "targets": entries,
+    });
+    String::from_utf8(sign_document(&signed, &[key])).expect("JSON is UTF-8")
+}
+
+/// What a publisher signs about a bundle, with patches to it.
+pub fn bundle_target(bundle: &Bundle, patches: &[Patch]) -> BundleTarget {
+    let index = ChunkIndex::of(bundle).expect("the bundle is not too large").encode();
+    let blob = |digest, len: usize| Blob { digest, len_bytes: len as u64 };
+    let patch = |patch: &Patch| PatchTarget {
+        source: patch.index().source(),
+        index: blob(patch.index().digest(), patch.index().encode().len()),
+        len_bytes: patch.index().len_bytes(),
+    };
+    BundleTarget {
+        name: bundle.manifest().name.to_string(),
+        version: bundle.manifest().version.to_string(),
+        manifest: Blob { digest: bundle.digest(), len_bytes: bundle.manifest_len() },
+        chunk_index: blob(digest_of(&index), index.len()),
+        hardware_classes: vec!["*".into()],
+        patches: patches.iter().map(patch).collect(),
+        signature: None,
     }
 }
 
@@ -287,7 +423,7 @@ pub fn fleet_name() -> FleetName {
 /// A bundle that no runtime could run: the manager never looks into its model.
 pub fn builder(seed: u8) -> BundleBuilder {
     let manifest = json!({
-        "name": "example", "version": "1.0.0", "task": "tabular-classification",
+        "name": "example", "version": format!("1.0.{seed}"), "task": "tabular-classification",
         "description": "An example.", "license": "CC0-1.0", "labels": ["no", "yes"],
         "sample": {"kind": "row", "columns": [{"name": "a"}, {"name": "b"}]},
         "inputs": [{"name": "x", "axes": ["batch", "f"], "shape": [-1, 2], "dtype": "f32"}],
