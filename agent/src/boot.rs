@@ -49,7 +49,7 @@ pub(crate) fn skip_to(disk: &dyn Disk, now: Boot, newest: Boot) -> Result<(), Di
 ///
 /// # Errors
 /// [`DiskError`] if that is not durable: then this run would pass for one that ended in order.
-pub(crate) fn begin_run(disk: &dyn Disk) -> Result<PreviousRun, DiskError> {
+pub fn begin_run(disk: &dyn Disk) -> Result<PreviousRun, DiskError> {
     if disk.read(RUNNING_FILE)?.is_some() {
         return Ok(PreviousRun { ended_cleanly: false });
     }
@@ -62,7 +62,7 @@ pub(crate) fn begin_run(disk: &dyn Disk) -> Result<PreviousRun, DiskError> {
 ///
 /// # Errors
 /// [`DiskError`] if that is not durable.
-pub(crate) fn end_run(disk: &dyn Disk) -> Result<(), DiskError> {
+pub fn end_run(disk: &dyn Disk) -> Result<(), DiskError> {
     disk.remove(RUNNING_FILE)?;
     disk.sync_dir("")
 }

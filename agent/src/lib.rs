@@ -58,4 +58,9 @@ pub use updates::{
     SlotRecord, StartError, TrialLimits, Updates,
 };
 #[cfg(feature = "simulation")]
-pub use {boot::next_boot, record::merge_profile_records};
+pub use {
+    boot::{begin_run, end_run, next_boot},
+    outbox::Dispatch,
+    record::{encode_record, merge_profile_records},
+    spool::BatchOrder,
+};

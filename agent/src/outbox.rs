@@ -4,14 +4,12 @@
 //! before the first of them is stored; what is not stored in time, or was sent on a connection that is
 //! gone, is sent again from the first record that the fleet does not have.
 
-use std::{collections::VecDeque, time::Duration};
+mod dispatch;
+
+use std::time::Duration;
 
 use selvedge_link::{Delivery, Link, Refusal};
-use selvedge_wire::{
-    Batch, Boot, Event, InferenceResult, Message, ProfileRecord, Record, SIGNED_OVERHEAD_BYTES,
-    Stored, StoredThrough, Stream, Topic, encode,
-};
-use serde::de::DeserializeOwned;
+use selvedge_wire::{Boot, Stored, Stream, Topic};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -21,17 +19,15 @@ use tokio::{
 use crate::{
     clock::SharedClock,
     config::SpoolConfig,
-    limits::{BATCHES_UNSTORED_MAX, MALFORMED_QUIET_MS},
-    record::decode_record,
+    limits::MALFORMED_QUIET_MS,
     signer::Signer,
-    spool::{BatchOrder, Position, SpoolHandle, SpooledBatch},
+    spool::SpoolHandle,
 };
+
+pub use dispatch::Dispatch;
 
 /// How often overdue batches are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// What a batch takes beside its records, in bytes: version, boot, first number, count.
-const BATCH_OVERHEAD_BYTES: usize = 32;
 
 /// What happens to the outbox.
 pub(crate) enum OutboxInput {
@@ -60,8 +56,7 @@ pub(crate) struct Outbox {
     spool: SpoolHandle,
     clock: SharedClock,
     config: SpoolConfig,
-    payload_bytes_max: Option<usize>,
-    ways: [Way; Stream::ALL.len()],
+    dispatch: Dispatch,
     receipts: JoinSet<(Stream, Delivery)>,
     refusal_quiet_until: Duration,
 }
@@ -80,8 +75,7 @@ impl Outbox {
             spool,
             clock,
             config,
-            payload_bytes_max: None,
-            ways: Default::default(),
+            dispatch: Dispatch::new(config),
             receipts: JoinSet::new(),
             refusal_quiet_until: Duration::ZERO,
         }
@@ -106,7 +100,7 @@ impl Outbox {
                         self.delivered(stream, delivery);
                     }
                 }
-                _ = look.tick() => self.resend_overdue(),
+                _ = look.tick() => self.dispatch.resend_overdue(self.clock.elapsed()),
             }
             for stream in Stream::ALL {
                 if self.send(stream).await.is_err() {
@@ -121,23 +115,17 @@ impl Outbox {
         let now = self.clock.elapsed();
         match input {
             OutboxInput::Up { payload_bytes_max } => {
-                self.payload_bytes_max = Some(payload_bytes_max);
-                self.ways.iter_mut().for_each(|way| way.begin_anew(now));
+                self.dispatch.connected(payload_bytes_max, now);
                 None
             }
             OutboxInput::Down => {
-                self.payload_bytes_max = None;
+                self.dispatch.disconnected();
                 None
             }
             OutboxInput::Stored { stored, ack } => {
                 let told = self.spool.acknowledge(stored.clone()).await;
                 ack.accept();
-                for through in &stored.streams {
-                    self.ways[through.stream as usize].stored(through);
-                }
-                for stream in told.progress {
-                    self.ways[stream as usize].progress_at = now;
-                }
+                self.dispatch.stored(&stored, &told.progress, now);
                 told.ahead
             }
         }
@@ -153,227 +141,21 @@ impl Outbox {
             tracing::error!("the broker refuses {name}: {code}; trying again every {again_s} s");
         }
         if code == Refusal::PacketTooLarge {
-            self.ways[stream as usize].halve_batches(self.config.batch_records_max);
-        }
-    }
-
-    fn resend_overdue(&mut self) {
-        let now = self.clock.elapsed();
-        for (stream, way) in Stream::ALL.into_iter().zip(&mut self.ways) {
-            if self.payload_bytes_max.is_some() && way.is_overdue(now, self.config.resend_after) {
-                tracing::debug!("{}: not stored in time, sending again", stream.as_str());
-                way.rewind(now);
-            }
+            self.dispatch.halve_batches(stream);
         }
     }
 
     /// Sends as many batches as may be on their way.
     async fn send(&mut self, stream: Stream) -> Result<(), selvedge_link::Closed> {
-        let Some(payload_bytes_max) = self.payload_bytes_max else { return Ok(()) };
-        let body_bytes_max = payload_bytes_max.saturating_sub(SIGNED_OVERHEAD_BYTES);
-        let bytes_max = body_bytes_max.saturating_sub(BATCH_OVERHEAD_BYTES);
-        while self.ways[stream as usize].may_send() {
-            let way = &self.ways[stream as usize];
-            let records_max = way.records_max.unwrap_or(self.config.batch_records_max);
-            let order = BatchOrder { stream, after: way.cursor, bytes_max, records_max };
+        while let Some(order) = self.dispatch.next_order(stream) {
             let Some(batch) = self.spool.next_batch(order).await else { return Ok(()) };
             let end = batch.end();
-            let body = body(stream, batch, body_bytes_max);
+            let body = self.dispatch.body(stream, batch);
             let topic = |device| Topic::Stream(device, stream);
             let receipt = self.link.publish(self.signer.passing(topic, body)).await?;
             self.receipts.spawn(async move { (stream, receipt.await) });
-            self.ways[stream as usize].sent(end, self.clock.elapsed());
+            self.dispatch.sent(stream, end, self.clock.elapsed());
         }
         Ok(())
-    }
-}
-
-/// How far one stream is on its way.
-#[derive(Default)]
-struct Way {
-    // The last record that was sent on this connection.
-    cursor: Option<Position>,
-    // Where the batches end that are on their way.
-    unstored: VecDeque<Position>,
-    // When something was sent after nothing was on its way, or was stored.
-    progress_at: Duration,
-    // Fewer than configured, if the broker found a batch too large on this connection.
-    records_max: Option<usize>,
-}
-
-impl Way {
-    fn may_send(&self) -> bool {
-        self.unstored.len() < BATCHES_UNSTORED_MAX
-    }
-
-    fn sent(&mut self, end: Position, now: Duration) {
-        if self.unstored.is_empty() {
-            self.progress_at = now;
-        }
-        self.cursor = Some(end);
-        self.unstored.push_back(end);
-    }
-
-    fn stored(&mut self, through: &StoredThrough) {
-        self.unstored.retain(|end| end.boot != through.boot || end.sequence > through.through);
-    }
-
-    /// On a new connection: it may lead to another broker, or to one that takes more by now.
-    fn begin_anew(&mut self, now: Duration) {
-        self.rewind(now);
-        self.records_max = None;
-    }
-
-    fn halve_batches(&mut self, configured: usize) {
-        self.records_max = Some((self.records_max.unwrap_or(configured) / 2).max(1));
-    }
-
-    fn rewind(&mut self, now: Duration) {
-        self.cursor = None;
-        self.unstored.clear();
-        self.progress_at = now;
-    }
-
-    fn is_overdue(&self, now: Duration, resend_after: Duration) -> bool {
-        !self.unstored.is_empty() && now >= self.progress_at + resend_after
-    }
-}
-
-fn body(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
-    match stream {
-        Stream::Results => body_of::<InferenceResult>(batch, bytes_max),
-        Stream::Profiles => body_of::<ProfileRecord>(batch, bytes_max),
-        Stream::Events => body_of::<Event>(batch, bytes_max),
-    }
-}
-
-fn body_of<T: DeserializeOwned>(batch: SpooledBatch, bytes_max: usize) -> Vec<u8>
-where
-    Batch<T>: Message,
-{
-    let SpooledBatch { boot, first, records } = batch;
-    let covers = records.iter().map(Record::covers).sum();
-    let records = records.into_iter().map(decoded).collect();
-    let body = encode(&Batch::<T> { boot, first, records });
-    if body.len() <= bytes_max {
-        return body;
-    }
-    // Only a batch of one record is too long, for this broker. Its number must not hold up the others.
-    let len_bytes = body.len();
-    tracing::error!("a record of {len_bytes} bytes is given up: the broker takes {bytes_max}");
-    encode(&Batch::<T> { boot, first, records: vec![Record::Dropped { covers }] })
-}
-
-fn decoded<T: DeserializeOwned>(record: Record<Vec<u8>>) -> Record<T> {
-    let covers = record.covers();
-    match record {
-        Record::One(value) => decode_record(&value).map(Record::One),
-        Record::Merged { covers, value } => {
-            decode_record(&value).map(|value| Record::Merged { covers, value })
-        }
-        Record::Dropped { .. } => None,
-    }
-    // What cannot be read back is lost, and is said to be.
-    .unwrap_or(Record::Dropped { covers })
-}
-
-#[cfg(test)]
-mod tests {
-    use selvedge_wire::{EventKind, Sequence, decode};
-
-    use super::*;
-    use crate::record::encode_record;
-
-    fn at(boot: u32, sequence: u64) -> Position {
-        Position { boot: Boot(boot), sequence: Sequence(sequence) }
-    }
-
-    fn through(boot: u32, through: u64) -> StoredThrough {
-        let (boot, through) = (Boot(boot), Sequence(through));
-        StoredThrough { boot, stream: Stream::Events, through }
-    }
-
-    fn event(detail: &str) -> Event {
-        let (kind, detail) = (EventKind::Started, detail.to_owned());
-        Event { at_ms: 1, kind, slot: None, bundle: None, detail }
-    }
-
-    #[test]
-    fn only_so_many_batches_are_on_their_way() {
-        let mut way = Way::default();
-        for n in 1..=BATCHES_UNSTORED_MAX as u64 {
-            assert!(way.may_send());
-            way.sent(at(1, 10 * n), Duration::ZERO);
-        }
-        assert!(!way.may_send());
-        way.stored(&through(1, 9));
-        assert!(!way.may_send(), "no batch is stored as a whole");
-        way.stored(&through(1, 25));
-        assert!(way.may_send());
-        assert_eq!(way.unstored.len(), BATCHES_UNSTORED_MAX - 2);
-        assert_eq!(way.cursor, Some(at(1, 10 * BATCHES_UNSTORED_MAX as u64)));
-    }
-
-    #[test]
-    fn what_is_not_stored_in_time_is_sent_again_from_the_start() {
-        let second = Duration::from_secs(1);
-        let mut way = Way::default();
-        assert!(!way.is_overdue(100 * second, second), "nothing is on its way");
-        way.sent(at(1, 5), 10 * second);
-        way.sent(at(2, 3), 11 * second);
-        assert!(!way.is_overdue(10 * second, second));
-        assert!(way.is_overdue(11 * second, second));
-        way.rewind(11 * second);
-        assert_eq!(way.cursor, None);
-        assert!(way.may_send() && !way.is_overdue(50 * second, second));
-    }
-
-    #[test]
-    fn batches_that_were_too_large_stay_small_until_the_next_connection() {
-        let mut way = Way::default();
-        way.halve_batches(100);
-        way.halve_batches(100);
-        way.rewind(Duration::ZERO);
-        assert_eq!(way.records_max, Some(25));
-        (0..10).for_each(|_| way.halve_batches(100));
-        assert_eq!(way.records_max, Some(1));
-        way.begin_anew(Duration::ZERO);
-        assert_eq!(way.records_max, None);
-    }
-
-    #[test]
-    fn a_batch_carries_what_was_kept() {
-        let records = vec![
-            Record::One(encode_record(&event("a"))),
-            Record::Merged { covers: 4, value: encode_record(&event("b")) },
-            Record::Dropped { covers: 2 },
-            Record::One(vec![0xff; 3]),
-        ];
-        let batch = SpooledBatch { boot: Boot(3), first: Sequence(7), records };
-        let sent: Batch<Event> =
-            decode(&body(Stream::Events, batch, 1000)).expect("our own message");
-        let expected = vec![
-            Record::One(event("a")),
-            Record::Merged { covers: 4, value: event("b") },
-            Record::Dropped { covers: 2 },
-            Record::Dropped { covers: 1 },
-        ];
-        assert_eq!(sent, Batch { boot: Boot(3), first: Sequence(7), records: expected });
-    }
-
-    #[test]
-    fn a_record_that_the_broker_cannot_carry_is_given_up_with_its_number() {
-        let records = vec![Record::One(encode_record(&event(&"long ".repeat(100))))];
-        let batch = SpooledBatch { boot: Boot(1), first: Sequence(1), records };
-        let sent: Batch<Event> =
-            decode(&body(Stream::Events, batch, 200)).expect("our own message");
-        assert_eq!(sent.records, [Record::Dropped { covers: 1 }]);
-    }
-
-    #[test]
-    fn the_overhead_of_a_batch_is_bounded() {
-        let batch =
-            Batch::<Event> { boot: Boot(u32::MAX), first: Sequence(u64::MAX), records: vec![] };
-        assert!(encode(&batch).len() + 10 <= BATCH_OVERHEAD_BYTES);
     }
 }

@@ -5,7 +5,7 @@ use selvedge_wire::{ProfileOrigin, ProfileRecord, WindowRange};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The bytes of a record.
-pub(crate) fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
+pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
     postcard::to_allocvec(record).expect("records have no map and no sequence of unknown length")
 }
 

@@ -43,7 +43,8 @@ use segment::{
     write_segment,
 };
 
-pub(crate) use actor::{BatchOrder, SpoolHandle};
+pub use actor::BatchOrder;
+pub(crate) use actor::SpoolHandle;
 
 /// The boot of a segment's file.
 pub(crate) fn boot_of_segment(file_name: &str) -> Option<Boot> {

@@ -33,11 +33,15 @@ enum Command {
 
 /// Which batch is wanted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BatchOrder {
-    pub(crate) stream: Stream,
-    pub(crate) after: Option<Position>,
-    pub(crate) bytes_max: usize,
-    pub(crate) records_max: usize,
+pub struct BatchOrder {
+    /// The stream.
+    pub stream: Stream,
+    /// Behind this record; nothing for the first that is not stored.
+    pub after: Option<Position>,
+    /// How many bytes the records may have.
+    pub bytes_max: usize,
+    /// How many records there may be.
+    pub records_max: usize,
 }
 
 /// What the fleet's word about its store told.
