@@ -49,7 +49,8 @@ pub use limits::{Limits, RETAINED_BYTES_MAX_DEFAULT};
 #[cfg(feature = "simulation")]
 pub use {
     downlink::Outgoing,
-    simulation::{Beginning, Ingested, SimulatedFleet},
+    simulation::{Beginning, HeldRecords, Ingested, SimulatedFleet},
+    store::{EventRow, ProfileRow, ResultRow, StreamRow},
     view::{
         AssignmentView, ClassView, ComparisonView, DesiredView, DeviceView, DisbeliefView,
         HealthView, PhaseView, ReportedView, RunningView, SlotView, TrustView,

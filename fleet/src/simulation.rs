@@ -20,7 +20,10 @@ use crate::{
     registry::Registry,
     repository::{OnlineKeys, Repository},
     secret::new_password,
-    store::{Assignment, Change, EnrolledKey, Store},
+    store::{
+        Assignment, Change, Cursor, EnrolledKey, EventRow, ProfileRow, ResultRow, SlotRow, Store,
+        StreamRow,
+    },
     view::DeviceView,
 };
 
@@ -56,6 +59,17 @@ pub struct SimulatedFleet {
 pub struct Ingested {
     /// Why it was not taken: not signed, not readable, or refused.
     pub refused: Option<String>,
+}
+
+/// The records of a device that are stored.
+#[derive(Clone, Debug)]
+pub struct HeldRecords {
+    /// Answers.
+    pub results: Vec<ResultRow>,
+    /// Counters of windows.
+    pub profiles: Vec<ProfileRow>,
+    /// What happened.
+    pub events: Vec<EventRow>,
 }
 
 impl SimulatedFleet {
@@ -177,6 +191,28 @@ impl SimulatedFleet {
         Ok(set.generation)
     }
 
+    /// Says that one slot of a device should hold nothing.
+    ///
+    /// # Errors
+    /// [`Error`] if there is no such device.
+    pub async fn empty(
+        &mut self,
+        device: &DeviceId,
+        slot: &SlotName,
+        now_ms: u64,
+    ) -> Result<u64, Error> {
+        let desired = self.store.desired(device).await?;
+        let held = desired.into_iter().flat_map(|desired| desired.slots);
+        let others = held.filter(|(name, _)| name != slot).map(|(name, row)| {
+            let SlotRow { bundle, shadow_samples, allow_downgrade, .. } = row;
+            (name, Assignment { bundle, shadow_samples, allow_downgrade })
+        });
+        let change = Change::All(others.collect());
+        let set = self.director.direct(&self.store, device, &change, now_ms).await?;
+        self.outbox.replan().await?;
+        Ok(set.generation)
+    }
+
     /// What time brings: desired states, timestamp and snapshot are signed again where that is due.
     ///
     /// # Errors
@@ -254,6 +290,27 @@ impl SimulatedFleet {
     /// [`Error::NotFound`] if there is no such device.
     pub async fn device(&self, device: &DeviceId, now_ms: u64) -> Result<DeviceView, Error> {
         DeviceView::read(&self.store, device, now_ms).await
+    }
+
+    /// How far the streams of a device are stored, and what was counted of them.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the database cannot be read.
+    pub async fn streams(&self, device: &DeviceId) -> Result<Vec<StreamRow>, Error> {
+        self.store.streams(device).await
+    }
+
+    /// The records of a device that are stored.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the database cannot be read.
+    pub async fn held(&self, device: &DeviceId) -> Result<HeldRecords, Error> {
+        let all = Cursor { after: 0, limit: u32::MAX };
+        Ok(HeldRecords {
+            results: self.store.results(device, None, None, all).await?,
+            profiles: self.store.profiles(device, all).await?,
+            events: self.store.events(device, all).await?,
+        })
     }
 
     /// How many records of each kind are stored: results, profiles and events.
