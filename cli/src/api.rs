@@ -9,12 +9,24 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use ureq::{Agent, Body, SendBody, http::Response};
+use ureq::{
+    Agent, Body, SendBody,
+    http::{Response, StatusCode},
+};
 
+use selvedge_bundle::BUNDLE_BYTES_MAX;
+use selvedge_trust::{Proposal, PublicKey, ROOT_BYTES_MAX, TARGETS_BYTES_MAX};
 use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
 
 /// Where a manager on this machine listens unless it is told otherwise.
 pub const FLEET_URL: &str = "http://127.0.0.1:8080";
+
+/// The longest file of a repository, in bytes.
+const METADATA_BYTES_MAX: usize =
+    if ROOT_BYTES_MAX > TARGETS_BYTES_MAX { ROOT_BYTES_MAX } else { TARGETS_BYTES_MAX };
+
+/// The longest archive of a bundle, in bytes: its files, and what a tar adds to each.
+const ARCHIVE_BYTES_MAX: u64 = BUNDLE_BYTES_MAX + (1 << 20);
 
 /// How long an answer may take; checking a large bundle takes a while.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -68,6 +80,17 @@ pub struct SetDesired {
     pub generation: u64,
     /// The id of the newest result at that moment: what answers to this has a higher one.
     pub results_before: u64,
+}
+
+/// What a slot should hold.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Wish {
+    /// The bundle.
+    pub bundle: Digest,
+    /// How many samples it answers beside the one before, its answers unused, before it takes over.
+    pub shadow_samples: u64,
+    /// Whether its version may be older than that of the one before.
+    pub allow_downgrade: bool,
 }
 
 /// What a device says it runs.
@@ -156,10 +179,10 @@ impl Api {
         }
     }
 
-    /// Registers a device.
-    pub fn add_device(&self, id: &DeviceId) -> Result<AddedDevice> {
+    /// Registers a device that signs with `key`.
+    pub fn add_device(&self, id: &DeviceId, key: &PublicKey) -> Result<AddedDevice> {
         let request = self.agent.post(self.path("devices"));
-        self.read(request.send_json(serde_json::json!({ "id": id })))
+        self.read(request.send_json(serde_json::json!({ "id": id, "public_key": key.to_hex() })))
     }
 
     /// Deletes a device.
@@ -174,9 +197,9 @@ impl Api {
     }
 
     /// Says what should run in one slot of a device; the others stay as they are.
-    pub fn set_slot(&self, id: &DeviceId, slot: &SlotName, bundle: &Digest) -> Result<SetDesired> {
+    pub fn set_slot(&self, id: &DeviceId, slot: &SlotName, wish: &Wish) -> Result<SetDesired> {
         let request = self.agent.put(self.path(&format!("devices/{id}/desired/{slot}")));
-        self.read(request.send_json(serde_json::json!({ "bundle": bundle })))
+        self.read(request.send_json(wish))
     }
 
     /// The first answer of `bundle` in a slot with an id above `after`, if there is one.
@@ -203,6 +226,54 @@ impl Api {
         let mut archive = archive;
         let sent = request.send(SendBody::from_reader(&mut archive));
         self.read(sent).map(|Added { digest }| digest)
+    }
+
+    /// The tar of a bundle's layout, if the manager has the bundle.
+    pub fn archive(&self, bundle: &Digest) -> Result<Option<Vec<u8>>> {
+        self.find(&self.path(&format!("bundles/{bundle}/archive")), ARCHIVE_BYTES_MAX)
+    }
+
+    /// Uploads a patch from the bundle `source` to `bundle`.
+    pub fn add_patch(&self, bundle: &Digest, source: &Digest, patch: &[u8]) -> Result<()> {
+        let request = self.agent.post(self.path(&format!("bundles/{bundle}/patches/{source}")));
+        let sent = request.content_type("application/octet-stream").send(patch);
+        self.accepted(sent).map(drop)
+    }
+
+    /// A file of the repository, if there is one of this name.
+    pub fn metadata(&self, file: &str) -> Result<Option<Vec<u8>>> {
+        self.find(&format!("{}/tuf/{file}", self.url), METADATA_BYTES_MAX as u64)
+    }
+
+    /// The version of the newest root.
+    pub fn root_version(&self) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Repository {
+            root_version: u64,
+        }
+        let answer: Repository = self.read(self.agent.get(self.path("repository")).call())?;
+        Ok(answer.root_version)
+    }
+
+    /// Changes the repository, or says what that would change; in sentences.
+    pub fn propose(&self, proposal: &Proposal, dry_run: bool) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Proposed {
+            changes: Vec<String>,
+        }
+        let request = self.agent.post(self.path(&format!("repository?dry_run={dry_run}")));
+        self.read(request.send_json(proposal)).map(|Proposed { changes }| changes)
+    }
+
+    /// What is at `url`, if anything is.
+    fn find(&self, url: &str, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+        let answer = self.agent.get(url).call();
+        if answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::NOT_FOUND) {
+            return Ok(None);
+        }
+        let mut answer = self.accepted(answer)?;
+        let read = answer.body_mut().with_config().limit(bytes_max).read_to_vec();
+        read.with_context(|| format!("cannot read {url}")).map(Some)
     }
 
     fn path(&self, below: &str) -> String {

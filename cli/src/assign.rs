@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use selvedge_bundle::{Bundle, Limits};
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
-use crate::api::{Answer, Api, FleetUrl, SetDesired, Slot};
+use crate::api::{Answer, Api, FleetUrl, SetDesired, Slot, Wish};
 
 /// The slot that is meant if none is named.
 const SLOT: &str = "main";
@@ -35,9 +35,29 @@ pub struct AssignArgs {
     #[arg(long, value_name = "SLOT")]
     slot: Option<SlotName>,
     #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
     fleet: FleetUrl,
+}
+
+/// How the bundle takes over
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct HowArgs {
+    /// Let it answer so many samples beside the bundle before, its answers unused, before it takes over
+    #[arg(long, value_name = "SAMPLES", default_value_t = 0)]
+    shadow: u64,
+    /// Let it replace a bundle of a newer version
+    #[arg(long)]
+    allow_downgrade: bool,
+}
+
+impl HowArgs {
+    /// What a slot should hold, if that is `bundle`.
+    fn wish(self, bundle: Digest) -> Wish {
+        Wish { bundle, shadow_samples: self.shadow, allow_downgrade: self.allow_downgrade }
+    }
 }
 
 /// Whether to wait
@@ -77,14 +97,20 @@ pub fn main(args: AssignArgs) -> Result<ExitCode> {
     if let Some(slot) = args.slot {
         target.slot = slot;
     }
-    assign(&api, &[target], &bundle, &args.wait)
+    assign(&api, &[target], &bundle, args.how, &args.wait)
 }
 
 /// Says that `bundle` should run at each of `targets`, and waits if that is asked for.
-pub fn assign(api: &Api, targets: &[Target], bundle: &Digest, wait: &WaitArgs) -> Result<ExitCode> {
+pub fn assign(
+    api: &Api,
+    targets: &[Target],
+    bundle: &Digest,
+    how: HowArgs,
+    wait: &WaitArgs,
+) -> Result<ExitCode> {
     let mut waiting = Vec::new();
     for target in targets {
-        let set = api.set_slot(&target.device, &target.slot, bundle)?;
+        let set = api.set_slot(&target.device, &target.slot, &how.wish(*bundle))?;
         println!("{} should run {} in {}", target.device, bundle.short(), target.slot);
         waiting.push((target, set));
     }
@@ -142,7 +168,7 @@ fn refusal(slot: &Slot) -> Option<&str> {
 
 fn runs(slot: &Slot, bundle: &Digest) -> bool {
     let running = slot.running.as_ref().is_some_and(|running| running.bundle == *bundle);
-    running && slot.phase == "settled"
+    running && ["probation", "settled"].contains(&slot.phase.as_str())
 }
 
 fn stage(target: &Target, slot: Option<&Slot>, runs: bool) -> String {

@@ -12,12 +12,14 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use selvedge_trust::{DeviceKey, SystemRandom};
 use selvedge_wire::{DeviceId, SlotName};
 
 use crate::api::{AddedDevice, Api, FleetUrl};
 
 const CONFIG_FILE: &str = "agent.toml";
 const ROOT_FILE: &str = "root.json";
+const KEY_FILE: &str = "device.pk8";
 const PASSWORD_FILE: &str = "password";
 const CA_FILE: &str = "ca.pem";
 
@@ -38,7 +40,7 @@ enum Action {
 struct AddArgs {
     /// The device's name
     id: DeviceId,
-    /// The folder for agent.toml, root.json and the password
+    /// The folder for agent.toml, root.json, the device's key and the password
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// A CSV or .npy file whose rows or images the agent plays as samples
@@ -81,6 +83,7 @@ struct AgentConfig<'a> {
     fleet: &'a str,
     state_dir: &'a str,
     root: &'a str,
+    key: &'a str,
     broker: BrokerTable<'a>,
     profile: ProfileTable,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -135,8 +138,10 @@ fn add(args: &AddArgs) -> Result<ExitCode> {
 
 /// Makes the device known to the manager and writes its files, or does neither.
 fn register(args: &AddArgs, api: &Api) -> Result<()> {
-    let added = api.add_device(&args.id)?;
-    let Err(error) = write_files(args, &added) else { return Ok(()) };
+    let key = DeviceKey::generate(&SystemRandom::new())
+        .context("no randomness from the operating system")?;
+    let added = api.add_device(&args.id, key.public_key())?;
+    let Err(error) = write_files(args, &added, &key) else { return Ok(()) };
     // The password is nowhere now: the name must be free for another try.
     api.delete_device(&args.id)
         .with_context(|| format!("{} stays registered without its files", args.id))?;
@@ -172,7 +177,8 @@ fn make_folder(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
-fn write_files(args: &AddArgs, added: &AddedDevice) -> Result<()> {
+fn write_files(args: &AddArgs, added: &AddedDevice, key: &DeviceKey) -> Result<()> {
+    write_private(&args.out.join(KEY_FILE), key.to_pkcs8())?;
     let root = serde_json::to_vec(&added.root).context("the root metadata is not JSON")?;
     write_private(&args.out.join(ROOT_FILE), &root)?;
     if let Some(password) = &added.password {
@@ -206,6 +212,7 @@ fn agent_config<'a>(args: &'a AddArgs, added: &'a AddedDevice) -> Result<AgentCo
         fleet: added.fleet.as_str(),
         state_dir: "state",
         root: ROOT_FILE,
+        key: KEY_FILE,
         broker: BrokerTable {
             url: &added.broker_url,
             user: login.then_some(added.user.as_str()),

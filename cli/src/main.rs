@@ -14,11 +14,13 @@ mod bench;
 mod clock;
 mod data;
 mod demo;
+mod desk;
 mod device;
 mod inspect;
 mod keys;
 mod pack;
 mod publish;
+mod repository;
 mod run;
 mod sign;
 mod terminal;
@@ -47,6 +49,7 @@ enum Command {
     Agent(selvedge_agent::AgentArgs),
     Device(device::DeviceArgs),
     Publish(publish::PublishArgs),
+    Repository(repository::RepositoryArgs),
     Assign(assign::AssignArgs),
     Demo(demo::DemoArgs),
 }
@@ -73,6 +76,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Agent(args) => Ok(selvedge_agent::main_with(args, &["agent"])),
         Command::Device(args) => device::main(args),
         Command::Publish(args) => publish::main(args),
+        Command::Repository(args) => repository::main(args),
         Command::Assign(args) => assign::main(args),
         Command::Demo(args) => demo::main(args),
     }

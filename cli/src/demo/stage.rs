@@ -119,24 +119,24 @@ impl<'a> Stage<'a> {
         self.story.tell("made keys: a root, a publisher's, a director's");
         for recipe in self.recipes() {
             for version in Version::ALL {
-                let packed = self.pack(recipe, version, &keys).await?;
+                let packed = self.pack(recipe, version).await?;
                 self.bundles.push(packed);
             }
         }
         Ok(())
     }
 
-    async fn pack(&self, recipe: &'static Recipe, version: Version, keys: &Path) -> Result<Packed> {
+    async fn pack(&self, recipe: &'static Recipe, version: Version) -> Result<Packed> {
         let name = format!("{}-{}", recipe.name, version.folder());
         let source = self.models.join(recipe.name).join(version.folder());
         let folder = self.folder.join("bundles").join(&name);
-        let pack = words!["pack", &source, "--keys", keys, "--out", &folder];
+        let pack = words!["pack", &source, "--out", &folder];
         self.parts.run(&format!("pack-{name}"), &pack).await?;
         let bundle = Bundle::open(&folder, &Limits::default()).context("pack made no bundle")?;
         let digest = bundle.digest();
         let manifest = bundle.manifest();
         self.story.tell(format!(
-            "packed and signed {} {} ({})",
+            "packed {} {} ({})",
             manifest.name,
             manifest.version,
             digest.short()
@@ -209,8 +209,10 @@ impl<'a> Stage<'a> {
     async fn deploy(&mut self, fleet: &Fleet, version: Version) -> Result<()> {
         self.story.announce(format!("{} of each model goes out", version.in_words()));
         for bundle in self.bundles.iter().filter(|bundle| bundle.version == version) {
+            let keys = self.folder.join("keys");
             let mut publish =
-                words!["publish", &bundle.folder, "--fleet-url", fleet.url()].to_vec();
+                words!["publish", &bundle.folder, "--keys", &keys, "--fleet-url", fleet.url()]
+                    .to_vec();
             for device in self.devices.iter().filter(|device| device.recipe == bundle.recipe) {
                 publish.extend(words!["--assign", &format!("{}/{SLOT}", device.id)]);
             }

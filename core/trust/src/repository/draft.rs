@@ -139,6 +139,14 @@ impl RootDraft {
         self.0.sign(key);
     }
 
+    /// Takes the signatures of another copy of the same document.
+    ///
+    /// # Errors
+    /// [`Error::Edit`] if the other says something else.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        self.0.merge(&other.0)
+    }
+
     /// Who has signed it among the root keys of `before`, the root that it follows, and among its own.
     ///
     /// # Errors
@@ -223,6 +231,23 @@ impl TargetsDraft {
         self.0.sign(key);
     }
 
+    /// Takes the signatures of another copy of the same document.
+    ///
+    /// # Errors
+    /// [`Error::Edit`] if the other says something else.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        self.0.merge(&other.0)
+    }
+
+    /// Who has signed it among those that hold the role targets in `root`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is no document that can be signed.
+    pub fn signatures_of_top_level(&self, root: &Root) -> Result<SignatureStatus, Error> {
+        let asked = format!("targets keys of root version {}", root.version());
+        Ok(SignatureStatus::of(asked, &self.0.envelope()?, &root.holders(Role::Targets)))
+    }
+
     /// Who has signed it among those that hold `role` in `state`; nothing if nobody delegates to it.
     ///
     /// # Errors
@@ -276,6 +301,18 @@ impl Draft {
         let signature = key.sign(&message);
         self.signatures.retain(|other| other["keyid"] != signature["keyid"]);
         self.signatures.push(signature);
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        if self.signed != other.signed {
+            return Err(wrong("the copies do not say the same"));
+        }
+        for signature in &other.signatures {
+            if !self.signatures.iter().any(|held| held["keyid"] == signature["keyid"]) {
+                self.signatures.push(signature.clone());
+            }
+        }
+        Ok(())
     }
 
     fn object(&mut self, name: &str) -> Result<&mut Map<String, Value>, Error> {

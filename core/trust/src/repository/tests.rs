@@ -179,8 +179,8 @@ fn a_document_is_signed_on_one_desk_after_the_other() {
         RootEdit::Add(Role::Targets, second.public_key().clone()),
         RootEdit::Threshold(Role::Targets, 2),
     ];
-    let held = desk.state.document(&RoleName::targets()).expect("there are targets");
-    let mut draft = TargetsDraft::after(held, &[add("a", "1", 3)]).expect("the edit fits");
+    let held = desk.state.document(&RoleName::targets()).expect("there are targets").to_vec();
+    let mut draft = TargetsDraft::after(&held, &[add("a", "1", 3)]).expect("the edit fits");
     draft.sign(&desk.targets);
     let mut both = targets_proposal("targets", draft.to_bytes());
     both.roots.push(desk.root(&edits, &[]));
@@ -199,6 +199,12 @@ fn a_document_is_signed_on_one_desk_after_the_other() {
     assert_eq!(status(&draft).missing(), 1);
     assert_eq!(status(&draft).unsigned, [second.public_key().id()]);
     assert_eq!(status(&elsewhere).missing(), 0);
+    let mut gathered = TargetsDraft::after(&held, &[add("a", "1", 3)]).expect("the edit fits");
+    gathered.sign(&second);
+    gathered.merge(&draft).expect("the copies say the same");
+    assert_eq!(status(&gathered).missing(), 0);
+    let other = TargetsDraft::after(&held, &[add("a", "1", 4)]).expect("the edit fits");
+    assert!(refusal(gathered.merge(&other)).contains("do not say the same"));
 }
 
 #[test]
