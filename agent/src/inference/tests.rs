@@ -353,7 +353,7 @@ async fn a_shadow_gets_the_same_samples_and_its_answers_are_only_counted() {
     bench.handle.stop().await;
     assert_eq!(bench.results().len(), 5);
     assert!(bench.results().iter().all(|result| result.bundle == Digest([1; 32])));
-    let profiles: u64 = bench.profiles().iter().map(|profile| read(profile).samples()).sum();
+    let profiles: u32 = bench.profiles().iter().map(|profile| read(profile).samples()).sum();
     assert_eq!(profiles, 5, "the shadow is in no profile");
 }
 
