@@ -22,15 +22,17 @@ fuzz_target!(|input: &[u8]| {
         documents: input.split(|byte| *byte == 0).collect::<Vec<_>>().into_iter(),
         trusted: TrustedMetadata::new([(RoleName::root(), signed_root().to_vec())]),
     };
+    let mut before = client.trusted.state();
     for _ in 0..REFRESHES_MAX {
-        let before = client.trusted.state();
-        let Some(outcome) = client.refresh() else { return };
-        check_nothing_went_back(before, client.trusted.state());
+        let Some(outcome) = client.refresh() else { break };
+        let after = client.trusted.state();
+        check_nothing_went_back(before, after);
+        before = after;
         if let Ok(repository) = outcome {
             client.search(&repository);
         }
-        client.check_reads_back();
     }
+    client.check_reads_back();
 });
 
 struct Client<'a> {
