@@ -19,7 +19,6 @@ from tuf.api.metadata import (
     MetaFile,
     Root,
     Snapshot,
-    SuccinctRoles,
     TargetFile,
     Targets,
     Timestamp,
@@ -74,15 +73,20 @@ class Repository:
         self.targets[source].delegations = delegations
         self.targets.setdefault(name, Targets(version=1, expires=EXPIRES))
 
-    def delegate_to_bins(self, source: str, prefix: str) -> SuccinctRoles:
+    def delegate_to_bins(self, source: str) -> list[str]:
+        """Two roles, each for half of all hashes of paths."""
         signer = CryptoSigner.generate_ed25519()
-        roles = SuccinctRoles([signer.public_key.keyid], 1, 2, prefix)
         keys = {signer.public_key.keyid: signer.public_key}
-        self.targets[source].delegations = Delegations(keys, succinct_roles=roles)
-        for name in roles.get_roles():
+        halves = {"bin-low": list("01234567"), "bin-high": list("89abcdef")}
+        roles = {
+            name: DelegatedRole(name, list(keys), 1, False, path_hash_prefixes=prefixes)
+            for name, prefixes in halves.items()
+        }
+        self.targets[source].delegations = Delegations(keys, roles)
+        for name in roles:
             self.signers[name] = [signer]
             self.targets[name] = Targets(version=1, expires=EXPIRES)
-        return roles
+        return list(roles)
 
     def add(self, role: str, path: str, content: bytes) -> None:
         target = TargetFile.from_data(path, content, ["sha256"])
@@ -167,11 +171,13 @@ def main(folder: Path) -> None:
 
     # A root that changes nothing, targets in bins by the hash of their path, a target that is revoked.
     repository.publish_root([])
-    bins = repository.delegate_to_bins("rest", "bin")
-    repository.add(bins.get_role_for_target("rest/2.0.0"), "rest/2.0.0", b"in a bin")
+    bins = repository.delegate_to_bins("rest")
+    for path in ("rest/2.0.0", "rest/3.0.0", "rest/4.0.0"):
+        first_digit = int(hashlib.sha256(path.encode()).hexdigest()[0], 16)
+        repository.add(bins[first_digit >= 8], path, path.encode())
     del repository.targets["targets"].targets["shuttle/1.0.0"]
-    repository.publish(*bins.get_roles(), "rest", "targets")
-    found = ["meter/1.0.0", "meter/2.0.0", "rest/1.0.0", "rest/2.0.0"]
+    repository.publish(*bins, "rest", "targets")
+    found = ["meter/1.0.0", "meter/2.0.0", *(f"rest/{i}.0.0" for i in range(1, 5))]
     repository.write_stage(found, ("shuttle/1.0.0", *lost))
 
     # A team whose threshold is not met.
