@@ -8,6 +8,7 @@ use std::{
 };
 
 use rcgen::KeyPair;
+use selvedge_bundle::oms::{Tree, VerifyingKey, verify};
 use selvedge_tests::{
     binary::selvedge,
     interop::{outcome, python, run},
@@ -18,12 +19,19 @@ use tempfile::TempDir;
 #[test]
 fn model_signing_believes_what_selvedge_signed() {
     let Some(desk) = Desk::new() else { return };
-    let tree = desk.tree.to_str().expect("a path of ours");
-    let key = desk.path("key.pem");
-    run(selvedge(), ["sign", tree, "--key", &key, "--out", &desk.path("model.sig")]);
+    let folder = desk.tree.to_str().expect("a path of ours");
+    let signature = desk.path("model.sig");
+    run(selvedge(), ["sign", folder, "--key", &desk.path("key.pem"), "--out", &signature]);
     desk.both_believe("model.sig");
+    // What is published is the bundle: its tree is the one that was extracted.
+    let tree = Tree::of(&shuttle::bundle("v1")).expect("layers have names of files");
+    let read = |name: &str| fs::read(desk.path(name)).expect("it was just written");
+    let key = String::from_utf8(read("public.pem")).expect("PEM is text");
+    let key = VerifyingKey::from_pem(&key).expect("a key of P-256");
+    verify(&tree, &read("model.sig"), &key).expect("these files were signed");
     // Beside the files that it signs, a signature does not sign itself.
-    run(selvedge(), ["sign", tree, "--key", &key, "--out", &desk.path("tree/model.sig")]);
+    let signature = desk.path("tree/model.sig");
+    run(selvedge(), ["sign", folder, "--key", &desk.path("key.pem"), "--out", &signature]);
     desk.both_believe("tree/model.sig");
 }
 
