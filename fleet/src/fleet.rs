@@ -96,6 +96,11 @@ impl RunningFleet {
         let now_ms = (config.clock)();
         let (repository, director) =
             Repository::open(&config.keys, config.expiry, &store, director, now_ms).await?;
+        if repository.state().root().root().expires().0 <= now_ms {
+            tracing::error!(
+                "the root has expired: devices take nothing until a newer one is proposed"
+            );
+        }
         repository.resign(&store, &director, now_ms).await?;
         keep_missing_indexes(&store, &registry).await?;
         let http = listen(config.http).await?;

@@ -877,9 +877,13 @@ async fn a_stolen_online_key_is_replaced_while_the_manager_runs() {
     let error = answer["error"].as_str().expect("errors are one sentence");
     assert!(status == 400 && error.contains(next.public_key().id().as_str()), "{error}");
     fs::write(desk.folder.path().join("director-2.pk8"), next.to_pkcs8()).expect("it is written");
-    let dry = desk.call("POST", "/api/v1/repository?dry_run=true", Some(proposal.clone())).await;
-    assert_eq!(desk.get("/api/v1/repository").await["root_version"], 1, "{dry:?}");
-    assert_eq!(desk.propose(proposal).await, dry, "it does what it said");
+    let path = "/api/v1/repository?dry_run=true";
+    let (status, dry) = desk.call("POST", path, Some(proposal.clone())).await;
+    assert_eq!(status, 200, "{dry}");
+    assert_eq!(desk.get("/api/v1/repository").await["root_version"], 1);
+    let (_, answer) = desk.propose(proposal).await;
+    assert_eq!(answer["changes"][0], dry["changes"][0], "it does what it said");
+    assert_eq!(desk.get("/api/v1/repository").await["root_version"], 2);
 
     device.subscribe("down/line-1/#").await;
     let (id, stored) = (device.id.clone(), Topic::Stored(device.id.clone()));
@@ -1018,4 +1022,88 @@ async fn an_assignment_that_the_broker_has_no_room_for_is_refused() {
     })
     .await;
     desk.assign("line-2", first.digest()).await;
+}
+
+/// The same fleet without broker, disk and clock.
+#[cfg(feature = "simulation")]
+#[tokio::test]
+async fn a_simulated_fleet_does_what_the_manager_does() {
+    use selvedge_fleet::{Beginning, Limits, SimulatedFleet};
+    use selvedge_trust::{Expiry, MessageSigner, Proposal};
+
+    use support::targets_document;
+
+    const NOW_MS: u64 = 1_800_000_000_000;
+    let new = || SigningKey::generate(&SystemRandom::new()).expect("keys can be made");
+    let (root, targets, director) = (new(), new(), new());
+    let first_root = root_document(1, &root, &targets, &director);
+    let first_targets = targets_document(1, &[], &targets);
+    let beginning = Beginning {
+        fleet: fleet_name(),
+        root: first_root.as_bytes(),
+        targets: first_targets.as_bytes(),
+        online: &[director.to_pkcs8()],
+        limits: Limits::default(),
+        expiry: Expiry::default(),
+    };
+    let mut fleet = SimulatedFleet::begin(beginning, NOW_MS).await.expect("it begins");
+    let (id, key) = ("line-1".parse().expect("a name"), new_device_key());
+    let public = key.public_key().to_bytes().try_into().expect("an Ed25519 key has 32 bytes");
+    fleet.add_device(&id, public, NOW_MS).await.expect("the device is new");
+    let bundle = builder(1).build().expect("the bundle is sound");
+    let document = targets_document(2, &[bundle_target(&bundle, &[])], &targets);
+    let proposal =
+        Proposal { roots: vec![], targets: BTreeMap::from([("targets".into(), document)]) };
+    let digest = bundle.digest();
+    fleet.add_bundle(bundle, NOW_MS).await.expect("it is whole");
+    fleet.propose(&proposal, NOW_MS).await.expect("devices believe it");
+    let slot = || "main".parse().expect("the name is well formed");
+    let set = fleet.assign(&id, slot(), digest, 0, false, NOW_MS).await;
+    assert_eq!(set.expect("it is a target"), 1);
+    let wrong = fleet.assign(&id, slot(), Digest([1; 32]), 0, false, NOW_MS).await;
+    assert!(wrong.is_err(), "and a change that fails leaves the rest");
+
+    let mut fleet = fleet.restart().await.expect("the database is there");
+    fleet.connected();
+    let mut held = Vec::new();
+    let mut order = Vec::new();
+    loop {
+        match fleet.next_message().await {
+            Some(message) => {
+                order.push(message.topic.clone());
+                held.push(message);
+            }
+            None if held.is_empty() => break,
+            // The timestamp waits for the answers.
+            None => {
+                for message in held.drain(..) {
+                    fleet.accepted(message).await.expect("it can be noted");
+                }
+            }
+        }
+    }
+    let place = |part: &str| order.iter().position(|topic| topic.contains(part));
+    let metadata = order.iter().filter(|topic| topic.contains("/metadata/")).count();
+    assert_eq!(metadata, 4, "{order:?}");
+    assert!(place("2.targets.json") < place("timestamp.json"), "{order:?}");
+    assert!(place("timestamp.json") < place("/desired"), "{order:?}");
+    assert!(place("/desired") < place("/chunks/"), "{order:?}");
+
+    let topics = selvedge_wire::Topics::new(&fleet_name());
+    let topic = topics.name(&Topic::State(id.clone()));
+    let say = |key: &DeviceKey, revision| {
+        let body = selvedge_wire::encode(&follows(Boot(1), revision, 1));
+        selvedge_wire::encode(&key.sign_message(&topic, body))
+    };
+    let taken = fleet.ingest(&topic, &say(&key, 1), false, NOW_MS).await.expect("it is stored");
+    assert_eq!(taken.refused, None);
+    let forged = say(&new_device_key(), 2);
+    let refused = fleet.ingest(&topic, &forged, false, NOW_MS).await.expect("it is counted");
+    assert!(refused.refused.is_some_and(|reason| reason.contains("not signed by its key")));
+    let seen = fleet.device(&id, NOW_MS).await.expect("the device is there");
+    assert_eq!((seen.reported.map(|it| it.generation), seen.malformed), (Some(1), 1));
+    let before = fleet.repository().timestamp();
+    fleet.tick(NOW_MS + 25 * 60 * 60 * 1000).await.expect("the keys are there");
+    assert_ne!(fleet.repository().timestamp(), before);
+    fleet.end().await;
 }
