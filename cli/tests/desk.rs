@@ -1,10 +1,12 @@
 //! The desk commands as people type them: from a recipe, or a bare ONNX file and a table, to answers.
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use serde_json::Value;
+
+use support::{Desk, models, text};
 
 #[test]
 fn a_recipe_becomes_a_bundle_that_verifies_and_answers_its_replay_data() {
@@ -205,51 +207,4 @@ fn bench_reports_what_peers_report() {
     for key in ["cpu_us_p10", "cpu_us_median", "samples", "load_ms", "peak_rss_mb"] {
         assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {report}");
     }
-}
-
-/// A folder to work in.
-struct Desk(tempfile::TempDir);
-
-impl Desk {
-    fn new() -> Desk {
-        Desk(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn output(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
-        command.args(arguments).current_dir(self.0.path()).output().expect("the binary was built")
-    }
-
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("UTF-8")
-    }
-
-    fn fails(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(1),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stdout)
-        );
-        String::from_utf8(output.stderr).expect("UTF-8")
-    }
-}
-
-fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().expect("the clone lies in a folder with a UTF-8 name").to_owned()
 }
