@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use selvedge_trust::{
-    Authority, KEYS_MAX, PublicKey, ROOT_BYTES_MAX, Role, Root, RootDraft, SigningKey,
-    SystemRandom, TargetsDraft, UnixMillis,
+    Authority, PublicKey, ROOT_BYTES_MAX, Role, Root, RootDraft, SigningKey, SystemRandom,
+    TargetsDraft, UnixMillis,
 };
 
 pub use file::{KeySource, PassphraseArgs, read_limited, read_public_key, write_new};
@@ -227,7 +227,7 @@ fn show_key(key: &PublicKey) {
 }
 
 fn show_root(root: &Root) {
-    println!("root {} of at most {KEYS_MAX} keys, expires {}", root.version(), root.expires());
+    println!("root {}, expires {}", root.version(), root.expires());
     for role in [Role::Root, Role::Targets, Role::Director] {
         let keys: Vec<_> = root.keys(role).collect();
         println!("  {role}: {} of {} must sign", root.threshold(role), keys.len());
