@@ -42,6 +42,9 @@ const STREAMS_TOLD_MAX: u32 = 64;
 /// How many more, of boots that are settled.
 const SETTLED_TOLD_MAX: usize = 64;
 
+/// The root that every device has or is past: no chain leads to it.
+const FIRST_ROOT_FILE: &str = "1.root.json";
+
 /// Room in an offer for the lengths of what it holds.
 const OFFER_OVERHEAD_BYTES: usize = 64;
 
@@ -414,13 +417,14 @@ impl Outbox {
         Ok(contents.into_iter().map(named).collect())
     }
 
-    /// The files of the repository.
+    /// The files of the repository that devices may ask for.
     async fn metadata(&self) -> Result<Vec<(Topic, Content)>, Error> {
         let mut contents = Vec::new();
         for name in self.store.repository_names().await? {
             let file: FileName =
                 name.parse().expect("a repository takes only files whose names fit into topics");
             let content = match &name[..] {
+                FIRST_ROOT_FILE => continue,
                 TIMESTAMP_FILE => {
                     let bytes = self.store.repository_file(&name).await?.unwrap_or_default();
                     Content::Timestamp { file: file.clone(), digest: digest_of(&bytes) }

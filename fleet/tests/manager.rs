@@ -1070,7 +1070,9 @@ async fn a_simulated_fleet_does_what_the_manager_does() {
     loop {
         match fleet.next_message().await {
             Some(message) => {
-                order.push(message.topic.clone());
+                if !message.payload.is_empty() {
+                    order.push(message.topic.clone());
+                }
                 held.push(message);
             }
             None if held.is_empty() => break,
@@ -1084,7 +1086,7 @@ async fn a_simulated_fleet_does_what_the_manager_does() {
     }
     let place = |part: &str| order.iter().position(|topic| topic.contains(part));
     let metadata = order.iter().filter(|topic| topic.contains("/metadata/")).count();
-    assert_eq!(metadata, 4, "{order:?}");
+    assert_eq!(metadata, 3, "{order:?}");
     assert!(place("2.targets.json") < place("timestamp.json"), "{order:?}");
     assert!(place("timestamp.json") < place("/desired"), "{order:?}");
     assert!(place("/desired") < place("/chunks/"), "{order:?}");
