@@ -17,10 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    clock::SharedClock,
-    config::SpoolConfig,
-    limits::MALFORMED_QUIET_MS,
-    signer::Signer,
+    clock::SharedClock, config::SpoolConfig, limits::MALFORMED_QUIET_MS, signer::Signer,
     spool::SpoolHandle,
 };
 
