@@ -464,7 +464,7 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
         "golden vector 3 of &lt;y&gt;",
         "aarch64",
         "probation 40 of 100",
-        "41 samples, 2 failed, 3 otherwise, 4 left out; p95 1.5 ms after 900",
+        "41 samples, 2 failed, 3 answered otherwise, 4 left out; p95 1.5 ms after 900",
         "root 3 · timestamp 17",
         "frozen out",
         "time unverified",
@@ -919,7 +919,7 @@ async fn a_patch_is_offered_while_somebody_can_use_it() {
     let (status, answer) = desk.publish_patch(&patch).await;
     assert_eq!(status, 201, "{answer}");
     assert_eq!(answer["index"], json!(patch.index().digest()));
-    desk.sign(bundle_target(&new, &[patch.clone()])).await;
+    desk.sign(bundle_target(&new, std::slice::from_ref(&patch))).await;
 
     let mut device = desk.connect_device("line-1").await;
     desk.assign("line-1", new.digest()).await;

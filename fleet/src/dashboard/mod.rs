@@ -263,7 +263,7 @@ fn compared(comparison: &ComparisonView) -> Markup {
     html! {
         p .compared {
             (grouped(*samples)) " samples, " (grouped(*failed)) " failed, "
-            (grouped(*disagreed)) " otherwise"
+            (grouped(*disagreed)) " answered otherwise"
             @if *shed > 0 { ", " (grouped(*shed)) " left out" }
             @if *latency_us_p95 > 0 {
                 "; p95 " (latency(*latency_us_p95))
@@ -280,8 +280,8 @@ fn trust(trust: &TrustView) -> Markup {
             small title="versions of the metadata that the device follows" {
                 "root " (trust.root_version) " · timestamp " (trust.timestamp_version)
             }
-            @if trust.frozen { span .pill .bad { "frozen out" } }
-            @if trust.time_unverified { span .pill .warn { "time unverified" } }
+            @if trust.frozen { div { span .pill .bad { "frozen out" } } }
+            @if trust.time_unverified { div { span .pill .warn { "time unverified" } } }
         }
     }
 }
