@@ -3,7 +3,13 @@
 mod support;
 
 use std::fs;
+use std::time::SystemTime;
 
+use selvedge_bundle::{Bundle, ChunkIndex, Limits, digest_of};
+use selvedge_trust::{
+    Authority, Blob, BundleTarget, Expiry, Proposal, RepositoryState, Root, SigningKey,
+    SystemRandom, TargetsDraft, TargetsEdit, UnixMillis,
+};
 use serde_json::Value;
 
 use support::{Desk, models, text};
@@ -176,6 +182,32 @@ fn verify_refuses_a_changed_byte() {
 }
 
 #[test]
+fn verify_compares_a_bundle_with_the_target_of_a_repository() {
+    let desk = Desk::new();
+    let (v1, v2) = (text(&models().join("shuttle/v1")), text(&models().join("shuttle/v2")));
+    desk.succeeds(&["pack", &v1, "--out", "v1"]);
+    desk.succeeds(&["pack", &v2, "--out", "v2"]);
+    desk.succeeds(&["pack", &v2, "--version", "1.0.0", "--out", "other"]);
+    write_repository(&desk, "tuf", "v1");
+    write_repository(&desk, "elsewhere", "v1");
+    let arguments = |bundle: &'static str, root: &'static str| {
+        ["verify", bundle, "--repository", "tuf", "--root", root]
+    };
+    let said = desk.succeeds(&arguments("v1", "tuf/1.root.json"));
+    for word in ["ok whole", "ok golden", "ok a target: shuttle/1.0.0 for *"] {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+    for (bundle, root, word) in [
+        ("v2", "tuf/1.root.json", "has no target shuttle/2.0.0"),
+        ("other", "tuf/1.root.json", "and this bundle is"),
+        ("v1", "elsewhere/1.root.json", "cannot be believed"),
+    ] {
+        let said = desk.fails(&arguments(bundle, root));
+        assert!(said.contains(word), "{word} in {said}");
+    }
+}
+
+#[test]
 fn rows_without_an_answer_are_counted_and_make_the_command_fail() {
     let desk = Desk::new();
     desk.succeeds(&["pack", &text(&models().join("shuttle/v1")), "--out", "b"]);
@@ -206,5 +238,43 @@ fn bench_reports_what_peers_report() {
             .expect("JSON");
     for key in ["cpu_us_p10", "cpu_us_median", "samples", "load_ms", "peak_rss_mb"] {
         assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {report}");
+    }
+}
+
+/// A repository as a mirror has it, with new keys and one bundle.
+fn write_repository(desk: &Desk, folder: &str, bundle: &str) {
+    let bundle = Bundle::open(&desk.path(bundle), &Limits::default()).expect("it was packed");
+    let index = ChunkIndex::of(&bundle).expect("it is small").encode();
+    let target = BundleTarget {
+        name: bundle.manifest().name.to_string(),
+        version: bundle.manifest().version.to_string(),
+        manifest: Blob { digest: bundle.digest(), len_bytes: bundle.manifest_len() },
+        chunk_index: Blob { digest: digest_of(&index), len_bytes: index.len() as u64 },
+        hardware_classes: vec!["*".to_owned()],
+        patches: Vec::new(),
+        signature: None,
+    };
+    let random = SystemRandom::new();
+    let [root, targets, director] = std::array::from_fn(|_| {
+        SigningKey::generate(&random).expect("the system has random bytes")
+    });
+    let authority = |key: &SigningKey| Authority::one(key.public_key().clone());
+    let since = SystemTime::UNIX_EPOCH.elapsed().expect("the clock is right");
+    let now = UnixMillis(u64::try_from(since.as_millis()).expect("the clock is right"));
+    let expires = now.plus_seconds(24 * 60 * 60);
+    let document =
+        Root::new(1, expires, &authority(&root), &authority(&targets), &authority(&director));
+    let state = RepositoryState::begin(&document.sign(&[&root])).expect("the root is whole");
+    let mut draft = TargetsDraft::empty(expires);
+    draft.edit(&[TargetsEdit::Add(target)]).expect("a bundle can be added");
+    draft.sign(&targets);
+    let document = String::from_utf8(draft.to_bytes()).expect("documents are JSON");
+    let targets = [("targets".to_owned(), document)].into();
+    let proposal = Proposal { roots: Vec::new(), targets };
+    let accepted = state.propose(&proposal, &[&director], now, &Expiry::default());
+    let state = state.apply(&accepted.expect("it is signed")).expect("it was accepted");
+    fs::create_dir(desk.path(folder)).expect("writable");
+    for (name, content) in state.files() {
+        fs::write(desk.path(folder).join(name), content).expect("writable");
     }
 }
