@@ -231,3 +231,124 @@ fn plain_sample(spec: &SampleSpec) -> Result<Sample, String> {
 pub(crate) fn is_bundle(path: &Path) -> bool {
     fs::metadata(path.join("index.json")).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use selvedge_bundle::{
+        BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, TensorData, digest_of,
+    };
+    use selvedge_trust::{
+        Authority, Blob, Expiry, Proposal, RepositoryState, Root, SigningKey, TargetsDraft,
+        TargetsEdit,
+    };
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn bundle() -> Bundle {
+        let manifest = serde_json::json!({
+            "name": "example", "version": "1.0.0", "task": "tabular-classification",
+            "description": "An example.", "license": "CC0-1.0",
+            "sample": {"kind": "row", "columns": [{"name": "a"}]},
+            "inputs": [{"name": "x", "axes": ["batch", "f"], "shape": [-1, 1], "dtype": "f32"}],
+            "outputs": [{"name": "y", "axes": ["batch", "class"], "shape": [-1, 1], "dtype": "i8"}],
+            "golden": {"origin": "user", "framework": "by hand", "tolerance": {"y": 0}},
+        });
+        let manifest = Manifest::from_json(manifest.to_string().as_bytes()).expect("it is sound");
+        let tensor = |name, data| NamedTensor::new(name, vec![1, 1], data).expect("shapes agree");
+        let inputs = vec![tensor("x", TensorData::F32(vec![0.5]))];
+        let outputs = vec![tensor("y", TensorData::I8(vec![1]))];
+        let golden = Golden::new(&manifest, inputs, outputs).expect("as the manifest says");
+        let model = b"no graph".to_vec();
+        let builder = BundleBuilder { manifest, model, baseline: None, golden, card: None };
+        builder.build().expect("the example is sound")
+    }
+
+    fn described(bundle: &Bundle) -> BundleTarget {
+        let index = ChunkIndex::of(bundle).expect("the bundle is small").encode();
+        BundleTarget {
+            name: "example".into(),
+            version: "1.0.0".into(),
+            manifest: Blob { digest: bundle.digest(), len_bytes: bundle.manifest_len() },
+            chunk_index: Blob { digest: digest_of(&index), len_bytes: index.len() as u64 },
+            hardware_classes: vec!["*".into()],
+            patches: Vec::new(),
+            signature: None,
+        }
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::generate(&SystemRandom::new()).expect("the system has random bytes")
+    }
+
+    /// Writes a repository with one target, and its root beside it as `pinned.json`.
+    #[expect(clippy::disallowed_methods, reason = "a test's files need no durability")]
+    fn publish(folder: &Path, target: BundleTarget) {
+        let now = UnixMillis(SystemClock::new().unix_ms());
+        let expires = now.plus_seconds(3600);
+        let (root_key, targets_key, director) = (key(), key(), key());
+        let one = |key: &SigningKey| Authority::one(key.public_key().clone());
+        let root = Root::new(1, expires, &one(&root_key), &one(&targets_key), &one(&director));
+        let root = root.sign(&[&root_key]);
+        let mut draft = TargetsDraft::empty(expires);
+        draft.edit(&[TargetsEdit::Add(target)]).expect("a new repository has no target");
+        draft.sign(&targets_key);
+        let document = String::from_utf8(draft.to_bytes()).expect("metadata is JSON");
+        let targets = BTreeMap::from([("targets".to_owned(), document)]);
+        let proposal = Proposal { roots: Vec::new(), targets };
+        let begun = RepositoryState::begin(&root).expect("the root is sound");
+        let accepted = begun.propose(&proposal, &[&director], now, &Expiry::default());
+        let repository = begun.apply(&accepted.expect("a device would believe it"));
+        for (name, bytes) in repository.expect("the change is its own").files() {
+            fs::write(folder.join(name), bytes).expect("the folder is writable");
+        }
+        fs::write(folder.join("pinned.json"), root).expect("the folder is writable");
+    }
+
+    fn outcome(target: BundleTarget, bundle: &Bundle) -> Result<String, String> {
+        let folder = tempfile::tempdir().expect("the machine has a temporary folder");
+        publish(folder.path(), target);
+        let root = folder.path().join("pinned.json");
+        let repository = TrustedRepository { folder: folder.path(), root: &root };
+        super::target(bundle, repository, &SystemClock::new())
+    }
+
+    #[test]
+    fn a_bundle_is_a_target_of_its_repository_alone() {
+        let bundle = bundle();
+        let right = described(&bundle);
+        assert_eq!(
+            outcome(right.clone(), &bundle),
+            Ok("example/1.0.0, under root version 1".to_owned())
+        );
+        let other = Blob { digest: digest_of(b"other"), ..right.manifest.clone() };
+        for (target, expected) in [
+            (BundleTarget { manifest: other, ..right.clone() }, "is another bundle"),
+            (BundleTarget { version: "2.0.0".into(), ..right.clone() }, "has no target"),
+            (BundleTarget { hardware_classes: vec!["pdp11".into()], ..right }, "is for pdp11"),
+        ] {
+            let problem = outcome(target, &bundle).expect_err(expected);
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_repository_of_another_root_is_not_believed() {
+        let (bundle, folders) = (bundle(), [tempfile::tempdir(), tempfile::tempdir()]);
+        let [ours, theirs] = folders.map(|made| made.expect("the machine has temporary folders"));
+        for folder in [&ours, &theirs] {
+            publish(folder.path(), described(&bundle));
+        }
+        let root = theirs.path().join("pinned.json");
+        let repository = TrustedRepository { folder: ours.path(), root: &root };
+        assert!(super::target(&bundle, repository, &SystemClock::new()).is_err());
+    }
+
+    #[test]
+    fn signatures_are_read_and_made_here() {
+        assert_eq!(known_signature(), Ok("Ed25519 of RFC 8032".to_owned()));
+        assert_eq!(own_signature(), Ok("signed and verified".to_owned()));
+    }
+}

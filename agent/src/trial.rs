@@ -24,7 +24,7 @@ use selvedge_bundle::{BUNDLE_BYTES_MAX, Bundle, Limits};
 use selvedge_wire::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt},
     process::Command,
     time::{sleep, timeout},
 };
@@ -192,15 +192,19 @@ async fn run_child(program: &TrialProgram, trial: &TrialArgs) -> io::Result<Chil
     command.env("RUST_BACKTRACE", "0").kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let (mut output, mut complaint) = (Vec::new(), Vec::new());
     let piped = "it was asked for";
-    let mut stdout = child.stdout.take().expect(piped).take(TRIAL_OUTPUT_BYTES_MAX);
-    let mut stderr = child.stderr.take().expect(piped).take(TRIAL_OUTPUT_BYTES_MAX);
-    tokio::try_join!(stdout.read_to_end(&mut output), stderr.read_to_end(&mut complaint))?;
-    // A child that says more than is read must not wait for its reader.
-    drop((stdout, stderr));
+    let stdout = child.stdout.take().expect(piped);
+    let stderr = child.stderr.take().expect(piped);
+    let (output, complaint) = tokio::try_join!(read_some(stdout), read_some(stderr))?;
     let status = child.wait().await?;
     Ok(ChildEnd { status, output, complaint: String::from_utf8_lossy(&complaint).into_owned() })
+}
+
+/// Reads as much as is of interest, and closes: a child that says more must not wait for its reader.
+async fn read_some(pipe: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.take(TRIAL_OUTPUT_BYTES_MAX).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 impl ChildEnd {

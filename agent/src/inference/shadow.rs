@@ -145,7 +145,7 @@ fn values(answer: &Answer) -> Vec<f32> {
 
 fn nearly_equal(one: &[f32], other: &[f32]) -> bool {
     let values = one.iter().chain(other).map(|value| f64::from(value.abs()));
-    let largest = values.fold(0.0, f64::max);
+    let largest = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
     let is_near = |(a, b): (&f32, &f32)| {
         // Two values that are no numbers are the same answer.
         (a.is_nan() && b.is_nan())
