@@ -219,7 +219,7 @@ enum Watch {
     /// It does not answer yet.
     Ahead,
     /// It answers.
-    Over { before: Measures, since: Measures },
+    Over { before: Box<Measures>, since: Box<Measures> },
 }
 
 impl Worker {
@@ -361,7 +361,7 @@ impl Worker {
         // What is counted is of one bundle.
         let before = std::mem::take(&mut self.recent).sum();
         if self.watch.is_some() {
-            self.watch = Some(Watch::Over { before, since: Measures::default() });
+            self.watch = Some(Watch::Over { before: Box::new(before), since: Box::default() });
             self.observed_at = self.settings.clock.elapsed();
         }
         self.model = model;

@@ -323,7 +323,7 @@ mod tests {
             outcome(right.clone(), &bundle),
             Ok("example/1.0.0, under root version 1".to_owned())
         );
-        let other = Blob { digest: digest_of(b"other"), ..right.manifest.clone() };
+        let other = Blob { digest: digest_of(b"other"), ..right.manifest };
         for (target, expected) in [
             (BundleTarget { manifest: other, ..right.clone() }, "is another bundle"),
             (BundleTarget { version: "2.0.0".into(), ..right.clone() }, "has no target"),
