@@ -59,7 +59,7 @@ pub enum Fault {
     Gone(&'static str),
     /// A role's metadata is that of an earlier stage, under the new name.
     Mixed(&'static str),
-    /// The whole repository is that of an earlier stage.
+    /// The whole repository is that of an earlier stage, or the one that the client has seen.
     RolledBack,
     /// The snapshot no longer names the targets metadata.
     TargetsUnnamed,
@@ -67,7 +67,8 @@ pub enum Fault {
     TeamUnnamed,
     /// The snapshot names targets metadata of a lower version.
     TargetsLowered,
-    /// The timestamp is that of an earlier stage; everything else is there.
+    /// The timestamp is that of an earlier stage, or the one that the client has seen; everything newer is
+    /// there too.
     OldTimestamp,
     /// The next root is signed by its own keys alone.
     RootByNewKeys,
@@ -167,6 +168,10 @@ impl Fault {
             Self::TeamUnnamed if path.starts_with(TEAM_PATHS) => {
                 matches!((ours, theirs), (Verdict::Refused(_), Verdict::NotFound))
             }
+            // Ours knows under which root the timestamp was signed.
+            Self::OldTimestamp | Self::RolledBack => {
+                matches!(ours, Verdict::Refused(reason) if reason.contains("root.json of version"))
+            }
             // The role is broken: tough refuses everything, ours what the role would be asked about.
             fault if fault.is_of_team() => {
                 matches!(theirs, Verdict::Refused(_)) && !path.starts_with(TEAM_PATHS)
@@ -240,13 +245,8 @@ impl History {
         self.paths.iter().cloned().collect()
     }
 
-    /// A broken stage after the last, for clients that have `seen` a stage. The last stage is the sound one.
-    pub fn broken_stage(
-        &mut self,
-        random: &mut Random,
-        seen: &Files,
-        knows: bool,
-    ) -> (Fault, Files) {
+    /// A broken stage after the last, for clients that have seen the stage number `seen`, or none.
+    pub fn broken_stage(&mut self, random: &mut Random, seen: Option<usize>) -> (Fault, Files) {
         let fault = Fault::ALL[random.below(Fault::ALL.len())];
         let rotates =
             matches!(fault, Fault::RootByNewKeys | Fault::RootByOldKeys | Fault::RootSkipped);
@@ -257,13 +257,22 @@ impl History {
         self.publish("targets", &[edit]);
         let former = rotates.then(|| self.rotate("root"));
         self.keep_stage();
-        let earlier = match knows {
-            true => seen.clone(),
-            false => self.stages[self.stages.len() - 2].clone(),
-        };
+        // Not after what the clients have seen; for some faults it is the same.
+        let earlier = random.below(seen.unwrap_or(self.stages.len() - 2) + 1);
+        let earlier = self.stages[earlier].clone();
         let mut files = self.stages.last().expect("it was just kept").clone();
         self.apply(fault, &mut files, &earlier, former.unwrap_or_default(), random);
         (fault, files)
+    }
+
+    /// What follows a broken stage: the repository is sound, and every file that changes is newer.
+    pub fn repaired_stage(&mut self, random: &mut Random) -> Files {
+        for (role, name) in [(TEAM, "meter"), ("targets", "shuttle")] {
+            let edit = self.add(name, random);
+            self.publish(role, &[edit]);
+        }
+        self.keep_stage();
+        self.stages.last().expect("it was just kept").clone()
     }
 
     fn apply(
@@ -334,9 +343,10 @@ impl History {
             }
             Fault::RolledBack => *files = earlier.clone(),
             Fault::OldTimestamp => {
-                files.insert(name("timestamp"), earlier["timestamp.json"].clone());
-                let kept = earlier.iter().filter(|(file, _)| is_of(file, "snapshot"));
-                files.extend(kept.map(|(file, bytes)| (file.clone(), bytes.clone())));
+                let mut older = earlier.clone();
+                std::mem::swap(files, &mut older);
+                older.remove("timestamp.json");
+                files.extend(older);
             }
             Fault::TargetsUnnamed | Fault::TeamUnnamed => {
                 let role = if fault == Fault::TeamUnnamed { TEAM } else { "targets" };
