@@ -41,6 +41,10 @@ pub const CHUNKS_REQUESTED_MAX: usize = 8;
 /// A chunk that has not come in this time is asked for again.
 pub const CHUNK_OVERDUE_MS: u64 = 30_000;
 
+/// A desired state that is not to be believed is looked at again after this time: the clock may be right by
+/// then.
+pub const DESIRED_RETRY_MS: u64 = 60_000;
+
 /// An offer that is not to be believed is looked at again after this time: the clock may be right by then.
 pub const OFFER_RETRY_MS: u64 = 60_000;
 

@@ -36,7 +36,7 @@ use crate::{
     disk::{DiskError, SharedDisk, replace},
     error::one_line,
     inference::LoadedModel,
-    limits::{DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS, SLOTS_MAX},
+    limits::{DESIRED_RETRY_MS, DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS, SLOTS_MAX},
     malformed::shortened,
 };
 
@@ -138,8 +138,9 @@ pub struct Updates {
     subscribed: BTreeMap<String, (Topic, usize)>,
     // A desired state that the disk did not take, and when to try again.
     unrecorded: Option<(Vec<u8>, u64)>,
-    // The desired state that was refused last.
+    // The desired state that was refused last, and when to look at it again.
     refused_document: Vec<u8>,
+    refused_retry_at_ms: u64,
     revision: u64,
     reported: Option<Reported>,
     reported_at_ms: u64,
@@ -228,6 +229,7 @@ impl Updates {
             subscribed: BTreeMap::new(),
             unrecorded: None,
             refused_document: Vec::new(),
+            refused_retry_at_ms: 0,
             revision: 0,
             reported: None,
             reported_at_ms: 0,
@@ -308,9 +310,26 @@ impl Updates {
                 self.unrecorded = Some((document, retry_at_ms));
             }
         }
+        // The broker gives it once; the clock that it was refused by may be right by now.
+        if !self.refused_document.is_empty() && now.elapsed_ms >= self.refused_retry_at_ms {
+            self.consider(self.refused_document.clone(), now);
+        }
         let slots: Vec<_> = self.slots.keys().cloned().collect();
         slots.iter().for_each(|slot| self.tell_slot(slot, Happening::Tick, now));
         self.finish(now)
+    }
+
+    /// The timestamp that led to the repository which bundles are looked for in, by its digest.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn followed_timestamp(&self) -> Option<Digest> {
+        self.metadata.followed_timestamp()
+    }
+
+    /// The latest time that is known to have passed, and the part of it that is kept with the metadata: Unix
+    /// time in milliseconds.
+    #[cfg(any(test, feature = "simulation"))]
+    pub fn time_floors_ms(&self) -> (u64, u64) {
+        self.metadata.floors_ms()
     }
 
     fn finish(&mut self, now: Now) -> Vec<Effect> {
@@ -619,6 +638,7 @@ impl Updates {
         }
         self.generation = desired.generation;
         self.document = document;
+        self.unrecorded = None;
         self.refused_document.clear();
         self.apply(desired, now);
     }
@@ -647,6 +667,7 @@ impl Updates {
             self.tell(EventKind::DesiredRefused, None, None, reason, now);
             self.refused_document = document;
         }
+        self.refused_retry_at_ms = now.elapsed_ms + DESIRED_RETRY_MS;
     }
 }
 

@@ -82,8 +82,9 @@ pub(super) struct Metadata {
     trusted: TrustedMetadata,
     root: TrustedRoot,
     state: MetadataState,
-    // The number of the newest record on the disk, and the floor in it.
+    // The number of the newest record on the disk, and what is in it.
     number: u64,
+    stored_state: MetadataState,
     stored_floor_ms: u64,
     floor_ms: u64,
     // The disk did not take what is trusted: when to try again.
@@ -165,6 +166,7 @@ impl Metadata {
             beginning,
             root: trusts,
             state: trusted.state(),
+            stored_state: trusted.state(),
             trusted,
             number,
             stored_floor_ms: floor_ms,
@@ -257,9 +259,21 @@ impl Metadata {
         &self.root
     }
 
-    /// Where the device stands.
+    /// Where the device stands, as far as the disk has it: a power cut does not take it back.
     pub(super) fn state(&self) -> MetadataState {
-        self.state
+        self.stored_state
+    }
+
+    /// The timestamp that led to the repository, by its digest.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn followed_timestamp(&self) -> Option<Digest> {
+        self.current.filter(|_| self.repository.is_some())
+    }
+
+    /// The floor of the time, and what of it is on the disk.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn floors_ms(&self) -> (u64, u64) {
+        (self.floor_ms, self.stored_floor_ms)
     }
 
     /// Whether what is trusted has expired.
@@ -549,6 +563,7 @@ impl Metadata {
         self.disk.sync(place)?;
         self.disk.sync_dir(METADATA_DIR)?;
         self.number = number;
+        self.stored_state = self.state;
         self.stored_floor_ms = self.floor_ms;
         Ok(())
     }
