@@ -180,7 +180,8 @@ impl SlotHandle {
         sent.map_err(|_| WorkerEnded)
     }
 
-    /// Compares the model that answers next with the one that answers now, or stops that.
+    /// Counts what the model that answers does, or stops that. One that answers next is counted anew, and
+    /// compared with the one that answers now.
     ///
     /// # Errors
     /// [`WorkerEnded`].
@@ -214,12 +215,11 @@ struct Worker {
     observed_at: Duration,
 }
 
-/// The watch over what answers next.
-enum Watch {
-    /// It does not answer yet.
-    Ahead,
-    /// It answers.
-    Over { before: Box<Measures>, since: Box<Measures> },
+/// The watch over what answers: from when it was asked for, and anew from each change of models.
+#[derive(Default)]
+struct Watch {
+    before: Box<Measures>,
+    since: Box<Measures>,
 }
 
 impl Worker {
@@ -259,7 +259,7 @@ impl Worker {
                 Request::Shadow { model, samples_wanted } => {
                     self.begin_shadow(model, samples_wanted)
                 }
-                Request::Watch { on } => self.watch = on.then_some(Watch::Ahead),
+                Request::Watch { on } => self.watch = on.then(Watch::default),
                 Request::Tick => {}
                 Request::Stop { done } => {
                     self.close_window();
@@ -304,7 +304,7 @@ impl Worker {
         let Answered { answer, latency_us, .. } = answered;
         let clock = &self.settings.clock;
         self.recent.count(answer.as_ref().ok(), *latency_us, clock.elapsed());
-        if let Some(Watch::Over { since, .. }) = &mut self.watch {
+        if let Some(Watch { since, .. }) = &mut self.watch {
             since.count(answer.as_ref().ok(), *latency_us);
         }
         if let (Some(shadow), Some(current)) = (&mut self.shadow, &self.model) {
@@ -323,7 +323,7 @@ impl Worker {
     }
 
     fn observe_in_time(&mut self) {
-        let is_seen = self.shadow.is_some() || matches!(self.watch, Some(Watch::Over { .. }));
+        let is_seen = self.shadow.is_some() || self.watch.is_some();
         if is_seen && self.settings.clock.elapsed() >= self.observed_at + OBSERVATION_INTERVAL {
             self.observe();
         }
@@ -334,7 +334,7 @@ impl Worker {
         if let Some(shadow) = &self.shadow {
             (self.settings.observer)(shadow.bundle(), shadow.observation());
         }
-        if let (Some(Watch::Over { before, since }), Some(model)) = (&self.watch, &self.model) {
+        if let (Some(Watch { before, since }), Some(model)) = (&self.watch, &self.model) {
             (self.settings.observer)(model.running.bundle, observation(before, since));
         }
     }
@@ -361,7 +361,7 @@ impl Worker {
         // What is counted is of one bundle.
         let before = std::mem::take(&mut self.recent).sum();
         if self.watch.is_some() {
-            self.watch = Some(Watch::Over { before: Box::new(before), since: Box::default() });
+            self.watch = Some(Watch { before: Box::new(before), since: Box::default() });
             self.observed_at = self.settings.clock.elapsed();
         }
         self.model = model;

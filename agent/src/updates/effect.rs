@@ -35,9 +35,9 @@ pub enum Effect {
         /// How many samples it shall be given.
         samples_wanted: u64,
     },
-    /// Compare whatever answers next with what answers now, and call
+    /// Count what answers, compare whatever answers next with what answers now, and call
     /// [`Updates::observed`](super::Updates::observed) about every second; or stop that. It comes before the
-    /// [`Effect::Swap`] whose model is to be watched. What answered before the start of the agent is
+    /// [`Effect::Swap`] whose model is to be watched, or when that answers already. What answered before the start of the agent is
     /// not known: then there is nothing to compare with, and errors alone are counted.
     Watch {
         /// The slot.

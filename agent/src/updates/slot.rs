@@ -664,8 +664,10 @@ impl SlotUpdate {
 
     /// Begins to bring in what is desired, unless it is there or was refused.
     fn pursue(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        // What failed and stays, for want of another, has nothing to be tried again.
+        let stays = self.record.current.is_some() && self.record.current == self.desired;
         let refused = self.record.refused.as_ref().filter(|refusal| {
-            Some(refusal.bundle) == self.desired && refusal.generation >= self.generation
+            Some(refusal.bundle) == self.desired && (refusal.generation >= self.generation || stays)
         });
         if let Some(refusal) = refused {
             self.state = State::Refused(refusal.clone());
