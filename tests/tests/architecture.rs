@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("selvedge-node", &["selvedge-sketch", "selvedge-wire"]),
     ("selvedge", EVERYTHING),
+    ("selvedge-sim", EVERYTHING),
     ("selvedge-tests", EVERYTHING),
 ];
 
