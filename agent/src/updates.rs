@@ -638,7 +638,6 @@ impl Updates {
         }
         self.generation = desired.generation;
         self.document = document;
-        self.unrecorded = None;
         self.refused_document.clear();
         self.apply(desired, now);
     }
