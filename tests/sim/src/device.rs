@@ -92,8 +92,8 @@ struct Process {
     link: Link<()>,
     connects_ms: u64,
     root: TrustedRoot,
-    // The version of the timestamp that led to the repository which was asked last.
-    followed: Option<u64>,
+    // The versions of the timestamps that led to the last two repositories.
+    followed: [Option<u64>; 2],
     workers: BTreeMap<SlotName, Worker>,
     trials: BTreeMap<SlotName, Trial>,
     swaps: VecDeque<(SlotName, Option<Box<LoadedModel>>)>,
@@ -454,7 +454,7 @@ impl Device {
             link: Link::new(self.client, [filter]),
             connects_ms: around.now_ms,
             root,
-            followed: None,
+            followed: [None; 2],
             workers: BTreeMap::new(),
             trials: BTreeMap::new(),
             swaps: VecDeque::new(),
@@ -696,8 +696,9 @@ impl Device {
         }
         let process = self.process();
         let followed = process.updates.followed_timestamp();
-        if let Some(version) = followed.and_then(|it| around.targets.timestamp_version(it)) {
-            process.followed = Some(version);
+        let version = followed.and_then(|digest| around.targets.timestamp_version(digest));
+        if version.is_some() && version != process.followed[1] {
+            process.followed = [process.followed[1], version];
         }
         for effect in effects {
             match effect {
@@ -743,10 +744,12 @@ impl Device {
     }
 
     fn begin_trial(&mut self, slot: SlotName, bundle: Digest, around: &Surroundings) -> Checked {
-        let version = self.process().followed;
         let path = Catalogue::shared().find(bundle).map(|specimen| specimen.path());
-        must(version.is_some_and(|version| around.targets.was_target(bundle, version)), || {
-            format!("{path:?} is tried, which timestamp {version:?} does not lead to")
+        // What a newer repository says of the bundle may still be on its way.
+        let followed = self.process().followed;
+        let mut known = followed.iter().flatten();
+        must(known.any(|version| around.targets.was_target(bundle, *version)), || {
+            format!("{path:?} is tried, which the timestamps {followed:?} do not lead to")
         })?;
         self.say(around, || format!("tries {path:?} in {slot}"));
         let ends_ms = around.now_ms + self.dice.between(0, 5 * SECOND_MS);
