@@ -105,7 +105,8 @@ impl Catalogue {
             (TEAM_FAMILY, "1.1.0", Nature::FailsSamples, any),
             (TEAM_FAMILY, "2.0.0", Nature::Good, any),
         ];
-        let specimens: Vec<_> = rows.iter().map(|row| specimen(row.0, row.1, row.2, row.3)).collect();
+        let specimens: Vec<_> =
+            rows.iter().map(|row| specimen(row.0, row.1, row.2, row.3)).collect();
         let by_digest = (0..).zip(&specimens).map(|(index, one)| (one.digest(), index)).collect();
         Self { specimens, by_digest }
     }

@@ -280,7 +280,11 @@ impl Device {
             self.errors_armed = true;
             let count = 1 + self.dice.below(3);
             let of_reads = self.dice.chance(500);
-            if of_reads { self.disk.fail_any_reads(count) } else { self.disk.fail_changes(count) }
+            if of_reads {
+                self.disk.fail_any_reads(count)
+            } else {
+                self.disk.fail_changes(count)
+            }
             let what = if of_reads { "reads" } else { "changes" };
             self.say(around, || format!("the next {count} {what} of the disk fail"));
         }
@@ -609,7 +613,9 @@ impl Device {
                 Ok(Acknowledged::Known) | Err(_) => {}
                 Ok(Acknowledged::Progress) => progress.push(through.stream),
                 Ok(Acknowledged::Ahead) => {
-                    return Err(Violation(format!("the fleet has {through:?}, never numbered here")));
+                    return Err(Violation(format!(
+                        "the fleet has {through:?}, never numbered here"
+                    )));
                 }
             }
         }
@@ -655,7 +661,8 @@ impl Device {
             if let Some(running) = &running {
                 self.witness.answers(&slot, running.bundle)?;
             }
-            let what = running.as_ref().map(|running| format!("{} {}", running.name, running.version));
+            let what =
+                running.as_ref().map(|running| format!("{} {}", running.name, running.version));
             self.say(around, || format!("{what:?} answers in {slot}"));
             let crashes_after = self.dice.between(1, 5);
             let worker = self.process().workers.entry(slot.clone()).or_default();

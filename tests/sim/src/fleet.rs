@@ -10,8 +10,8 @@ use selvedge_fleet::{Beginning, Limits, Outgoing, SimulatedFleet, one_line};
 use selvedge_sketch::GatewayProfile;
 use selvedge_trust::{Expiry, Proposal, RoleName};
 use selvedge_wire::{
-    Boot, DeviceId, Digest, Event, InferenceResult, ProfileRecord, Signed, SlotName, Stored, Stream,
-    Topic, decode,
+    Boot, DeviceId, Digest, Event, InferenceResult, ProfileRecord, Signed, SlotName, Stored,
+    Stream, Topic, decode,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -74,7 +74,8 @@ impl Fleet {
             expiry: Expiry::default(),
         };
         let now_ms = around.now_ms;
-        let mut fleet = runtime.block_on(SimulatedFleet::begin(beginning, now_ms)).map_err(failed)?;
+        let mut fleet =
+            runtime.block_on(SimulatedFleet::begin(beginning, now_ms)).map_err(failed)?;
         for device in devices {
             let key = device.public_key();
             runtime.block_on(fleet.add_device(&device.id, key, now_ms)).map_err(failed)?;
@@ -140,7 +141,8 @@ impl Fleet {
 
     /// The connection is gone.
     pub fn is_cut_off(&mut self, around: &mut Surroundings) {
-        let lost = self.link.disconnect(&mut around.broker, &mut self.dice, false, &mut around.faults);
+        let lost =
+            self.link.disconnect(&mut around.broker, &mut self.dice, false, &mut around.faults);
         let fleet = self.fleet.as_mut().expect("a fleet is there but for its restarts");
         lost.into_iter().for_each(|message| fleet.lost(message));
         self.connects_ms = around.now_ms + self.dice.between(50, 10 * SECOND_MS);
@@ -171,12 +173,8 @@ impl Fleet {
             let Some(delivery) = delivery else { return Ok(()) };
             let now_ms = around.now_ms;
             let (fleet, runtime) = self.fleet();
-            let ingested = fleet.ingest(
-                &delivery.topic,
-                &delivery.payload,
-                delivery.retained,
-                now_ms,
-            );
+            let ingested =
+                fleet.ingest(&delivery.topic, &delivery.payload, delivery.retained, now_ms);
             let ingested = runtime.block_on(ingested).map_err(failed)?;
             if let Some(reason) = ingested.refused {
                 self.say(around, || format!("refuses {}: {reason}", delivery.topic));
@@ -202,7 +200,8 @@ impl Fleet {
                 let (topic, payload) = (topic.clone(), payload.clone());
                 self.say(around, || format!("sends {} bytes on {topic}", payload.len()));
                 self.note_promise(around, &topic, &payload)?;
-                if let Some(message) = self.link.publish(Publish { topic, payload, retain: true }, message)
+                if let Some(message) =
+                    self.link.publish(Publish { topic, payload, retain: true }, message)
                 {
                     self.fleet().0.lost(message);
                 }
@@ -336,7 +335,9 @@ impl Fleet {
                 .find(|row| row.boot == i64::from(boot.0) && row.stream == stream.as_str())
                 .map_or(0, |row| row.through.unsigned_abs());
             must(through >= *promised, || {
-                format!("{device} was told that {stream:?} {boot:?} is stored to {promised}; it is to {through}")
+                format!(
+                    "{device} was told that {stream:?} {boot:?} is stored to {promised}; it is to {through}"
+                )
             })?;
         }
         self.promised = promised;
@@ -391,7 +392,8 @@ impl Fleet {
                 }
                 Stream::Events => {
                     let rows = held.events.iter().filter(|row| row.boot == boot.0);
-                    let rows = rows.map(|row| (row.sequence, format!("{} {}", row.at_ms, row.detail)));
+                    let rows =
+                        rows.map(|row| (row.sequence, format!("{} {}", row.at_ms, row.detail)));
                     check_contents(&who, rows, &records.pushed, |record| {
                         let event: Event = postcard::from_bytes(record).ok()?;
                         Some(format!("{} {}", event.at_ms, event.detail))

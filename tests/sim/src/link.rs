@@ -199,7 +199,9 @@ mod tests {
     fn subscriptions_outlive_connections_and_brokers() {
         let (mut broker, mut link, mut faults) = stage();
         broker.publish("down/1/desired", b"d", true, &mut faults);
-        for (restart, comes) in [(Restart::Whole, 1), (Restart::Whole, 0), (Restart::SessionsLost, 1)] {
+        for (restart, comes) in
+            [(Restart::Whole, 1), (Restart::Whole, 0), (Restart::SessionsLost, 1)]
+        {
             broker.restart(restart);
             link.disconnect(&mut broker, &mut Dice::of(1), false, &mut faults);
             link.connect(&mut broker, None);

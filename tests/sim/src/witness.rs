@@ -211,9 +211,8 @@ impl Witness {
 
     /// A run has begun, and these slots have a bundle that answers.
     pub fn revived(&self, answering: &BTreeSet<SlotName>) -> Checked {
-        let is_silent = |slot: &&SlotName| {
-            !answering.contains(*slot) && !self.emptied.contains_key(*slot)
-        };
+        let is_silent =
+            |slot: &&SlotName| !answering.contains(*slot) && !self.emptied.contains_key(*slot);
         let silent = self.settled.keys().find(is_silent);
         must(silent.is_none(), || {
             format!("{silent:?} had a bundle before the start and has none after it")

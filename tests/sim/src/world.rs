@@ -323,8 +323,11 @@ impl World {
             }
         }
         self.say(|| {
-            let path = wanted.and_then(|it| Catalogue::shared().find(it.bundle)).map(|it| it.path());
-            format!("generation {generation}: {id} {slot} shall have {path:?}, shadow {shadow_samples}")
+            let path =
+                wanted.and_then(|it| Catalogue::shared().find(it.bundle)).map(|it| it.path());
+            format!(
+                "generation {generation}: {id} {slot} shall have {path:?}, shadow {shadow_samples}"
+            )
         });
         let slots = self.desired.entry(id).or_default();
         match wanted {
