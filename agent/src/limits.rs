@@ -45,6 +45,9 @@ pub const CHUNK_OVERDUE_MS: u64 = 30_000;
 /// then.
 pub const DESIRED_RETRY_MS: u64 = 60_000;
 
+/// A bundle of which the metadata does not speak is no news for this time: metadata may be on its way.
+pub const METADATA_PATIENCE_MS: u64 = 10_000;
+
 /// An offer that is not to be believed is looked at again after this time: the clock may be right by then.
 pub const OFFER_RETRY_MS: u64 = 60_000;
 

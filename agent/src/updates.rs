@@ -239,6 +239,7 @@ impl Updates {
             let detail = "the kept metadata is set aside: trust begins with the configured root";
             updates.tell(EventKind::StateDamaged, None, None, detail.to_owned(), now);
         }
+        updates.trust(now);
         let desired = updates.recall_desired(now)?;
         updates.recall_slots(previous_run, now)?;
         updates.follow(now, |metadata, orders| metadata.begin(now, orders));

@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, CONFIRMED_NAMES_MAX, DISK_RETRY_MS, LATENCY_SLACK_US,
-    OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS, PROBATION_MS_MAX, SAMPLES_JUDGED_MIN, SHADOW_MS_MAX,
-    TRIAL_GRACE_MS,
+    METADATA_PATIENCE_MS, OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS, PROBATION_MS_MAX,
+    SAMPLES_JUDGED_MIN, SHADOW_MS_MAX, TRIAL_GRACE_MS,
 };
 
 use super::Observation;
@@ -405,6 +405,9 @@ struct Seeking {
     target: Digest,
     // What the metadata lacks.
     untargeted: Option<String>,
+    // From when on that is worth a word: metadata may be on its way.
+    patient_until_ms: u64,
+    impatient: bool,
     // What is wrong with the newest offer, and when it is looked at again.
     problem: Option<(String, u64)>,
     told: BTreeSet<String>,
@@ -556,7 +559,7 @@ impl SlotUpdate {
         match &self.state {
             State::Seeking(seeking) => match &seeking.problem {
                 Some((reason, _)) => Some(reason),
-                None => seeking.untargeted.as_deref(),
+                None => seeking.untargeted.as_deref().filter(|_| seeking.impatient),
             },
             State::Blocked { reason, .. } => Some(reason),
             State::Returning { refusal, .. } | State::Refused(refusal) => Some(&refusal.reason),
@@ -680,7 +683,7 @@ impl SlotUpdate {
                 todo.push(Action::Watch(true));
             }
         } else if let Some(target) = self.desired {
-            self.state = State::Seeking(Seeking::new(target));
+            self.state = State::Seeking(Seeking::new(target, now_ms));
             todo.push(Action::Seek(target));
         } else {
             let next = self.record_with(None, None);
@@ -976,7 +979,8 @@ impl SlotUpdate {
             State::Switching(_) => {}
             _ => {
                 self.stop(todo);
-                let seeking = Seeking { untargeted: Some(reason), ..Seeking::new(bundle) };
+                let seeking = Seeking::new(bundle, now_ms);
+                let seeking = Seeking { untargeted: Some(reason), impatient: true, ..seeking };
                 self.state = State::Seeking(seeking);
             }
         }
@@ -1128,8 +1132,15 @@ impl State {
 }
 
 impl Seeking {
-    fn new(target: Digest) -> Self {
-        Self { target, untargeted: None, problem: None, told: BTreeSet::new() }
+    fn new(target: Digest, now_ms: u64) -> Self {
+        Self {
+            target,
+            untargeted: None,
+            patient_until_ms: now_ms + METADATA_PATIENCE_MS,
+            impatient: false,
+            problem: None,
+            told: BTreeSet::new(),
+        }
     }
 
     fn disbelieve(&mut self, reason: String, now_ms: u64, todo: &mut Vec<Action>) {
@@ -1144,6 +1155,7 @@ impl Seeking {
     }
 
     fn look_again(&mut self, now_ms: u64, todo: &mut Vec<Action>) {
+        self.impatient |= now_ms >= self.patient_until_ms;
         if let Some((_, again_at_ms)) = &mut self.problem
             && now_ms >= *again_at_ms
         {
