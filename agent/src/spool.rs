@@ -751,15 +751,17 @@ impl StreamLog {
         }
         let (stored, kept): (Vec<_>, _) = self.segments.drain(..).partition(is_stored);
         self.segments = kept.into();
+        let removed =
+            stored.iter().try_for_each(|segment| disk.remove(&self.path(boot, segment.first)));
+        self.unsettled |= removed.is_err();
+        removed?;
+        // What could not be removed is found again, and must be known to be stored.
         let emptied = !self.segments.iter().any(|segment| segment.boot == boot);
         if emptied && boot != now {
             self.stored.remove(&boot);
             self.told.remove(&boot);
         }
-        let removed =
-            stored.iter().try_for_each(|segment| disk.remove(&self.path(boot, segment.first)));
-        self.unsettled |= removed.is_err();
-        removed
+        Ok(())
     }
 
     fn path(&self, boot: Boot, first: u64) -> String {

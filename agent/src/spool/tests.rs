@@ -449,3 +449,22 @@ fn unfinished_replacements_are_cleared_on_recovery() {
     Spool::open(disk.clone(), Boot(1), ROOMY, merge_tallies).expect("the disk works");
     assert!(disk.files().is_empty());
 }
+
+#[test]
+fn what_is_stored_and_was_not_removed_is_removed_later_and_not_sent() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let open = |boot| {
+        let opened = Spool::open(disk.clone(), Boot(boot), ROOMY, merge_tallies);
+        opened.expect("the disk works").0
+    };
+    let mut spool = open(1);
+    let tally = Tally { origin: 1, count: 1, sum: 1 };
+    spool.push(Stream::Events, tally.bytes()).expect("the record is short");
+    spool.commit(Stream::Events).expect("the disk works");
+    let mut spool = open(2);
+    let stored = StoredThrough { boot: Boot(1), stream: Stream::Events, through: Sequence(1) };
+    disk.fail_changes(1);
+    spool.acknowledge(&stored).expect_err("the disk does not remove it");
+    let batch = spool.next_batch(Stream::Events, None, 700, 5).expect("the disk works");
+    assert_eq!((batch, spool.len_bytes()), (None, 0));
+}
