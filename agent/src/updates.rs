@@ -461,11 +461,7 @@ impl Updates {
 /// The repository's metadata.
 impl Updates {
     fn receive_metadata(&mut self, file: &FileName, payload: &[u8], now: Now) {
-        self.follow(now, |metadata, orders| {
-            if let Err(reason) = metadata.receive(file, payload, now, orders) {
-                orders.push(Order::Tell(EventKind::MetadataRefused, reason));
-            }
-        });
+        self.follow(now, |metadata, orders| metadata.receive(file, payload, now, orders));
     }
 
     /// Lets the metadata go on, does what it asks for, and looks at what that means for the slots.

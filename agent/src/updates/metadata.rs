@@ -241,7 +241,9 @@ impl Metadata {
                 let detail = format!("the repository's metadata expired at {fresh_until}");
                 (EventKind::Frozen, format!("{detail}; nothing newer came"))
             } else {
-                self.retry_at_ms = Some(now.elapsed_ms);
+                if self.repository.is_none() {
+                    self.retry_at_ms = Some(now.elapsed_ms);
+                }
                 let detail = format!("the repository's metadata is good until {fresh_until}");
                 (EventKind::Thawed, detail)
             };
@@ -325,27 +327,26 @@ impl Metadata {
 
 /// Following the repository.
 impl Metadata {
-    /// A file came. An error says why it could not be read.
+    /// A file came.
     pub(super) fn receive(
         &mut self,
         file: &FileName,
         payload: &[u8],
         now: Now,
         orders: &mut Vec<Order>,
-    ) -> Result<(), String> {
+    ) {
         let max_bytes = match &self.requested {
             Some((requested, request, _)) if requested == file => request.max_bytes,
             _ if file.as_str() == TIMESTAMP_FILE => TIMESTAMP_BYTES_MAX as u64,
-            _ => return Ok(()),
+            _ => return,
         };
-        let bytes = expand(payload, max_bytes).map_err(|reason| format!("{file}: {reason}"))?;
-        if file.as_str() == TIMESTAMP_FILE {
-            self.take_timestamp(bytes, now, orders);
-        } else {
-            self.take_requested(bytes, now, orders);
+        match expand(payload, max_bytes) {
+            Ok(bytes) if file.as_str() == TIMESTAMP_FILE => self.take_timestamp(bytes, now, orders),
+            Ok(bytes) => self.take_requested(bytes, now, orders),
+            // Nothing of it was believed; the file that was asked for may still come.
+            Err(reason) => self.tell_refused(format!("{file}: {reason}"), orders),
         }
         self.watch_time(now, orders);
-        Ok(())
     }
 
     /// Time has passed.
@@ -421,6 +422,7 @@ impl Metadata {
                 self.problem = None;
                 self.retry_at_ms = None;
                 self.wanted.values_mut().for_each(|found| *found = None);
+                self.changed = true;
                 self.search(now, orders);
             }
             Err(error) => self.refuse(&error, now, orders),
@@ -429,11 +431,11 @@ impl Metadata {
 
     /// Looks for what is wanted and not found yet, until a file is needed for it.
     fn search(&mut self, now: Now, orders: &mut Vec<Order>) {
-        self.changed = true;
         while self.requested.is_none()
             && let Some(repository) = &self.repository
             && let Some((path, found)) = self.wanted.iter_mut().find(|(_, found)| found.is_none())
         {
+            self.changed = true;
             let needed = match repository.search(path, &self.trusted) {
                 Ok(Next::Done(file)) => {
                     *found = Some(read_found(path, file));
@@ -509,12 +511,16 @@ impl Metadata {
     ) {
         let reason = one_line(error);
         self.retry_at_ms = Some(now.elapsed_ms + METADATA_RETRY_MS);
-        if self.told.len() < METADATA_REASONS_TOLD_MAX && self.told.insert(reason.clone()) {
-            tracing::warn!("metadata of the repository was refused: {reason}");
-            orders.push(Order::Tell(EventKind::MetadataRefused, reason.clone()));
-        }
         self.problem = Some(format!("the repository's metadata was refused: {reason}"));
         self.changed = true;
+        self.tell_refused(reason, orders);
+    }
+
+    fn tell_refused(&mut self, reason: String, orders: &mut Vec<Order>) {
+        if self.told.len() < METADATA_REASONS_TOLD_MAX && self.told.insert(reason.clone()) {
+            tracing::warn!("metadata of the repository was refused: {reason}");
+            orders.push(Order::Tell(EventKind::MetadataRefused, reason));
+        }
     }
 }
 

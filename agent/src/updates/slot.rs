@@ -650,15 +650,17 @@ impl SlotUpdate {
         now_ms: u64,
         todo: &mut Vec<Action>,
     ) {
-        self.generation = self.generation.max(generation);
-        self.desired = bundle;
         let pursued = match &self.state {
-            // Models are changing places; what is desired is looked at again when they have.
-            State::Switching(_) | State::Returning { .. } => return,
             State::Settled | State::Refused(_) => None,
             State::Probation(_) | State::Confirming { .. } => Some(self.record.current),
             _ => Some(self.target()),
         };
+        self.generation = self.generation.max(generation);
+        self.desired = bundle;
+        if matches!(self.state, State::Switching(_) | State::Returning { .. }) {
+            // Models are changing places; what is desired is looked at again when they have.
+            return;
+        }
         if pursued != Some(bundle) {
             self.stop(todo);
             self.pursue(now_ms, todo);
@@ -1112,6 +1114,12 @@ impl SlotUpdate {
             State::Returning { retry_at_ms, .. } if now_ms >= *retry_at_ms => {
                 *retry_at_ms = now_ms + DISK_RETRY_MS;
                 todo.extend(self.record.previous.map(Action::Load));
+            }
+            // Something else was desired while it could not be looked at.
+            State::Refused(refusal)
+                if self.desired != Some(refusal.bundle) || self.generation > refusal.generation =>
+            {
+                self.pursue(now_ms, todo);
             }
             State::Settled | State::Refused(_)
                 if self.rewrite_at_ms.is_some_and(|at_ms| now_ms >= at_ms) =>
