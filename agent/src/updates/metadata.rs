@@ -375,8 +375,11 @@ impl Metadata {
 
     fn take_timestamp(&mut self, bytes: Vec<u8>, now: Now, orders: &mut Vec<Order>) {
         let is_current = self.repository.is_some() && self.current == Some(digest_of(&bytes));
+        // That it has expired was told.
+        let known = self.trusted.file(&RoleName::timestamp());
+        let is_old_news = self.frozen && known.is_some_and(|known| known == bytes);
         let is_underway = self.refresh.as_ref().is_some_and(|one| one.timestamp == bytes);
-        if !is_current && !is_underway {
+        if !is_current && !is_underway && !is_old_news {
             self.refresh_with(bytes, now, orders);
         }
     }

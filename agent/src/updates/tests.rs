@@ -222,8 +222,7 @@ fn metadata_that_nobody_should_believe_is_told_once_and_blocks_nothing() {
     let timestamp = metadata_topic("timestamp.json");
     let bomb = zstd::bulk::compress(&vec![b' '; 10_000_000], 3).expect("it is compressed");
     let mut garbled = world.retained["all/metadata/timestamp.json"].clone();
-    let middle = garbled.len() / 2;
-    garbled[middle] ^= 1;
+    garbled.truncate(garbled.len() / 2);
     let foreign = {
         // A whole repository of somebody else's.
         let mut other = World::new();
@@ -653,18 +652,29 @@ fn chunks_that_are_not_what_they_are_called_are_counted_and_waited_for() {
 }
 
 #[test]
-fn an_index_of_a_million_tiny_chunks_is_refused_unread() {
-    let mut world = World::new();
-    let (v1, v2) = (v1(), v2());
-    world.install(1, &v1);
-    let mut index = vec![2, 1];
-    index.extend(std::iter::repeat_n(1, 33 * 1_000_000));
-    let named = Blob { digest: digest_of(&index), len_bytes: index.len() as u64 };
-    world.publish_as(&v2, BundleTarget { chunk_index: named, ..target_of(&v2) });
-    world.publish_offer(&v2, BundleOffer { index, patch_indexes: Vec::new() });
-    world.desire(2, &v2);
-    assert_eq!((world.answering, world.report().phase), (Some(v1.digest()), SlotPhase::Refused));
-    assert!(world.reason().contains("limit"), "{}", world.reason());
+fn an_index_of_more_tiny_chunks_than_are_allowed_is_refused_and_of_a_million_not_even_read() {
+    let index_of = |chunks: u32| {
+        let varint = |value: u32| postcard::to_allocvec(&value).expect("it is a number");
+        let head = [&[2, 1], &[7; 32][..], &varint(chunks), &varint(chunks)].concat();
+        let chunk = |number: u32| [&number.to_le_bytes()[..], &[0; 28], &[1]].concat();
+        head.into_iter().chain((0..chunks).flat_map(chunk)).collect::<Vec<u8>>()
+    };
+    for (chunks, phase, malformed) in [
+        (3_000, SlotPhase::Refused, 0),
+        (1_000_000, SlotPhase::Fetching { chunks_present: 0, chunks_total: 0 }, 1),
+    ] {
+        let mut world = World::new();
+        let (v1, v2) = (v1(), v2());
+        world.install(1, &v1);
+        let index = index_of(chunks);
+        let named = Blob { digest: digest_of(&index), len_bytes: index.len() as u64 };
+        world.publish_as(&v2, BundleTarget { chunk_index: named, ..target_of(&v2) });
+        world.publish_offer(&v2, BundleOffer { index, patch_indexes: Vec::new() });
+        world.desire(2, &v2);
+        assert_eq!((world.answering, world.report().phase), (Some(v1.digest()), phase));
+        assert_eq!(world.malformed, malformed);
+        assert!(malformed > 0 || world.reason().contains("limit"), "{}", world.reason());
+    }
 }
 
 #[test]

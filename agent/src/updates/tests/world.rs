@@ -18,7 +18,7 @@ use selvedge_wire::{ChunkCodec, Comparison, encode};
 
 use super::super::*;
 use crate::{
-    disk::{Disk, simulated::SimulatedDisk},
+    disk::simulated::SimulatedDisk,
     inference::{Answerer, FeatureBins},
 };
 
@@ -159,6 +159,8 @@ pub(super) struct World {
     pub(super) retained: BTreeMap<String, Vec<u8>>,
     pub(super) subscribed: Vec<Topic>,
     pub(super) answering: Option<Digest>,
+    /// What answered before anything else could happen.
+    pub(super) answering_at_start: Option<Digest>,
     pub(super) in_shadow: Option<Digest>,
     pub(super) watching: bool,
     pub(super) trusted: Option<u64>,
@@ -195,6 +197,7 @@ impl World {
             retained: BTreeMap::new(),
             subscribed: Vec::new(),
             answering: None,
+            answering_at_start: None,
             in_shadow: None,
             watching: false,
             trusted: None,
@@ -256,6 +259,10 @@ impl World {
         let (updates, effects) =
             Updates::start(identity, disk, self.limits, load, previous_run, self.now)?;
         self.updates = Some(updates);
+        self.answering_at_start = effects.iter().find_map(|effect| match effect {
+            Effect::Swap { model: Some(model), .. } => Some(model.running.bundle),
+            _ => None,
+        });
         self.apply(effects);
         Ok(())
     }
