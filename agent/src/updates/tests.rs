@@ -17,8 +17,8 @@ use crate::{
 };
 
 use world::{
-    NOW_MS, PROBATION_MS, World, bundle, device, new_key, noise, path_of, seen, slot, target_of, v1,
-    v2,
+    NOW_MS, PROBATION_MS, World, bundle, device, new_key, noise, path_of, seen, slot, target_of,
+    v1, v2,
 };
 
 const DAY_MS: u64 = 86_400_000;

@@ -6,7 +6,8 @@ use std::{
 };
 
 use selvedge_bundle::{
-    BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, Patch, TensorData, chunks_of, compress,
+    BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, Patch, TensorData, chunks_of,
+    compress,
 };
 use selvedge_runtime::{Answer, Sample};
 use selvedge_sketch::SpecId;
