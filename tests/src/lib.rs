@@ -8,6 +8,7 @@ pub mod interop;
 pub mod keys;
 pub mod mosquitto;
 pub mod process;
+pub mod scene;
 pub mod shuttle;
 pub mod stage;
 pub mod uplink;

@@ -94,9 +94,11 @@ fn a_broker_that_sends_nonsense_to_a_device_is_counted_and_stops_nothing() {
     let mut thief = stage.thief();
     let [desired, stored] =
         [Topic::Desired, Topic::Stored].map(|topic| topic_name(&topic(id("line-1"))));
+    let metadata = Topic::Metadata("timestamp.json".parse().expect("the name is well formed"));
+    let metadata = topic_name(&metadata);
     let [offer, chunk] = fetched_topics(&second);
     let rows = INTERFACE.iter().filter(|row| row.direction != Direction::Up);
-    assert_eq!(rows.count(), [&desired, &stored, &offer, &chunk].len(), "all are here");
+    assert_eq!(rows.count(), [&desired, &stored, &metadata, &offer, &chunk].len(), "all are here");
     let mut counted = 0;
     let mut say_nonsense = |stage: &Stage, thief: &Client, topic: &String| {
         for payload in nonsense() {
@@ -110,6 +112,7 @@ fn a_broker_that_sends_nonsense_to_a_device_is_counted_and_stops_nothing() {
     };
     say_nonsense(&stage, &thief, &desired);
     say_nonsense(&stage, &thief, &stored);
+    say_nonsense(&stage, &thief, &metadata);
 
     // An offer and a chunk are listened to while they are needed: neither is there yet.
     stage.agent("line-1").pause();

@@ -5,22 +5,15 @@
 //! signed. In each case the bundle before goes on answering, nothing of the new one is in the slot, and
 //! the reason stands in the API and on the dashboard.
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use selvedge_bundle::{
-    Bundle, BundleBuilder, Golden, Manifest, ManifestDraft, NamedTensor, TensorData, chunks_of,
-    compress,
-};
-use selvedge_link::Publish;
+use selvedge_bundle::{BundleBuilder, ChunkIndex, Golden, NamedTensor, TensorData, chunks_of};
 use selvedge_tests::{
-    api::number,
     client::Client,
     keys::{new_key, target},
+    scene::{Scene, keep, own_chunk, variant},
     shuttle,
-    stage::{Stage, id, replay, runs, topic_name},
+    stage::{Stage, id, runs},
 };
 use selvedge_wire::{BundleOffer, Desired, Digest, Topic, decode, encode};
 use serde_json::Value;
@@ -70,7 +63,7 @@ const CASES: &[Case] = &[
         device: "no-target",
         attack: direct_to_a_bundle_that_is_no_target,
         shown: Shown::WaitingSlot,
-        reason: "is not a target",
+        reason: "the repository has no target shuttle/2.0.0-no-target",
     },
     Case {
         device: "wrong-shape",
@@ -97,15 +90,6 @@ const CASES: &[Case] = &[
         reason: "has generation 1, older than 2",
     },
 ];
-
-/// A device with a bundle that answers, and an attacker.
-struct Scene<'a> {
-    stage: &'a mut Stage,
-    thief: &'a mut Client,
-    device: &'static str,
-    /// The bundle that must go on answering.
-    answering: Digest,
-}
 
 #[test]
 fn what_is_tampered_truncated_wrongly_signed_or_unfit_stays_out_of_the_slot_and_is_explained() {
@@ -134,17 +118,17 @@ fn a_chunk_that_was_tampered_with_is_taken_once_it_is_right_again() {
     let mut scene = Scene::set(&mut stage, &mut thief, "line-1", first);
     let bundle = variant("healed").build().expect("it is well formed");
     let (chunk, content) = own_chunk(&bundle, "healed");
-    tamper(&mut scene, &bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
-    stage.wait_for_event("line-1", "input-malformed", "another digest");
-    assert!(runs(&stage.api().get("/api/v1/devices/line-1"), first));
-    thief.plant(Publish::retained(topic_name(&Topic::Chunk(chunk)), encode(&compress(&content))));
-    stage.wait_until_runs("line-1", bundle.digest());
+    scene.tamper(&bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
+    scene.stage.wait_for_event("line-1", "input-malformed", "another digest");
+    assert!(runs(&scene.seen(), first));
+    scene.plant_chunk(chunk, &content);
+    scene.stage.wait_until_runs("line-1", bundle.digest());
 }
 
 fn play(case: &Case, stage: &mut Stage, thief: &mut Client, first: Digest) {
     let mut scene = Scene::set(stage, thief, case.device, first);
     (case.attack)(&mut scene);
-    let Scene { stage, device, answering, .. } = scene;
+    let Scene { stage, device, .. } = &scene;
     match case.shown {
         Shown::Slot | Shown::WaitingSlot => {
             let seen = stage.wait_for_device(device, case.reason, |seen| {
@@ -163,94 +147,32 @@ fn play(case: &Case, stage: &mut Stage, thief: &mut Client, first: Digest) {
     let page = stage.api().get("/");
     let page = page.as_str().expect("the dashboard is a page");
     assert!(page.contains(case.reason), "{:?} is not on the page:\n{page}", case.reason);
-    assert_goes_on(stage, device, answering);
-    stage.take_agent(device).stop();
-}
-
-/// The bundle before answers, nothing fails, and the disk has no other bundle.
-fn assert_goes_on(stage: &Stage, device: &str, answering: Digest) {
-    let stored = number(&stage.stream(device, 1, "results")["records"]);
-    stage.wait_for_results(device, 1, stored + 20);
-    let seen = stage.api().get(&format!("/api/v1/devices/{device}"));
-    assert!(runs(&seen, answering), "{:#}", seen["reported"]);
-    assert_eq!(number(&seen["health"]["inferences_failed"]), 0);
-    let newest = stage.api().rows(device, "results").pop().expect("there are results");
-    assert_eq!(newest["bundle"], answering.to_string());
-    let state = stage.device_folder(device).join("state");
-    let record = fs::read(state.join("slots/main.json")).expect("the slot has a record");
-    let record: Value = serde_json::from_slice(&record).expect("the record is JSON");
-    assert_eq!(record["current"], answering.to_string());
-}
-
-impl<'a> Scene<'a> {
-    /// A new device on which `first` answers.
-    fn set(
-        stage: &'a mut Stage,
-        thief: &'a mut Client,
-        device: &'static str,
-        first: Digest,
-    ) -> Self {
-        stage.add_agent(device, &replay(&shuttle::replay_file(), 20, true));
-        stage.deploy(device, first);
-        stage.wait_for_results(device, 1, 10);
-        Self { stage, thief, device, answering: first }
-    }
-
-    fn plant_chunk(&self, chunk: Digest, content: &[u8]) {
-        let payload = encode(&compress(content));
-        self.thief.plant(Publish::retained(topic_name(&Topic::Chunk(chunk)), payload));
-    }
-
-    fn plant_offer(&self, bundle: Digest, payload: Vec<u8>) {
-        self.thief.plant(Publish::retained(topic_name(&Topic::Bundle(bundle)), payload));
-    }
-
-    fn plant_desired(&self, payload: Vec<u8>) {
-        let topic = topic_name(&Topic::Desired(id(self.device)));
-        self.thief.plant(Publish::retained(topic, payload));
-    }
-
-    /// What the broker keeps under a topic.
-    fn retained(&mut self, topic: &Topic) -> Vec<u8> {
-        self.thief.retained(&topic_name(topic))
-    }
-}
-
-/// Lets the fleet send out `bundle`, and changes at the broker what the device is about to fetch.
-fn tamper(scene: &mut Scene<'_>, bundle: &Bundle, change: impl FnOnce(&mut Scene<'_>)) {
-    scene.stage.publish(bundle);
-    scene.stage.agent(scene.device).pause();
-    scene.stage.assign(scene.device, bundle.digest());
-    scene.retained(&Topic::Bundle(bundle.digest()));
-    for (chunk, _) in chunks_of(bundle) {
-        scene.retained(&Topic::Chunk(chunk.digest));
-    }
-    change(scene);
-    scene.stage.agent(scene.device).resume();
+    scene.assert_goes_on();
+    scene.stage.take_agent(case.device).stop();
 }
 
 fn tamper_with_a_chunk(scene: &mut Scene<'_>) {
     let bundle = variant(scene.device).build().expect("it is well formed");
     let (chunk, content) = own_chunk(&bundle, scene.device);
-    tamper(scene, &bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
+    scene.tamper(&bundle, |scene| scene.plant_chunk(chunk, &tampered(&content)));
 }
 
 fn truncate_the_offer(scene: &mut Scene<'_>) {
     let bundle = variant(scene.device).build().expect("it is well formed");
-    tamper(scene, &bundle, |scene| {
+    scene.tamper(&bundle, |scene| {
         let mut offer = scene.retained(&Topic::Bundle(bundle.digest()));
         offer.truncate(offer.len() / 2);
-        scene.plant_offer(bundle.digest(), offer);
+        scene.plant(&Topic::Bundle(bundle.digest()), offer);
     });
 }
 
 fn truncate_the_index(scene: &mut Scene<'_>) {
     let bundle = variant(scene.device).build().expect("it is well formed");
-    tamper(scene, &bundle, |scene| {
+    scene.tamper(&bundle, |scene| {
         let offer = scene.retained(&Topic::Bundle(bundle.digest()));
         let mut offer: BundleOffer = decode(&offer).expect("the fleet speaks well");
         offer.index.truncate(offer.index.len() / 2);
-        scene.plant_offer(bundle.digest(), encode(&offer));
+        scene.plant(&Topic::Bundle(bundle.digest()), encode(&offer));
     });
 }
 
@@ -267,9 +189,9 @@ fn direct_to_a_bundle_that_is_no_target(scene: &mut Scene<'_>) {
     for (chunk, content) in chunks_of(&bundle) {
         scene.plant_chunk(chunk.digest, content);
     }
-    let index = selvedge_bundle::ChunkIndex::of(&bundle).expect("it is not too large").encode();
+    let index = ChunkIndex::of(&bundle).expect("it is not too large").encode();
     let offer = BundleOffer { index, patch_indexes: Vec::new() };
-    scene.plant_offer(bundle.digest(), encode(&offer));
+    scene.plant(&Topic::Bundle(bundle.digest()), encode(&offer));
     let document = scene.stage.keys().desired(scene.device, 2, &bundle);
     scene.plant_desired(encode(&Desired { document }));
 }
@@ -317,28 +239,8 @@ fn send_out(scene: &mut Scene<'_>, parts: BundleBuilder) {
     scene.stage.assign(scene.device, bundle.digest());
 }
 
-/// The second version with a description of its own, which makes it another bundle.
-fn variant(words: &str) -> BundleBuilder {
-    let parts = shuttle::parts("v2");
-    let mut draft = parts.manifest.into_draft();
-    draft.description = format!("A bundle for the case {words}.");
-    BundleBuilder { manifest: keep(draft), ..parts }
-}
-
-fn keep(draft: ManifestDraft) -> Manifest {
-    Manifest::try_from(draft).expect("the manifest keeps every rule")
-}
-
 fn tensor(name: &str, shape: Vec<usize>, values: Vec<f32>) -> NamedTensor {
     NamedTensor::new(name, shape, TensorData::F32(values)).expect("the shape has as many values")
-}
-
-/// The chunk of a variant that no other bundle has.
-fn own_chunk(bundle: &Bundle, words: &str) -> (Digest, Vec<u8>) {
-    let has = |content: &[u8]| content.windows(words.len()).any(|part| part == words.as_bytes());
-    let found = chunks_of(bundle).find(|(_, content)| has(content));
-    let (chunk, content) = found.expect("the manifest is in a chunk");
-    (chunk.digest, content.to_vec())
 }
 
 fn tampered(content: &[u8]) -> Vec<u8> {
