@@ -1075,7 +1075,7 @@ impl Updates {
             comparison: update.comparison(),
         });
         let slots = slots.filter(|report| report.running.is_some() || report.desired.is_some());
-        let state = self.metadata.state();
+        let state = self.metadata.stored_state();
         let mut reported = Reported {
             boot: self.identity.boot,
             revision: self.revision,

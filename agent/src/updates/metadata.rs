@@ -262,7 +262,7 @@ impl Metadata {
     }
 
     /// Where the device stands, as far as the disk has it: a power cut does not take it back.
-    pub(super) fn state(&self) -> MetadataState {
+    pub(super) fn stored_state(&self) -> MetadataState {
         self.stored_state
     }
 

@@ -276,6 +276,7 @@ pub enum Happening {
 
 /// What is to be done for a slot.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "an action is done as soon as it is named")]
 pub enum Action {
     /// Look in the metadata, on the disk, then on the network, for what is known of a bundle.
     Seek(Digest),

@@ -13,7 +13,10 @@ use selvedge_wire::{ChunkCodec, Comparison, SlotPhase, encode};
 use super::*;
 use crate::{
     disk::Disk,
-    limits::{CHUNK_OVERDUE_MS, METADATA_OVERDUE_MS, METADATA_RETRY_MS, OFFER_RETRY_MS},
+    limits::{
+        CHUNK_OVERDUE_MS, METADATA_OVERDUE_MS, METADATA_PATIENCE_MS, METADATA_RETRY_MS,
+        OFFER_RETRY_MS,
+    },
 };
 
 use world::{
@@ -150,6 +153,7 @@ fn until_the_metadata_speaks_for_a_bundle_its_slot_seeks_and_says_why() {
     let (v1, v2) = (v1(), v2());
     world.publish_bytes(&v1);
     world.desire(1, &v1);
+    world.pass(METADATA_PATIENCE_MS);
     assert!(world.reason().contains("no target example/1.0.0"), "{}", world.reason());
     assert_eq!(world.requested.len(), 0, "nothing is fetched for who knows what");
     let path = TargetsEdit::Add(BundleTarget { version: "1.0.0".into(), ..target_of(&v2) });
@@ -157,6 +161,7 @@ fn until_the_metadata_speaks_for_a_bundle_its_slot_seeks_and_says_why() {
     other.start().expect("the disk works");
     other.edit_targets(&[path]);
     other.deliver_timestamp();
+    other.pass(METADATA_PATIENCE_MS);
     assert!(other.reason().contains("not the desired one"), "{}", other.reason());
     world.edit_targets(&[TargetsEdit::Add(target_of(&v1))]);
     world.deliver_timestamp();
@@ -185,6 +190,7 @@ fn a_target_of_a_delegated_role_counts_where_the_delegation_reaches() {
     let held_back = world.retained.remove(&metadata_topic(file).to_string());
     world.deliver_timestamp();
     world.desire(1, &v1);
+    world.pass(METADATA_PATIENCE_MS);
     assert!(world.reason().contains("being looked for"), "{}", world.reason());
     assert!(world.subscribed.contains(&metadata_topic(file)));
     // It is asked for again when it does not come.
@@ -336,6 +342,7 @@ fn a_frozen_device_says_so_by_itself_and_says_when_it_is_over() {
     assert_eq!(world.event_kinds(), [EventKind::Frozen]);
     world.fleet_ms = world.now.unix_ms;
     world.desire(2, &v2());
+    world.pass(METADATA_PATIENCE_MS);
     assert!(world.reason().contains("expired"), "{}", world.reason());
     world.events.clear();
     world.resign();
@@ -395,6 +402,7 @@ fn metadata_that_the_disk_did_not_take_is_not_acted_upon_yet() {
     world.disk.set_capacity(Some(used as u64));
     world.disk.fail_changes(1);
     world.deliver_timestamp();
+    world.pass(METADATA_PATIENCE_MS);
     assert_eq!(world.answering, Some(v1.digest()));
     assert!(!world.reason().is_empty());
     world.disk.set_capacity(None);
@@ -406,23 +414,15 @@ fn metadata_that_the_disk_did_not_take_is_not_acted_upon_yet() {
 
 #[test]
 fn offers_that_are_not_to_be_believed_delay_an_update_and_do_not_end_it() {
-    let cases: [(&str, fn(&Bundle) -> BundleOffer); 2] = [
-        ("not the one that the target names", |_| BundleOffer {
-            index: ChunkIndex::of(&v1()).expect("it is small").encode(),
-            patch_indexes: Vec::new(),
-        }),
-        ("not the one that the target names", |_| BundleOffer {
-            index: vec![2; 100_000],
-            patch_indexes: vec![vec![1; 1000]],
-        }),
-    ];
-    for (part, offer) in cases {
+    let part = "not the one that the target names";
+    let another = ChunkIndex::of(&v1()).expect("it is small").encode();
+    for (index, patch_indexes) in [(another, Vec::new()), (vec![2; 100_000], vec![vec![1; 1000]])] {
         let mut world = World::new();
         let (v1, v2) = (v1(), v2());
         world.install(1, &v1);
         world.events.clear();
         world.publish(&v2);
-        world.publish_offer(&v2, offer(&v2));
+        world.publish_offer(&v2, BundleOffer { index, patch_indexes });
         world.desire(2, &v2);
         let payload = world.retained[&Topic::Bundle(v2.digest()).to_string()].clone();
         world.receive(&Topic::Bundle(v2.digest()), &payload);
