@@ -941,7 +941,9 @@ impl Updates {
             Some(patch) => match self.store.patch(&transfer.index, patch)? {
                 Ok(whole) => whole,
                 Err(reason) => {
-                    tracing::warn!("a patch to {bundle} fails, its chunks are fetched: {reason}");
+                    let problem =
+                        format!("a patch to {bundle} fails, its chunks are fetched: {reason}");
+                    self.effects.push(Effect::Malformed { problem });
                     self.spoiled.insert(patch.digest());
                     *transfer =
                         Transfer::new(transfer.target.clone(), transfer.index.clone(), None);
