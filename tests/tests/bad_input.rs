@@ -112,7 +112,10 @@ fn a_broker_that_sends_nonsense_to_a_device_is_counted_and_stops_nothing() {
     };
     say_nonsense(&stage, &thief, &desired);
     say_nonsense(&stage, &thief, &stored);
-    say_nonsense(&stage, &thief, &metadata);
+    for payload in nonsense() {
+        thief.plant(Publish::new(metadata.clone(), payload));
+    }
+    stage.wait_for_event("line-1", "metadata-refused", "timestamp.json");
 
     // An offer and a chunk are listened to while they are needed: neither is there yet.
     stage.agent("line-1").pause();
@@ -238,6 +241,8 @@ fn a_fleets_configuration_with_a_fault_names_key_line_and_what_was_expected() {
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     fs::write(&path, "keys = \"none\"\n").expect("the folder can be written");
+    let data = folder.path().join("data").display().to_string();
+    let arguments = [&arguments[..], &["--data", &data]].concat();
     assert_eq!(complaint(&arguments, "none/root.json", &["No such file"]), None);
 }
 
