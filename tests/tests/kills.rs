@@ -92,7 +92,7 @@ fn wish(stage: &Stage, bundle: &Bundle) {
 fn patient(version: &str) -> Bundle {
     let parts = shuttle::parts(version);
     let mut draft = parts.manifest.into_draft();
-    (draft.update.crashes_max, draft.update.probation_s) = (100, 1);
+    (draft.update.crashes_max, draft.update.probation_s) = (PROBATION_CRASHES_MAX, 1);
     draft.update.probation_inferences = 1;
     let manifest = Manifest::try_from(draft).expect("the manifest keeps every rule");
     BundleBuilder { manifest, ..parts }.build().expect("it is well formed")
