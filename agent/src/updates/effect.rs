@@ -37,8 +37,8 @@ pub enum Effect {
     },
     /// Count what answers, compare whatever answers next with what answers now, and call
     /// [`Updates::observed`](super::Updates::observed) about every second; or stop that. It comes before the
-    /// [`Effect::Swap`] whose model is to be watched, or when that answers already. What answered before the start of the agent is
-    /// not known: then there is nothing to compare with, and errors alone are counted.
+    /// [`Effect::Swap`] whose model is to be watched, or when that answers already. What answered before the
+    /// start of the agent is not known: then there is nothing to compare with, and errors alone are counted.
     Watch {
         /// The slot.
         slot: SlotName,
