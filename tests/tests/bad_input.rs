@@ -159,7 +159,9 @@ fn a_sensor_that_sends_nonsense_is_counted_and_its_next_sample_is_answered() {
         site.url()
     );
     stage.add_agent("line-1", &tables);
-    stage.deploy("line-1", bundle);
+    // Its probation goes on until there are samples.
+    stage.assign("line-1", bundle);
+    stage.wait_for_device("line-1", "a bundle that answers", |seen| runs(seen, bundle));
     stage.wait_for_agent_to_say("line-1", "the local broker is connected", 1);
     let sensor = Client::connect(LinkConfig::new(site.url(), "press"));
     let bad: [&[u8]; 5] =
