@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use selvedge_bundle::{Bundle, BundleBuilder, Manifest};
+use selvedge_bundle::{Bundle, BundleBuilder, Manifest, PROBATION_CRASHES_MAX};
 use selvedge_link::{LinkConfig, Publish};
 use selvedge_tests::{
     api::number,
