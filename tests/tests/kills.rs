@@ -29,9 +29,6 @@ use serde_json::{Value, json};
 /// is counted and printed.
 const KILL_MS_MAX: u64 = 600;
 
-/// As many crashes on probation as a manifest may forgive.
-const CRASHES_MAX: u32 = 100;
-
 const SAMPLE: &[u8] = b"[46, 2, 83, 0, 46, 3, 37, 36, 0]";
 
 #[test]
@@ -110,7 +107,7 @@ fn wish(stage: &Stage, bundle: &Bundle) {
 fn patient(version: &str) -> Bundle {
     let parts = shuttle::parts(version);
     let mut draft = parts.manifest.into_draft();
-    (draft.update.crashes_max, draft.update.probation_s) = (CRASHES_MAX, 1);
+    (draft.update.crashes_max, draft.update.probation_s) = (PROBATION_CRASHES_MAX, 1);
     draft.update.probation_inferences = 1;
     let manifest = Manifest::try_from(draft).expect("the manifest keeps every rule");
     BundleBuilder { manifest, ..parts }.build().expect("it is well formed")
