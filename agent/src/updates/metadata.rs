@@ -362,6 +362,8 @@ impl Metadata {
         {
             *asked_ms = now.elapsed_ms;
             orders.push(Order::ListenAgain(file.clone()));
+            // The file is gone if there is a newer timestamp, which a broker with a full queue has dropped.
+            orders.push(Order::ListenAgain(timestamp_file()));
         }
         if self.retry_at_ms.is_some_and(|at_ms| now.elapsed_ms >= at_ms) {
             self.retry_at_ms = None;
