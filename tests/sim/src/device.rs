@@ -782,8 +782,10 @@ impl Device {
             format!("reports generation {generation}, {trust:?}: {}", slots.join("; "))
         });
         self.witness.reports(&reported)?;
-        let (used_ms, kept_ms) = self.process().updates.time_floors_ms();
-        self.witness.knows_time(used_ms, kept_ms)?;
+        let process = self.process();
+        let (used_ms, kept_ms) = process.updates.time_floors_ms();
+        let root_version = process.root.root().version();
+        self.witness.knows_time(used_ms, kept_ms, root_version)?;
         self.process().reported = Some(reported);
         self.publish_reported(around);
         Ok(())

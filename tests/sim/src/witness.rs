@@ -153,9 +153,9 @@ impl Witness {
 
     /// The device takes `used_ms` for a time that has passed, and its disk has `kept_ms`. A new root may take
     /// back the word of the key that vouched for it.
-    pub fn knows_time(&mut self, used_ms: u64, kept_ms: u64) -> Checked {
-        if self.root_version != self.floor_root_version {
-            (self.floor_ms, self.floor_root_version) = (0, self.root_version);
+    pub fn knows_time(&mut self, used_ms: u64, kept_ms: u64, root_version: u64) -> Checked {
+        if root_version != self.floor_root_version {
+            (self.floor_ms, self.floor_root_version) = (0, root_version);
         }
         let before = self.floor_ms;
         self.floor_ms = before.max(kept_ms);
