@@ -91,6 +91,10 @@ pub const PROBATION_MS_MAX: u64 = 3_600_000;
 /// or shadow wants if that is lower.
 pub const SAMPLES_JUDGED_MIN: u64 = 20;
 
+/// The latency that 95 % of answers keep is judged from this number of samples on: of fewer, a moment in
+/// which the machine was busy could decide.
+pub const LATENCY_SAMPLES_MIN: u64 = 100;
+
 /// Latencies that differ by no more than this are the same, whatever their ratio, in microseconds.
 pub const LATENCY_SLACK_US: u32 = 1_000;
 

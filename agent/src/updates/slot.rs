@@ -33,9 +33,9 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, CONFIRMED_NAMES_MAX, DISK_RETRY_MS, LATENCY_SLACK_US,
-    METADATA_PATIENCE_MS, OFFER_REASONS_TOLD_MAX, OFFER_RETRY_MS, PROBATION_MS_MAX,
-    SAMPLES_JUDGED_MIN, SHADOW_MS_MAX, TRIAL_GRACE_MS,
+    CHUNK_OVERDUE_MS, CHUNKS_REQUESTED_MAX, CONFIRMED_NAMES_MAX, DISK_RETRY_MS,
+    LATENCY_SAMPLES_MIN, LATENCY_SLACK_US, METADATA_PATIENCE_MS, OFFER_REASONS_TOLD_MAX,
+    OFFER_RETRY_MS, PROBATION_MS_MAX, SAMPLES_JUDGED_MIN, SHADOW_MS_MAX, TRIAL_GRACE_MS,
 };
 
 use super::Observation;
@@ -1228,7 +1228,7 @@ fn fault(policy: &UpdatePolicy, samples_wanted: u64, seen: &Observation) -> Opti
     let ratio = f64::from(latency_us) / f64::from(before_us);
     let is_slow =
         ratio > policy.latency_ratio_max && latency_us.saturating_sub(before_us) > LATENCY_SLACK_US;
-    if before_us > 0 && is_slow {
+    if before_us > 0 && counts.samples >= LATENCY_SAMPLES_MIN && is_slow {
         return Some(format!(
             "95 % of its answers took up to {latency_us} µs, those of the bundle before {before_us} µs; \
              {} times that is allowed",

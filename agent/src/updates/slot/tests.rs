@@ -145,7 +145,7 @@ fn a_probation_waits_for_inferences_until_time_alone_decides() {
 #[test]
 fn a_bundle_that_fails_its_probation_gives_way_to_the_one_before() {
     let with_latency = |latency_us_p95, latency_us_p95_before| {
-        let samples = 50;
+        let samples = LATENCY_SAMPLES_MIN;
         let comparison =
             Comparison { samples, latency_us_p95, latency_us_p95_before, ..Comparison::default() };
         Observation { comparison, ..Observation::default() }
@@ -177,13 +177,19 @@ fn a_bundle_that_fails_its_probation_gives_way_to_the_one_before() {
 #[test]
 fn what_a_probation_allows_is_no_fault() {
     let comparison = Comparison {
-        samples: 50,
+        samples: LATENCY_SAMPLES_MIN,
         latency_us_p95: LATENCY_SLACK_US + 10,
         latency_us_p95_before: 10,
         ..Comparison::default()
     };
+    let a_busy_moment = Comparison {
+        samples: LATENCY_SAMPLES_MIN - 1,
+        latency_us_p95: 100 * LATENCY_SLACK_US,
+        ..comparison
+    };
     let cases = [
         ("few samples", seen(19, 19)),
+        ("few latencies", Observation { comparison: a_busy_moment, ..Observation::default() }),
         ("the one before failed as often", Observation { failed_before: 0.5, ..seen(50, 25) }),
         ("noise", Observation { comparison, ..Observation::default() }),
         ("a small shift", Observation { class_shift: Some(0.5), ..seen(50, 0) }),
