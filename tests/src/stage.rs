@@ -545,10 +545,10 @@ impl Stage {
     /// # Panics
     /// If they are not.
     pub fn wait_for_results(&self, device: &str, boot: u64, count: u64) {
-        let what = format!("{count} results of boot {boot} of {device}");
+        let what = format!("the first {count} results of boot {boot} of {device}");
         self.wait_for(&format!("/api/v1/devices/{device}/streams"), &what, |streams| {
             stream(streams, boot, "results")
-                .is_some_and(|found| found["records"].as_u64() >= Some(count))
+                .is_some_and(|found| found["through"].as_u64() >= Some(count))
         });
     }
 
