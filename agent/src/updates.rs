@@ -24,7 +24,7 @@ use std::{
 };
 
 use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, PatchIndex, digest_of, expand};
-use selvedge_trust::{Blob, BundleTarget, DesiredSlot, DesiredState, UnixMillis};
+use selvedge_trust::{Blob, BundleTarget, DesiredSlot, DesiredState, PatchTarget, UnixMillis};
 use selvedge_wire::{
     Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, Event, EventKind, FileName, FleetName,
     Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
@@ -36,7 +36,10 @@ use crate::{
     disk::{DiskError, SharedDisk, replace},
     error::one_line,
     inference::LoadedModel,
-    limits::{DESIRED_RETRY_MS, DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS, SLOTS_MAX},
+    limits::{
+        CHUNK_OVERDUE_MS, DESIRED_RETRY_MS, DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS,
+        SLOTS_MAX,
+    },
     malformed::shortened,
 };
 
@@ -135,6 +138,8 @@ pub struct Updates {
     spoiled: BTreeSet<Digest>,
     // The slots that listen to the offers of a bundle.
     seeking: BTreeMap<SlotName, Digest>,
+    // The slots that listen to the index of a patch.
+    seeking_patches: BTreeMap<SlotName, PatchSought>,
     subscribed: BTreeMap<String, (Topic, usize)>,
     // A desired state that the disk did not take, and when to try again.
     unrecorded: Option<(Vec<u8>, u64)>,
@@ -168,24 +173,39 @@ impl From<DiskError> for OfferError {
 /// A bundle that is on its way.
 struct Transfer {
     target: BundleTarget,
-    index: ChunkIndex,
-    patch: Option<PatchIndex>,
+    way: Way,
     // The chunks, or the pieces of the patch.
     pieces: BTreeMap<Digest, ChunkRef>,
 }
 
+/// What a bundle is put together from.
+enum Way {
+    Chunks(ChunkIndex),
+    Patch { source: Digest, index: PatchIndex },
+}
+
 impl Transfer {
-    fn new(target: BundleTarget, index: ChunkIndex, patch: Option<PatchIndex>) -> Self {
-        let pieces = match &patch {
-            Some(patch) => patch.pieces().iter().map(|piece| (piece.digest, *piece)).collect(),
-            None => index.chunks().map(|chunk| (chunk.digest, chunk)).collect(),
+    fn new(target: BundleTarget, way: Way) -> Self {
+        let pieces = match &way {
+            Way::Patch { index, .. } => {
+                index.pieces().iter().map(|piece| (piece.digest, *piece)).collect()
+            }
+            Way::Chunks(index) => index.chunks().map(|chunk| (chunk.digest, chunk)).collect(),
         };
-        Self { target, index, patch, pieces }
+        Self { target, way, pieces }
     }
 
     fn pieces_total(&self) -> u32 {
         u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
     }
+}
+
+/// The index of a patch that a slot waits for.
+struct PatchSought {
+    bundle: Digest,
+    index: Blob,
+    // When it is asked for again, and offers are listened to as well.
+    overdue_at_ms: u64,
 }
 
 impl Updates {
@@ -226,6 +246,7 @@ impl Updates {
             transfers: BTreeMap::new(),
             spoiled: BTreeSet::new(),
             seeking: BTreeMap::new(),
+            seeking_patches: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             unrecorded: None,
             refused_document: Vec::new(),
@@ -315,6 +336,7 @@ impl Updates {
         if !self.refused_document.is_empty() && now.elapsed_ms >= self.refused_retry_at_ms {
             self.consider(self.refused_document.clone(), now);
         }
+        self.seek_overdue_again(now);
         let slots: Vec<_> = self.slots.keys().cloned().collect();
         slots.iter().for_each(|slot| self.tell_slot(slot, Happening::Tick, now));
         self.finish(now)
@@ -704,63 +726,70 @@ impl Updates {
         if index.bundle() != bundle {
             return Err(OfferError::Unfit("the chunk index is about another bundle".to_owned()));
         }
-        self.check_room(&index)?;
+        self.check_room(bundle, index.len_bytes())?;
         self.store.keep_offer(bundle, offer)?;
         let missing = self.store.missing(&index)?;
-        let (patch, missing) = match self.shorter_patch(&target, offer, &index, &missing)? {
-            Some((patch, pieces)) => (Some(patch), pieces),
-            None => (None, missing),
-        };
-        let transfer = Transfer::new(target, index, patch);
-        let pieces_total = transfer.pieces_total();
-        self.transfers.insert(bundle, transfer);
-        Ok((missing, pieces_total))
+        Ok(self.begin(Transfer::new(target, Way::Chunks(index)), missing))
     }
 
-    /// The patch with the fewest bytes to fetch, if that is fewer than `chunks` have, and its missing pieces.
-    /// A patch travels as it is and chunks travel compressed, by how much is not known; but a patch was only
-    /// published because it is shorter than the chunks that its source lacks are when they travel.
-    fn shorter_patch(
-        &self,
+    fn begin(&mut self, transfer: Transfer, missing: Vec<Digest>) -> (Vec<Digest>, u32) {
+        let pieces_total = transfer.pieces_total();
+        self.transfers.insert(transfer.target.bundle(), transfer);
+        (missing, pieces_total)
+    }
+
+    /// The same with a patch; nothing if that does not lead to the bundle, as far as can be told.
+    fn check_patch(
+        &mut self,
         target: &BundleTarget,
-        offer: &BundleOffer,
-        index: &ChunkIndex,
-        chunks: &[Digest],
-    ) -> Result<Option<(PatchIndex, Vec<Digest>)>, DiskError> {
-        let is_missing = |chunk: &ChunkRef| chunks.contains(&chunk.digest);
-        let missing = index.chunks().filter(is_missing).map(|chunk| (chunk.digest, chunk));
-        let missing: BTreeMap<_, _> = missing.collect();
-        let mut fewest: u64 = missing.values().map(|chunk| u64::from(chunk.len_bytes)).sum();
-        let mut shortest = None;
-        for named in &target.patches {
-            let mut offered = offer.patch_indexes.iter();
-            let bytes = offered.find(|bytes| is_named(&named.index, bytes));
-            let Some(patch) = bytes.and_then(|bytes| PatchIndex::decode(bytes).ok()) else {
-                continue;
-            };
-            let leads = patch.source() == named.source && patch.target() == target.bundle();
-            if !leads || self.spoiled.contains(&patch.digest()) || !self.store.has(named.source)? {
-                continue;
+        bytes: &[u8],
+    ) -> Result<Option<(Vec<Digest>, u32)>, OfferError> {
+        let bundle = target.bundle();
+        let named = self.usable_patches(target)?.into_iter();
+        let Some(named) = named.into_iter().find(|named| is_named(&named.index, bytes)) else {
+            return Ok(None);
+        };
+        let index = PatchIndex::decode(bytes).ok();
+        let (Some(index), Some(before)) = (index, self.store.index_of(named.source)?) else {
+            self.spoiled.insert(named.index.digest);
+            return Ok(None);
+        };
+        match self.check_room(bundle, index.bundle_bytes_max(before.len_bytes())) {
+            // Only the chunk index says how long the bundle is to the byte.
+            Err(OfferError::Unfit(_)) => {
+                self.spoiled.insert(named.index.digest);
+                return Ok(None);
             }
-            let lacking = self.store.missing_pieces(&patch)?;
-            let pieces = patch.pieces().iter().filter(|piece| lacking.contains(&piece.digest));
-            let bytes: u64 = pieces.map(|piece| u64::from(piece.len_bytes)).sum();
-            if bytes < fewest {
-                fewest = bytes;
-                shortest = Some((patch, lacking));
+            checked => checked?,
+        }
+        self.store.keep_patch_index(bundle, bytes)?;
+        let missing = self.store.missing_pieces(&index)?;
+        let way = Way::Patch { source: named.source, index };
+        Ok(Some(self.begin(Transfer::new(target.clone(), way), missing)))
+    }
+
+    /// The patches to a bundle whose source is on the disk, the shortest first. A patch was only published
+    /// because it is shorter than the offer and the chunks that its source lacks.
+    fn usable_patches(&self, target: &BundleTarget) -> Result<Vec<PatchTarget>, DiskError> {
+        let mut usable = Vec::new();
+        for patch in &target.patches {
+            let is_whole =
+                self.store.has(patch.source)? && self.store.index_of(patch.source)?.is_some();
+            if is_whole && !self.spoiled.contains(&patch.index.digest) {
+                usable.push(patch.clone());
             }
         }
-        Ok(shortest)
+        usable.sort_by_key(|patch| patch.len_bytes);
+        Ok(usable)
     }
 
-    fn check_room(&self, index: &ChunkIndex) -> Result<(), OfferError> {
-        let len = index.len_bytes();
+    fn check_room(&self, bundle: Digest, len: u64) -> Result<(), OfferError> {
         let BundleLimits { bundle_bytes_max, bundles_bytes_max } = self.limits;
         if len > bundle_bytes_max {
             let reason = format!("it has {len} bytes; this device takes {bundle_bytes_max}");
             return Err(OfferError::Unfit(reason));
         }
-        let kept = self.store.kept_bytes(index.bundle())?;
+        let kept = self.store.kept_bytes(bundle)?;
         if kept + len > bundles_bytes_max {
             let reason = format!(
                 "it has {len} bytes beside {kept} of other bundles; this device keeps {bundles_bytes_max}"
@@ -770,21 +799,43 @@ impl Updates {
         // Its chunks and its layout are on the disk at the same time for a moment.
         let needed = 2 * len + DISK_RESERVE_BYTES;
         let free = self.store.free_bytes()?;
-        if free < needed && !self.store.has(index.bundle())? {
+        if free < needed && !self.store.has(bundle)? {
             let reason = format!("the disk has {free} bytes free, {needed} are needed");
             return Err(OfferError::Disk(reason));
         }
         Ok(())
     }
 
+    fn receive_patch_index(&mut self, index: Digest, payload: &[u8], now: Now) {
+        let sought = self.seeking_patches.iter().filter(|(_, sought)| sought.index.digest == index);
+        let sought: Vec<_> =
+            sought.map(|(slot, sought)| (slot.clone(), sought.bundle, sought.index)).collect();
+        for (slot, bundle, index) in sought {
+            let len_bytes = u32::try_from(index.len_bytes).unwrap_or(u32::MAX);
+            match read_piece(payload, &ChunkRef { digest: index.digest, len_bytes }) {
+                Err(problem) => self.effects.push(Effect::Malformed { problem }),
+                Ok(bytes) => {
+                    let checked = self.target_of(&slot, bundle);
+                    let checked = checked.and_then(|target| self.check_patch(&target, &bytes));
+                    let happening = match checked.transpose() {
+                        Some(checked) => Some(offered(bundle, checked)),
+                        None => self.seek(&slot, bundle, now),
+                    };
+                    happening
+                        .into_iter()
+                        .for_each(|happening| self.tell_slot(&slot, happening, now));
+                }
+            }
+        }
+    }
+
     fn receive_piece(&mut self, piece: Digest, payload: &[u8], now: Now) {
+        self.receive_patch_index(piece, payload, now);
         let expected = self.transfers.values().find_map(|transfer| transfer.pieces.get(&piece));
         let Some(expected) = expected else { return };
-        let content = match decode::<Chunk>(payload) {
-            Ok(message) => expand(&message, expected).map_err(|error| one_line(&error)),
-            Err(error) => Err(format!("chunk {piece}: {error}")),
-        };
-        let happening = match content.map(|content| self.store.keep_chunk(piece, &content)) {
+        let happening = match read_piece(payload, expected)
+            .map(|content| self.store.keep_chunk(piece, &content))
+        {
             Ok(Ok(())) => Happening::PieceKept { piece },
             Ok(Err(error)) => Happening::DiskFailed { reason: error.to_string() },
             Err(problem) => return self.effects.push(Effect::Malformed { problem }),
@@ -857,14 +908,54 @@ impl Updates {
         None
     }
 
-    fn seek(&mut self, slot: &SlotName, bundle: Digest, _now: Now) -> Option<Happening> {
-        match self.find_on_disk(slot, bundle) {
-            Ok(Some(known)) => Some(offered(bundle, Ok(known))),
-            Ok(None) => {
-                self.listen_to_offers(slot, bundle);
-                None
+    fn seek(&mut self, slot: &SlotName, bundle: Digest, now: Now) -> Option<Happening> {
+        let found = match self.find_on_disk(slot, bundle) {
+            Ok(None) => self.listen(slot, bundle, now).map(|()| None),
+            found => found,
+        };
+        found.transpose().map(|found| offered(bundle, found))
+    }
+
+    /// Listens to the index of the shortest patch, or else to offers.
+    fn listen(&mut self, slot: &SlotName, bundle: Digest, now: Now) -> Result<(), OfferError> {
+        let target = self.target_of(slot, bundle)?;
+        let usable = self.usable_patches(&target)?;
+        let sought = self.seeking_patches.get(slot).map(|sought| sought.index.digest);
+        let Some(patch) = usable.first() else {
+            self.stop_seeking_patch(slot);
+            self.listen_to_offers(slot, bundle);
+            return Ok(());
+        };
+        if sought != Some(patch.index.digest) {
+            self.stop_seeking_patch(slot);
+            let overdue_at_ms = now.elapsed_ms + CHUNK_OVERDUE_MS;
+            let sought = PatchSought { bundle, index: patch.index, overdue_at_ms };
+            self.seeking_patches.insert(slot.clone(), sought);
+            self.subscribe(Topic::Chunk(patch.index.digest));
+        }
+        Ok(())
+    }
+
+    /// The broker need not have a patch: offers are listened to as well when its index takes too long.
+    fn seek_overdue_again(&mut self, now: Now) {
+        let mut overdue = Vec::new();
+        for (slot, sought) in &mut self.seeking_patches {
+            if now.elapsed_ms >= sought.overdue_at_ms {
+                sought.overdue_at_ms = now.elapsed_ms + CHUNK_OVERDUE_MS;
+                overdue.push((slot.clone(), sought.bundle, sought.index.digest));
             }
-            Err(error) => Some(offered(bundle, Err(error))),
+        }
+        for (slot, bundle, index) in overdue {
+            self.subscribe_again(Topic::Chunk(index));
+            if self.seeking.get(&slot) != Some(&bundle) {
+                self.listen_to_offers(&slot, bundle);
+            }
+        }
+    }
+
+    fn stop_seeking_patch(&mut self, slot: &SlotName) {
+        if let Some(sought) = self.seeking_patches.remove(slot) {
+            self.unsubscribe(Topic::Chunk(sought.index.digest));
         }
     }
 
@@ -888,11 +979,16 @@ impl Updates {
         if whole {
             return Ok(Some((Vec::new(), 0)));
         }
-        // An offer from before a restart spares the wait for the network, if it is still good.
-        let Some(offer) = self.store.offer(bundle)? else { return Ok(None) };
-        match self.check_offer(target, &offer) {
-            Err(OfferError::Unbelieved(_)) => Ok(None),
-            checked => checked.map(Some),
+        // What came before a restart spares the wait for the network, if it is still good.
+        if let Some(offer) = self.store.offer(bundle)? {
+            match self.check_offer(target.clone(), &offer) {
+                Err(OfferError::Unbelieved(_)) => {}
+                checked => return checked.map(Some),
+            }
+        }
+        match self.store.patch_index(bundle)? {
+            Some(index) => self.check_patch(&target, &index),
+            None => Ok(None),
         }
     }
 
@@ -909,6 +1005,9 @@ impl Updates {
     }
 
     fn stop_seeking(&mut self, slot: &SlotName, bundle: Digest) {
+        if self.seeking_patches.get(slot).is_some_and(|sought| sought.bundle == bundle) {
+            self.stop_seeking_patch(slot);
+        }
         if self.seeking.get(slot) == Some(&bundle) {
             self.seeking.remove(slot);
             self.unsubscribe(Topic::Bundle(bundle));
@@ -923,6 +1022,16 @@ impl Updates {
                 let pieces_total = self.transfers.get(&bundle).map_or(0, Transfer::pieces_total);
                 Happening::Lacking { bundle, missing, pieces_total }
             }
+            Err(StoreError::Unpatched(reason)) => {
+                let problem =
+                    format!("a patch to {bundle} fails, its chunks are fetched: {reason}");
+                self.effects.push(Effect::Malformed { problem });
+                let transfer = self.transfers.remove(&bundle);
+                if let Some(Transfer { way: Way::Patch { index, .. }, .. }) = transfer {
+                    self.spoiled.insert(index.digest());
+                }
+                Happening::Unpatched { bundle }
+            }
             Err(StoreError::Unfit(reason)) => {
                 self.discard_unless_it_answers(bundle);
                 Happening::Unfit { bundle, reason }
@@ -936,21 +1045,12 @@ impl Updates {
             return candidate(&self.store.read(bundle)?);
         }
         let lost = || StoreError::Disk(format!("what was known of bundle {bundle} is gone"));
-        let transfer = self.transfers.get_mut(&bundle).ok_or_else(lost)?;
-        let whole = match &transfer.patch {
-            Some(patch) => match self.store.patch(&transfer.index, patch)? {
-                Ok(whole) => whole,
-                Err(reason) => {
-                    let problem =
-                        format!("a patch to {bundle} fails, its chunks are fetched: {reason}");
-                    self.effects.push(Effect::Malformed { problem });
-                    self.spoiled.insert(patch.digest());
-                    *transfer =
-                        Transfer::new(transfer.target.clone(), transfer.index.clone(), None);
-                    self.store.assemble(&transfer.index)?
-                }
-            },
-            None => self.store.assemble(&transfer.index)?,
+        let transfer = self.transfers.get(&bundle).ok_or_else(lost)?;
+        let whole = match &transfer.way {
+            Way::Patch { source, index } => {
+                self.store.patch(*source, &transfer.target.manifest, index)?
+            }
+            Way::Chunks(index) => self.store.assemble(index)?,
         };
         let candidate = candidate(&whole)?;
         let Candidate { name, version, .. } = &candidate;
@@ -961,7 +1061,7 @@ impl Updates {
                 target.name, target.version
             )));
         }
-        self.store.keep(&whole)?;
+        self.store.keep_whole(&whole)?;
         Ok(candidate)
     }
 
@@ -1029,7 +1129,7 @@ impl Updates {
         let arriving: BTreeSet<_> = self.slots.values().filter_map(SlotUpdate::target).collect();
         let needed: BTreeSet<_> = kept.chain(arriving.iter().copied()).collect();
         self.transfers.retain(|bundle, _| arriving.contains(bundle));
-        if self.transfers.is_empty() {
+        if arriving.is_empty() {
             self.spoiled.clear();
         }
         if let Err(error) = self.store.tidy(&needed, &arriving) {
@@ -1165,6 +1265,13 @@ fn offered(bundle: Digest, checked: Result<(Vec<Digest>, u32), OfferError>) -> H
         Err(OfferError::Unfit(reason)) => Happening::Unfit { bundle, reason },
         Err(OfferError::Disk(reason)) => Happening::DiskFailed { reason },
     }
+}
+
+/// The content of a piece that came, if it is what it is called.
+fn read_piece(payload: &[u8], expected: &ChunkRef) -> Result<Vec<u8>, String> {
+    let message = decode::<Chunk>(payload);
+    let message = message.map_err(|error| format!("chunk {}: {error}", expected.digest))?;
+    expand(&message, expected).map_err(|error| one_line(&error))
 }
 
 /// Whether these bytes are those that a target names.

@@ -136,7 +136,7 @@ fn describe(bundle: &Bundle, hardware_classes: &[String]) -> Result<BundleTarget
 fn describe_patch(patch: &Patch) -> PatchTarget {
     let index = patch.index().encode();
     PatchTarget {
-        source: patch.index().source(),
+        source: patch.source(),
         index: Blob { digest: patch.index().digest(), len_bytes: index.len() as u64 },
         len_bytes: patch.index().len_bytes(),
     }
@@ -191,7 +191,7 @@ fn upload(api: &Api, folder: &Path, bundle: &Bundle, patch: Option<&Patch>) -> R
         bail!("the fleet manager took {digest}, but {} was sent", bundle.digest());
     }
     match patch {
-        Some(patch) => api.add_patch(&digest, &patch.index().source(), &patch.encode()),
+        Some(patch) => api.add_patch(&digest, &patch.source(), &patch.encode()),
         None => Ok(()),
     }
 }

@@ -20,8 +20,7 @@ use selvedge_bundle::{Patch, compress, digest_of};
 use selvedge_link::{Delivery, Link, Publish};
 use selvedge_trust::{KeyId, metadata_chunk};
 use selvedge_wire::{
-    BundleOffer, Desired, DeviceId, Digest, FileName, PAYLOAD_BYTES_MAX, Stored, StoredThrough,
-    Topic, Topics, encode,
+    BundleOffer, Desired, DeviceId, Digest, FileName, Stored, StoredThrough, Topic, Topics, encode,
 };
 
 use crate::{
@@ -44,9 +43,6 @@ const SETTLED_TOLD_MAX: usize = 64;
 
 /// The root that every device has or is past: no chain leads to it.
 const FIRST_ROOT_FILE: &str = "1.root.json";
-
-/// Room in an offer for the lengths of what it holds.
-const OFFER_OVERHEAD_BYTES: usize = 64;
 
 /// Tells the downlink what to look at again. It never waits.
 #[derive(Clone)]
@@ -78,13 +74,13 @@ enum Content {
     /// The topic is cleared. Bytes are given back before others are taken, but a file of the repository
     /// goes only when no timestamp leads to it.
     Nothing,
-    /// What a bundle is made of, with the indexes of these patches.
-    Offer { bundle: Digest, patches: Vec<Digest> },
+    /// What a bundle is made of.
+    Offer { bundle: Digest },
     /// What a device should run.
     Desired { device: DeviceId, generation: u64 },
     /// A chunk of a bundle.
     Chunk { bundle: Digest, chunk: Digest },
-    /// A piece of a patch, which its index names.
+    /// A piece of a patch, which its index names; or the index.
     Piece { patch: Digest, piece: Digest },
 }
 
@@ -442,7 +438,7 @@ impl Outbox {
         let mut room = Room { bytes_max: self.retained_bytes_max, taken: BTreeMap::new() };
         let assigned = self.store.assigned_bundles().await?;
         let mut contents = Vec::new();
-        let mut offers: BTreeMap<Digest, Vec<Digest>> = BTreeMap::new();
+        let mut offered: BTreeSet<Digest> = BTreeSet::new();
         for &bundle in &assigned {
             let pieces = self.store.pieces(&bundle).await?;
             if let Err(bytes) = room.take(&pieces) {
@@ -453,7 +449,7 @@ impl Outbox {
                 );
                 continue;
             }
-            offers.insert(bundle, Vec::new());
+            offered.insert(bundle);
             for (chunk, _) in pieces {
                 contents.push((Topic::Chunk(chunk), Content::Chunk { bundle, chunk }));
             }
@@ -465,20 +461,21 @@ impl Outbox {
         sources.extend(&assigned);
         for patch in self.store.patches().await? {
             let PatchRow { source, target, index_digest, signed, .. } = patch;
-            let Some(offered) = offers.get_mut(&target) else { continue };
-            let pieces = self.store.pieces(&index_digest).await?;
-            if !signed || !sources.contains(&source) || room.take(&pieces).is_err() {
+            if !signed || !offered.contains(&target) || !sources.contains(&source) {
                 continue;
             }
-            offered.push(index_digest);
+            let pieces = self.store.pieces(&index_digest).await?;
+            if room.take(&pieces).is_err() {
+                continue;
+            }
             for (piece, _) in pieces {
                 let content = Content::Piece { patch: index_digest, piece };
                 contents.push((Topic::Chunk(piece), content));
             }
         }
         self.retained_bytes.store(room.taken.values().sum(), Ordering::Relaxed);
-        let offer = |(bundle, patches)| (Topic::Bundle(bundle), Content::Offer { bundle, patches });
-        contents.extend(offers.into_iter().map(offer));
+        let offer = |bundle| (Topic::Bundle(bundle), Content::Offer { bundle });
+        contents.extend(offered.into_iter().map(offer));
         Ok(contents)
     }
 
@@ -506,7 +503,10 @@ impl Outbox {
                 let desired = self.store.desired(device).await?;
                 Ok(desired.map(|row| encode(&Desired { document: row.document })))
             }
-            Content::Offer { bundle, patches } => self.offer(bundle, patches).await,
+            Content::Offer { bundle } => {
+                let index = self.store.chunk_index(bundle).await?;
+                Ok(index.map(|index| encode(&BundleOffer { index })))
+            }
             Content::Chunk { bundle, chunk } => {
                 let stock = self.stock(*bundle).await?;
                 Ok(stock.chunk(chunk).map(|bytes| encode(&compress(bytes))))
@@ -515,29 +515,15 @@ impl Outbox {
         }
     }
 
-    /// The offer of a bundle, with as many of the patches' indexes as fit into a message.
-    async fn offer(&self, bundle: &Digest, patches: &[Digest]) -> Result<Option<Vec<u8>>, Error> {
-        let Some(index) = self.store.chunk_index(bundle).await? else { return Ok(None) };
-        let mut len_bytes = index.len() + OFFER_OVERHEAD_BYTES;
-        let mut patch_indexes = Vec::new();
-        for patch in self.store.patches().await? {
-            if patch.target != *bundle || !patches.contains(&patch.index_digest) {
-                continue;
-            }
-            len_bytes += patch.index.len() + OFFER_OVERHEAD_BYTES;
-            if len_bytes <= PAYLOAD_BYTES_MAX {
-                patch_indexes.push(patch.index);
-            }
-        }
-        Ok(Some(encode(&BundleOffer { index, patch_indexes })))
-    }
-
     async fn piece(&mut self, index: &Digest, piece: &Digest) -> Result<Option<Vec<u8>>, Error> {
         let patch = match self.patch.take() {
             Some((read, patch)) if read == *index => patch,
             _ => self.registry.patch(*index).await?,
         };
         let (_, patch) = self.patch.insert((*index, patch));
+        if piece == index {
+            return Ok(Some(encode(&raw_chunk(&patch.index().encode()))));
+        }
         let found = patch.pieces().find(|(known, _)| known.digest == *piece);
         Ok(found.map(|(_, content)| encode(&raw_chunk(content))))
     }

@@ -347,9 +347,8 @@ fn write_file(content: &mut impl Read, path: &Path) -> Result<(), Error> {
 
 /// Does what a device does with the patch.
 fn check_patch(patch: &Patch, old: &Stock, new: &Stock) -> Result<(), Error> {
-    let index = patch.index();
-    if (index.source(), index.target()) != (old.digest(), new.digest()) {
-        let (source, target) = (index.source(), index.target());
+    let (source, target) = (patch.source(), patch.target());
+    if (source, target) != (old.digest(), new.digest()) {
         return Err(Error::Refused(format!("the patch leads from {source} to {target}")));
     }
     let piece = |wanted: &ChunkRef| {
@@ -363,18 +362,20 @@ fn check_patch(patch: &Patch, old: &Stock, new: &Stock) -> Result<(), Error> {
         let found = old.bundle.blobs().find(|(blob, _)| *blob == digest);
         Ok(found.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default())
     };
-    apply_patch(index, &new.index, piece, blob).map(drop).map_err(refused)
+    let target = (new.digest(), new.bundle.oci_manifest().len() as u64);
+    apply_patch(patch.index(), old.digest(), target, piece, blob).map(drop).map_err(refused)
 }
 
 fn patch_rows(patch: &Patch, index_digest: Digest) -> (PatchRow, Stocked) {
     let index = patch.index();
-    let pieces = patch
-        .pieces()
-        .map(|(piece, content)| (piece.digest, encode(&raw_chunk(content)).len() as u64));
-    let stocked = Stocked { index: index.encode(), pieces: pieces.collect() };
+    let encoded = index.encode();
+    let pieces = patch.pieces().map(|(piece, content)| (piece.digest, content));
+    let pieces = pieces.chain([(index_digest, encoded.as_slice())]);
+    let pieces = pieces.map(|(digest, content)| (digest, encode(&raw_chunk(content)).len() as u64));
+    let stocked = Stocked { pieces: pieces.collect(), index: encoded.clone() };
     let row = PatchRow {
-        source: index.source(),
-        target: index.target(),
+        source: patch.source(),
+        target: patch.target(),
         index_digest,
         index: stocked.index.clone(),
         len_bytes: index.len_bytes(),
@@ -383,7 +384,7 @@ fn patch_rows(patch: &Patch, index_digest: Digest) -> (PatchRow, Stocked) {
     (row, stocked)
 }
 
-/// A piece of a patch as it travels: it is compressed already.
+/// A piece of a patch, or its index, as it travels: it is as short as it gets.
 pub fn raw_chunk(content: &[u8]) -> Chunk {
     Chunk { codec: ChunkCodec::Raw, bytes: content.to_vec() }
 }

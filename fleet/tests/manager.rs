@@ -4,9 +4,9 @@ mod support;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use selvedge_bundle::{Bundle, ChunkIndex, Patch, expand};
+use selvedge_bundle::{Bundle, ChunkIndex, Patch, digest_of, expand};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
 use selvedge_trust::{DeviceKey, SigningKey, SystemRandom, TrustedRoot, UnixMillis};
@@ -282,7 +282,7 @@ async fn a_bundle_reaches_the_device_in_chunks_and_is_cleared_when_nobody_needs_
     device.subscribe(&format!("all/bundles/{}", bundle.digest().hex())).await;
     let offer: BundleOffer = device.message(&Topic::Bundle(bundle.digest()), |_| true).await;
     let index = ChunkIndex::decode(&offer.index).expect("the index is sound");
-    assert_eq!((index.bundle(), offer.patch_indexes.len()), (bundle.digest(), 0));
+    assert_eq!(index.bundle(), bundle.digest());
     let retained = desk.get("/api/v1/repository").await["chunk_bytes_retained"].as_u64();
     assert!(retained.is_some_and(|bytes| bytes > 300_000), "{retained:?}");
     device.subscribe("all/chunks/#").await;
@@ -923,10 +923,11 @@ async fn a_patch_is_offered_while_somebody_can_use_it() {
 
     let mut device = desk.connect_device("line-1").await;
     desk.assign("line-1", new.digest()).await;
-    let offer = Topic::Bundle(new.digest());
     device.subscribe(&format!("all/bundles/{}", new.digest().hex())).await;
-    let plain: BundleOffer = device.message(&offer, |_| true).await;
-    assert_eq!(plain.patch_indexes, [] as [Vec<u8>; 0], "nobody has the old bundle");
+    device.message::<BundleOffer>(&Topic::Bundle(new.digest()), |_| true).await;
+    let retained = |it: &Value| it["chunk_bytes_retained"].as_u64().expect("it is a number");
+    // Nobody has the old bundle.
+    let alone = retained(&desk.get("/api/v1/repository").await);
     let running = Running { bundle: old.digest(), name: "example".into(), version: "1.0.1".into() };
     let slot = SlotReport {
         slot: "main".parse().expect("the name is well formed"),
@@ -939,16 +940,17 @@ async fn a_patch_is_offered_while_somebody_can_use_it() {
     let report = |revision, slots| Reported { slots, ..follows(Boot(1), revision, 1) };
     let state = Topic::State(device.id.clone());
     device.say(state.clone(), &report(1, vec![slot])).await;
-    let patched: BundleOffer =
-        device.message(&offer, |it: &BundleOffer| !it.patch_indexes.is_empty()).await;
-    assert_eq!(patched.patch_indexes, [patch.index().encode()]);
-    for (piece, content) in patch.pieces() {
-        device.subscribe(&format!("all/chunks/{}", piece.digest.hex())).await;
-        let chunk: Chunk = device.message(&Topic::Chunk(piece.digest), |_| true).await;
+    let index = patch.index().encode();
+    for content in patch.pieces().map(|(_, content)| content).chain([index.as_slice()]) {
+        let piece = digest_of(content);
+        device.subscribe(&format!("all/chunks/{}", piece.hex())).await;
+        let chunk: Chunk = device.message(&Topic::Chunk(piece), |_| true).await;
         assert_eq!(chunk.bytes, content);
     }
+    let both = retained(&desk.get("/api/v1/repository").await);
+    assert!(both >= alone + patch.index().len_bytes() + index.len() as u64, "{both} {alone}");
     device.say(state, &report(2, vec![])).await;
-    device.message(&offer, |it: &BundleOffer| it.patch_indexes.is_empty()).await;
+    desk.wait_for("/api/v1/repository", |it| retained(it) == alone).await;
 
     let mut wrong = patch.encode();
     let last = wrong.len() - 1;

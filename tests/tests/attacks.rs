@@ -257,7 +257,7 @@ fn sign_an_index(scene: &mut Scene<'_>, claimed: u64, present: u64) {
     let target = BundleTarget { chunk_index: blob(&index), ..target(&bundle) };
     let targets = with_target(scene, &target);
     publish_with_stolen_keys(scene, &targets);
-    let offer = BundleOffer { index, patch_indexes: Vec::new() };
+    let offer = BundleOffer { index };
     scene.add(&Topic::Bundle(bundle.digest()), encode(&offer));
     direct_to(scene, &bundle);
 }
@@ -290,11 +290,10 @@ fn bomb_a_patch(scene: &mut Scene<'_>) {
         let target = BundleTarget { patches: vec![named], ..target(&bundle) };
         let targets = with_target(scene, &target);
         publish_with_stolen_keys(scene, &targets);
-        let chunks = ChunkIndex::of(&bundle).expect("it is not too large").encode();
-        let offer = BundleOffer { index: chunks, patch_indexes: vec![index] };
-        scene.replace(&Topic::Bundle(bundle.digest()), encode(&offer));
-        let piece = Chunk { codec: ChunkCodec::Raw, bytes: patch.clone() };
-        scene.add(&Topic::Chunk(digest_of(&patch)), encode(&piece));
+        for bytes in [index, patch] {
+            let topic = Topic::Chunk(digest_of(&bytes));
+            scene.add(&topic, encode(&Chunk { codec: ChunkCodec::Raw, bytes }));
+        }
     });
     scene.stage.wait_until_runs(scene.device, bundle.digest());
     scene.answering = bundle.digest();
@@ -304,14 +303,15 @@ fn bomb_a_patch(scene: &mut Scene<'_>) {
 fn index_of_patch(old: &Bundle, new: &Bundle, patch: &[u8]) -> Vec<u8> {
     let indexes = [old, new].map(|bundle| ChunkIndex::of(bundle).expect("it is not too large"));
     let [old_blobs, new_blobs] = indexes.each_ref().map(ChunkIndex::blobs);
-    let kept = |digest| new_blobs.iter().any(|blob| blob.digest == digest);
-    let source_bytes =
-        old_blobs.iter().filter(|blob| !kept(blob.digest)).map(|b| b.len_bytes).sum();
-    let parts: [Vec<u8>; 9] = [
+    let is_kept = |digest| new_blobs.iter().any(|blob| blob.digest == digest);
+    let kept =
+        old_blobs.iter().zip(0..).map(|(blob, place)| u64::from(is_kept(blob.digest)) << place);
+    let source = old_blobs.iter().filter(|blob| !is_kept(blob.digest)).map(|blob| blob.len_bytes);
+    let source_bytes = source.sum();
+    let parts: [Vec<u8>; 8] = [
         vec![1],
-        old.digest().0.to_vec(),
-        new.digest().0.to_vec(),
         varint(0),
+        varint(kept.sum()),
         varint(source_bytes),
         varint(PATCH_CONTENT_BYTES_MAX),
         varint(1),

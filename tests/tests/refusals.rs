@@ -190,7 +190,7 @@ fn direct_to_a_bundle_that_is_no_target(scene: &mut Scene<'_>) {
         scene.plant_chunk(chunk.digest, content);
     }
     let index = ChunkIndex::of(&bundle).expect("it is not too large").encode();
-    let offer = BundleOffer { index, patch_indexes: Vec::new() };
+    let offer = BundleOffer { index };
     scene.plant(&Topic::Bundle(bundle.digest()), encode(&offer));
     let document = scene.stage.keys().desired(scene.device, 2, &bundle);
     scene.plant_desired(encode(&Desired { document }));

@@ -200,7 +200,7 @@ pub enum Happening {
         /// One sentence for people.
         reason: String,
     },
-    /// An offer was found that the metadata speaks for; or the bundle is on the disk.
+    /// An offer, or the index of a patch, was found that the metadata speaks for; or the bundle is on the disk.
     Offered {
         /// The bundle.
         bundle: Digest,
@@ -229,6 +229,11 @@ pub enum Happening {
         missing: Vec<Digest>,
         /// How many pieces there are in all.
         pieces_total: u32,
+    },
+    /// The patch did not lead to the bundle: its chunks may.
+    Unpatched {
+        /// The bundle.
+        bundle: Digest,
     },
     /// The bundle was checked and is on the disk as a whole.
     Verified(Candidate),
@@ -617,6 +622,12 @@ impl SlotUpdate {
             Happening::Lacking { bundle, missing, pieces_total } => {
                 if self.state == (State::Verifying { target: bundle }) {
                     self.fetch(bundle, missing, pieces_total, now_ms, todo);
+                }
+            }
+            Happening::Unpatched { bundle } => {
+                if self.state == (State::Verifying { target: bundle }) {
+                    self.state = State::Seeking(Seeking::new(bundle, now_ms));
+                    todo.push(Action::Seek(bundle));
                 }
             }
             Happening::Verified(candidate) => self.verified(candidate, todo),

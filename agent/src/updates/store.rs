@@ -1,7 +1,8 @@
 //! Bundles on the disk: those that are kept, and the pieces of those that are on their way.
 //!
 //! ```text
-//! offers/<bundle>    the chunk index and those of patches, as they came
+//! offers/<bundle>    the chunk index, as it came
+//! patches/<bundle>   the index of the patch that leads to a bundle, while that is on its way
 //! chunks/<piece>     chunks and pieces of patches: content that was checked when it came, and is checked again when it is used
 //! staging/           layouts that are being written, or removed; emptied on start
 //! bundles/<bundle>/  a whole layout: it has this name only once all of it is durable
@@ -11,11 +12,12 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     fmt,
 };
 
 use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Limits, PatchIndex, apply_patch, digest_of};
+use selvedge_trust::Blob;
 use selvedge_wire::{BundleOffer, Digest, decode, encode};
 
 use crate::{
@@ -24,6 +26,7 @@ use crate::{
 };
 
 const OFFERS: &str = "offers";
+const PATCHES: &str = "patches";
 const CHUNKS: &str = "chunks";
 const STAGING: &str = "staging";
 const BUNDLES: &str = "bundles";
@@ -45,6 +48,8 @@ pub(super) enum StoreError {
     Disk(String),
     /// These chunks are not on the disk, or not as they should be.
     Lacking(Vec<Digest>),
+    /// The patch does not lead to the bundle, whose chunks may.
+    Unpatched(String),
     /// The bundle itself is wrong.
     Unfit(String),
 }
@@ -52,7 +57,9 @@ pub(super) enum StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disk(reason) | Self::Unfit(reason) => f.write_str(reason),
+            Self::Disk(reason) | Self::Unpatched(reason) | Self::Unfit(reason) => {
+                f.write_str(reason)
+            }
             Self::Lacking(pieces) => write!(f, "{} pieces were lost on the disk", pieces.len()),
         }
     }
@@ -66,7 +73,7 @@ impl From<DiskError> for StoreError {
 
 impl BundleStore {
     pub(super) fn open(disk: SharedDisk, limits: Limits) -> Result<Self, DiskError> {
-        for dir in [OFFERS, CHUNKS, BUNDLES] {
+        for dir in [OFFERS, PATCHES, CHUNKS, BUNDLES] {
             disk.create_dir(dir)?;
         }
         disk.remove_dir(STAGING)?;
@@ -87,11 +94,23 @@ impl BundleStore {
     }
 
     pub(super) fn keep_offer(&self, bundle: Digest, offer: &BundleOffer) -> Result<(), DiskError> {
-        let (path, bytes) = (dir(OFFERS, bundle), encode(offer));
-        if self.disk.read(&path)?.as_ref() == Some(&bytes) {
+        self.keep(&dir(OFFERS, bundle), &encode(offer))
+    }
+
+    /// The index of a patch that was kept for a bundle, as it came.
+    pub(super) fn patch_index(&self, bundle: Digest) -> Result<Option<Vec<u8>>, DiskError> {
+        self.disk.read(&dir(PATCHES, bundle))
+    }
+
+    pub(super) fn keep_patch_index(&self, bundle: Digest, index: &[u8]) -> Result<(), DiskError> {
+        self.keep(&dir(PATCHES, bundle), index)
+    }
+
+    fn keep(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
+        if self.disk.read(path)?.as_deref() == Some(bytes) {
             return Ok(());
         }
-        replace(self.disk.as_ref(), &path, &bytes)
+        replace(self.disk.as_ref(), path, bytes)
     }
 
     /// The bytes that whole bundles take, but for `except`.
@@ -150,18 +169,24 @@ impl BundleStore {
             blobs.insert(blob.digest, content);
         }
         match lacking.is_empty() {
-            true => self.check(index, blobs),
+            true => self.check(index.bundle(), |digest| {
+                let part = || format!("blob {digest} of the chunk index");
+                blobs
+                    .remove(&digest)
+                    .ok_or_else(|| selvedge_bundle::Error::Missing { part: part() })
+            }),
             false => Err(StoreError::Lacking(lacking.into_iter().collect())),
         }
     }
 
-    /// Puts a bundle together from another and a patch, and checks it as a whole. The inner error says why
-    /// the patch does not lead to the bundle, whose chunks may.
+    /// Puts a bundle together from another and a patch, and checks it as a whole. `target` is what the
+    /// signed target says of it.
     pub(super) fn patch(
         &self,
-        index: &ChunkIndex,
+        source: Digest,
+        target: &Blob,
         patch: &PatchIndex,
-    ) -> Result<Result<Bundle, String>, StoreError> {
+    ) -> Result<Bundle, StoreError> {
         let missing = self.missing_pieces(patch)?;
         if !missing.is_empty() {
             return Err(StoreError::Lacking(missing));
@@ -175,41 +200,38 @@ impl BundleStore {
                 Err(selvedge_bundle::Error::Missing { part: path })
             }
         };
-        let old = |blob: Digest| read(blob_path(patch.source(), blob));
+        let old = |blob: Digest| read(blob_path(source, blob));
         let piece = |piece: &ChunkRef| read(dir(CHUNKS, piece.digest));
-        let made = apply_patch(patch, index, piece, &old).and_then(|made| {
-            let mut blobs: BTreeMap<_, _> = made.into_iter().collect();
-            for blob in index.blobs() {
-                if let Entry::Vacant(vacant) = blobs.entry(blob.digest) {
-                    vacant.insert(old(blob.digest)?);
-                }
-            }
-            Ok(blobs)
+        let made = apply_patch(patch, source, (target.digest, target.len_bytes), piece, &old);
+        if let Some(error) = unread.take() {
+            return Err(error.into());
+        }
+        let made = made.map_err(|error| StoreError::Unpatched(one_line(&error)))?;
+        let mut made: BTreeMap<_, _> = made.into_iter().collect();
+        let whole = self.check(target.digest, |digest| match made.remove(&digest) {
+            Some(bytes) => Ok(bytes),
+            None => old(digest),
         });
         if let Some(error) = unread.take() {
             return Err(error.into());
         }
-        match made {
-            Ok(blobs) => self.check(index, blobs).map(Ok),
-            Err(error) => Ok(Err(one_line(&error))),
-        }
+        let whole = whole?;
+        // The index that was published may be cut in another way. This one tells what lies where on this disk.
+        let index = ChunkIndex::of(&whole).map_err(unfit)?;
+        self.keep_offer(target.digest, &BundleOffer { index: index.encode() })?;
+        Ok(whole)
     }
 
     fn check(
         &self,
-        index: &ChunkIndex,
-        mut blobs: BTreeMap<Digest, Vec<u8>>,
+        bundle: Digest,
+        blobs: impl FnMut(Digest) -> Result<Vec<u8>, selvedge_bundle::Error>,
     ) -> Result<Bundle, StoreError> {
-        let unknown = |digest: Digest| selvedge_bundle::Error::Missing {
-            part: format!("blob {digest} of the chunk index"),
-        };
-        let read = |digest| blobs.remove(&digest).ok_or_else(|| unknown(digest));
-        let bundle = Bundle::from_blobs(index.bundle(), read, &self.limits);
-        bundle.map_err(|error| StoreError::Unfit(one_line(&error)))
+        Bundle::from_blobs(bundle, blobs, &self.limits).map_err(unfit)
     }
 
     /// Keeps a whole bundle.
-    pub(super) fn keep(&self, bundle: &Bundle) -> Result<(), DiskError> {
+    pub(super) fn keep_whole(&self, bundle: &Bundle) -> Result<(), DiskError> {
         let disk = self.disk.as_ref();
         let staging = dir(STAGING, bundle.digest());
         disk.remove_dir(&staging)?;
@@ -243,12 +265,11 @@ impl BundleStore {
                 }
             }
         };
-        let unfit = |error: selvedge_bundle::Error| StoreError::Unfit(one_line(&error));
-        let whole = Bundle::from_blobs(bundle, read, &self.limits);
+        let whole = self.check(bundle, read);
         if let Some(error) = unread {
             return Err(error.into());
         }
-        whole.map_err(unfit)
+        whole
     }
 
     /// Removes a bundle that cannot be used.
@@ -277,14 +298,11 @@ impl BundleStore {
     ) -> Result<(), DiskError> {
         let mut chunks = BTreeSet::new();
         for bundle in arriving {
-            let Some(offer) = self.offer(*bundle)? else { continue };
-            let index = ChunkIndex::decode(&offer.index).ok();
+            let index = self.index_of(*bundle)?;
             chunks.extend(index.iter().flat_map(ChunkIndex::chunks).map(|chunk| chunk.digest));
-            for patch in offer.patch_indexes {
-                let patch = PatchIndex::decode(&patch).ok();
-                let pieces = patch.iter().flat_map(PatchIndex::pieces);
-                chunks.extend(pieces.map(|piece| piece.digest));
-            }
+            let patch = self.patch_index(*bundle)?;
+            let patch = patch.and_then(|patch| PatchIndex::decode(&patch).ok());
+            chunks.extend(patch.iter().flat_map(PatchIndex::pieces).map(|piece| piece.digest));
         }
         let is_in = |set: &BTreeSet<Digest>, name: &str| {
             Digest::from_hex(name).is_ok_and(|digest| set.contains(&digest))
@@ -294,7 +312,7 @@ impl BundleStore {
                 self.remove(&name)?;
             }
         }
-        for (folder, kept) in [(OFFERS, needed), (CHUNKS, &chunks)] {
+        for (folder, kept) in [(OFFERS, needed), (PATCHES, arriving), (CHUNKS, &chunks)] {
             for name in self.disk.list(folder)? {
                 if !is_in(kept, &name) {
                     self.disk.remove(&format!("{folder}/{name}"))?;
@@ -313,7 +331,8 @@ impl BundleStore {
         Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
     }
 
-    fn index_of(&self, bundle: Digest) -> Result<Option<ChunkIndex>, DiskError> {
+    /// The chunk index of a bundle, if it is known.
+    pub(super) fn index_of(&self, bundle: Digest) -> Result<Option<ChunkIndex>, DiskError> {
         let offer = self.offer(bundle)?;
         Ok(offer.and_then(|offer| ChunkIndex::decode(&offer.index).ok()))
     }
@@ -354,6 +373,10 @@ type KeptChunks = BTreeMap<Digest, (String, u64)>;
 /// Where the layout of a bundle that is kept is, below the state directory.
 pub(crate) fn bundle_dir(bundle: Digest) -> String {
     dir(BUNDLES, bundle)
+}
+
+fn unfit(error: selvedge_bundle::Error) -> StoreError {
+    StoreError::Unfit(one_line(&error))
 }
 
 fn blob_path(bundle: Digest, blob: Digest) -> String {

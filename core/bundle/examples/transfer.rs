@@ -53,12 +53,12 @@ fn compare(old: &Path, new: &Path, folder: &Path) -> Result<serde_json::Value, B
     let present: BTreeSet<_> = ChunkIndex::of(&old)?.chunks().collect();
     let missing = chunks_of(&new).filter(|(chunk, _)| !present.contains(chunk));
     let missing: Vec<usize> = missing.map(|(_, content)| sent(&compress(content))).collect();
-    let offer = |patch_indexes| sent(&BundleOffer { index: index.encode(), patch_indexes });
-    let plain = offer(Vec::new()) + missing.iter().sum::<usize>();
-    let all = offer(Vec::new()) + chunks_of(&new).map(|(_, c)| sent(&compress(c))).sum::<usize>();
+    let offer = sent(&BundleOffer { index: index.encode() });
+    let plain = offer + missing.iter().sum::<usize>();
+    let all = offer + chunks_of(&new).map(|(_, c)| sent(&compress(c))).sum::<usize>();
     let mut report = json!({
         "bundle_bytes": new.len_bytes(), "chunks": index.chunk_count(), "chunks_new": missing.len(),
-        "offer_bytes": offer(Vec::new()), "first_install_bytes": all, "chunks_bytes": plain,
+        "offer_bytes": offer, "first_install_bytes": all, "chunks_bytes": plain,
         "ours_bytes": plain, "way": "chunks",
     });
 
@@ -67,13 +67,15 @@ fn compare(old: &Path, new: &Path, folder: &Path) -> Result<serde_json::Value, B
     report["make_ms"] = json!(started.elapsed().as_millis());
     let Some(patch) = patch else { return Ok(report) };
     let piece = |bytes: &[u8]| sent(&Chunk { codec: ChunkCodec::Raw, bytes: bytes.to_vec() });
-    let offer = offer(vec![patch.index().encode()]);
-    let bytes = offer + patch.pieces().map(|(_, content)| piece(content)).sum::<usize>();
+    let encoded = patch.index().encode();
+    let pieces = patch.pieces().map(|(_, content)| content).chain([encoded.as_slice()]);
+    let bytes: usize = pieces.map(piece).sum();
 
     let started = Instant::now();
     let blobs = apply_patch(
         patch.index(),
-        &index,
+        old.digest(),
+        (new.digest(), new.oci_manifest().len() as u64),
         |wanted| {
             let found = patch.pieces().find(|(piece, _)| piece == wanted);
             Ok(found.expect("the patch has its pieces").1.to_vec())
@@ -92,7 +94,6 @@ fn compare(old: &Path, new: &Path, folder: &Path) -> Result<serde_json::Value, B
     report["memory_bytes"] = json!(patch.index().memory_bytes());
     if bytes < plain {
         report["ours_bytes"] = json!(bytes);
-        report["offer_bytes"] = json!(offer);
         report["way"] = json!(patch.index().codec().as_str());
     }
     Ok(report)

@@ -420,17 +420,15 @@ pub struct StoredThrough {
     pub through: Sequence,
 }
 
-/// What a device needs to know before it fetches a bundle. Nothing of it is believed for itself: the
-/// digests of all of it stand in the bundle's signed target.
+/// What a device needs to know before it fetches the chunks of a bundle. Nothing of it is believed for itself:
+/// its digest stands in the bundle's signed target. A device that can patch what it has needs no offer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BundleOffer {
     /// The chunk index, as the bundle crate reads it.
     pub index: Vec<u8>,
-    /// The indexes of patches from other bundles to this one, as the bundle crate reads them.
-    pub patch_indexes: Vec<Vec<u8>>,
 }
 
-/// A piece of a bundle or patch, or a file of the repository's metadata. The topic names the digest of the
+/// A piece of a bundle or patch, the index of a patch, or a file of the repository's metadata. The topic names the digest of the
 /// content, or the file; not of these bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {

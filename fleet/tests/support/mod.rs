@@ -236,7 +236,7 @@ impl Desk {
 
     /// Uploads a patch.
     pub async fn publish_patch(&self, patch: &Patch) -> (u16, Value) {
-        let (source, target) = (patch.index().source(), patch.index().target());
+        let (source, target) = (patch.source(), patch.target());
         let path = format!("/api/v1/bundles/{target}/patches/{source}");
         self.send("POST", &path, Some(("application/octet-stream", patch.encode()))).await
     }
@@ -401,7 +401,7 @@ pub fn bundle_target(bundle: &Bundle, patches: &[Patch]) -> BundleTarget {
     let index = ChunkIndex::of(bundle).expect("the bundle is not too large").encode();
     let blob = |digest, len: usize| Blob { digest, len_bytes: len as u64 };
     let patch = |patch: &Patch| PatchTarget {
-        source: patch.index().source(),
+        source: patch.source(),
         index: blob(patch.index().digest(), patch.index().encode().len()),
         len_bytes: patch.index().len_bytes(),
     };

@@ -58,9 +58,7 @@ impl Sweep {
         let mut before = World::new();
         before.install(1, &old);
         before.publish_bytes(&new);
-        let index_bytes = index.encode();
-        let offer = BundleOffer { index: index_bytes, patch_indexes: Vec::new() };
-        before.publish_offer(&new, offer);
+        before.publish_offer(&new, BundleOffer { index: index.encode() });
         for (digest, content) in pieces(&new, index) {
             let topic = Topic::Chunk(digest).to_string();
             before.retained.insert(topic, encode(&compress(content)));

@@ -426,7 +426,7 @@ impl World {
     /// Publishes the content of a bundle, of which the repository says nothing yet.
     pub(super) fn publish_bytes(&mut self, bundle: &Bundle) {
         let index = ChunkIndex::of(bundle).expect("the bundle is small").encode();
-        self.publish_offer(bundle, BundleOffer { index, patch_indexes: Vec::new() });
+        self.publish_offer(bundle, BundleOffer { index });
         for (chunk, content) in chunks_of(bundle) {
             let topic = Topic::Chunk(chunk.digest).to_string();
             self.retained.insert(topic, encode(&compress(content)));
@@ -442,12 +442,9 @@ impl World {
         let patch = Patch::make(old, new).expect("zstd works").expect("a patch is shorter");
         let index = patch.index().encode();
         self.publish_bytes(new);
-        let chunks = ChunkIndex::of(new).expect("the bundle is small").encode();
-        let patch_indexes = vec![index.clone()];
-        self.publish_offer(new, BundleOffer { index: chunks, patch_indexes });
-        for (piece, content) in patch.pieces() {
+        for content in patch.pieces().map(|(_, content)| content).chain([index.as_slice()]) {
             let chunk = Chunk { codec: ChunkCodec::Raw, bytes: content.to_vec() };
-            self.retained.insert(Topic::Chunk(piece.digest).to_string(), encode(&chunk));
+            self.retained.insert(Topic::Chunk(digest_of(content)).to_string(), encode(&chunk));
         }
         let target = PatchTarget {
             source: old.digest(),

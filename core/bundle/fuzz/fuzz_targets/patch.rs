@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use selvedge_bundle::{
-    CHUNK_BYTES_MAX, ChunkIndex, ChunkRef, Error, PATCH_MEMORY_BYTES_MAX, Patch, PatchIndex,
+    CHUNK_BYTES_MAX, ChunkRef, Error, PATCH_MEMORY_BYTES_MAX, Patch, PatchIndex,
     apply_patch, digest_of,
 };
 use selvedge_bundle_fuzz::{NEW, OLD, blob, patch_index};
@@ -23,8 +23,6 @@ static SOURCE_BYTES: LazyLock<u64> = LazyLock::new(|| {
     let given = OLD.blobs().filter(|(digest, _)| blob(&NEW, *digest).is_err());
     given.map(|(_, bytes)| bytes.len() as u64).sum()
 });
-static TARGET: LazyLock<ChunkIndex> =
-    LazyLock::new(|| ChunkIndex::of(&NEW).expect("the bundle is small"));
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(patch) = Patch::decode(input) {
@@ -61,7 +59,9 @@ fn apply(index: &PatchIndex, patch: &[u8]) {
         let found = patch.chunks(CHUNK_BYTES_MAX).find(|bytes| digest_of(bytes) == piece.digest);
         found.map(<[u8]>::to_vec).ok_or_else(|| Error::Missing { part: "a piece".to_owned() })
     };
-    let Ok(blobs) = apply_patch(index, &TARGET, piece, |digest| blob(&OLD, digest)) else { return };
+    let target = (NEW.digest(), NEW.oci_manifest().len() as u64);
+    let old = |digest| blob(&OLD, digest);
+    let Ok(blobs) = apply_patch(index, OLD.digest(), target, piece, old) else { return };
     for (digest, bytes) in blobs {
         assert_eq!(blob(&NEW, digest).expect("it is one of the new bundle's"), bytes);
     }

@@ -2,17 +2,19 @@
 //!
 //! A patch is zstd frames (RFC 8878). Its *source*, which comes before their content as a prefix that
 //! matches may reach into, is every blob of the old bundle that the new one does not have. What it makes is
-//! every blob of the new bundle that the old one does not have; both are in the order of the OCI manifests.
-//! With the codec [`PatchCodec::Prefix`] the content of one frame is these blobs. With
+//! every blob of the new bundle that the old one does not have, its OCI manifest first; both are in the order of
+//! the OCI manifests. With the codec [`PatchCodec::Prefix`] the content of one frame is these blobs. With
 //! [`PatchCodec::Difference`] some ranges of them, the *segments*, are stored as the byte-wise difference
 //! from a range of the source, which suits quantised weights that moved a little: the content of the first
 //! frame is a table of the segments and all that lies outside of them, that of the second is the
 //! differences.
 //!
-//! A patch travels in pieces as chunks do, uncompressed. The [`PatchIndex`] names them; its digest stands in
-//! the signed target. What comes out is believed only blob by blob, where it has the digest that the
-//! chunk index says: a patch is a shorter way to the same bytes, and whatever is wrong with one is an error
-//! after which plain chunks lead there.
+//! A patch travels in pieces as chunks do, uncompressed, and so does the [`PatchIndex`] that names them; its
+//! digest stands in the signed target. What comes out is believed only blob by blob, where it has the digest
+//! that the OCI manifest says, which the signed target names: a patch is a shorter way to the same bytes, and
+//! whatever is wrong with one is an error after which plain chunks lead there. The index names no bundle: the
+//! signed target says from which one it leads where. A device with the old bundle
+//! needs neither offer nor chunk index.
 //!
 //! **Memory.** [`apply_patch`] holds at most the source, the content and the patch, then the blobs in the
 //! patch's place: [`PatchIndex::memory_bytes`] says how much before anything is fetched, and
@@ -21,9 +23,8 @@
 //! | offset | what | meaning |
 //! |---|---|---|
 //! | 0 | byte | version of the index' encoding, 1 |
-//! | 1 | 32 bytes | the old bundle |
-//! | 33 | 32 bytes | the new bundle |
-//! | 65 | varint | codec: 0 prefix, 1 difference |
+//! | 1 | varint | codec: 0 prefix, 1 difference |
+//! | | varint | one bit for each blob of the old bundle, from the lowest: whether the new one has it too |
 //! | | varint, varint | length of the source, length of the content |
 //! | | varint | number of pieces; all but the last have 96 KiB |
 //! | per piece | 32 bytes, varint | digest and length of the piece |
@@ -43,8 +44,8 @@ use crate::{
     digest_of,
     layout::blob_list,
     limits::{
-        CHUNK_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX, PATCH_INDEX_BYTES_MAX,
-        PATCH_SOURCE_BYTES_MAX,
+        BLOBS_MAX, CHUNK_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX,
+        PATCH_INDEX_BYTES_MAX, PATCH_SOURCE_BYTES_MAX,
     },
     onnx::initialisers,
 };
@@ -93,9 +94,9 @@ impl PatchCodec {
 /// What a patch is, and which pieces make it up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PatchIndex {
-    from: Digest,
-    to: Digest,
     codec: PatchCodec,
+    // One bit for each blob of the old bundle, in the order of its OCI manifest: whether the new one has it too.
+    kept_blobs: u64,
     source_bytes: u64,
     content_bytes: u64,
     pieces: Vec<ChunkRef>,
@@ -135,16 +136,6 @@ impl PatchIndex {
         digest_of(&self.encode())
     }
 
-    /// The old bundle: the digest of its OCI manifest.
-    pub fn source(&self) -> Digest {
-        self.from
-    }
-
-    /// The new bundle: the digest of its OCI manifest.
-    pub fn target(&self) -> Digest {
-        self.to
-    }
-
     /// How the new blobs are stored.
     pub fn codec(&self) -> PatchCodec {
         self.codec
@@ -153,6 +144,12 @@ impl PatchIndex {
     /// The pieces in order.
     pub fn pieces(&self) -> &[ChunkRef] {
         &self.pieces
+    }
+
+    /// The most that the new bundle has in bytes over all blobs, where the old one has `old_bytes`: what stays, and
+    /// all of the content.
+    pub fn bundle_bytes_max(&self, old_bytes: u64) -> u64 {
+        old_bytes.saturating_sub(self.source_bytes).saturating_add(self.content_bytes)
     }
 
     /// The length of the patch in bytes.
@@ -165,13 +162,14 @@ impl PatchIndex {
         self.source_bytes + self.content_bytes + self.len_bytes().max(self.content_bytes)
     }
 
+    fn keeps(&self, place: u32) -> bool {
+        self.kept_blobs.checked_shr(place).is_some_and(|bits| bits & 1 == 1)
+    }
+
     fn check(&self) -> Result<(), Error> {
         bounded("the source of the patch", self.source_bytes, PATCH_SOURCE_BYTES_MAX)?;
         bounded("the content of the patch", self.content_bytes, PATCH_CONTENT_BYTES_MAX)?;
         let malformed = |reason: String| Err(Error::Malformed { part: PART.to_owned(), reason });
-        if self.from == self.to {
-            return malformed("it leads from a bundle to itself".to_owned());
-        }
         let Some((last, full)) = self.pieces.split_last() else {
             return malformed("it has no pieces".to_owned());
         };
@@ -188,9 +186,11 @@ impl PatchIndex {
     }
 }
 
-/// A patch with its index.
+/// A patch with its index, and between which bundles it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Patch {
+    from: Digest,
+    to: Digest,
     index: PatchIndex,
     bytes: Vec<u8>,
 }
@@ -200,7 +200,7 @@ impl Patch {
     /// are fewer bytes, or where a patch would exceed a limit.
     ///
     /// # Errors
-    /// [`Error::Patch`] if zstd fails, which only a lack of memory makes it do.
+    /// [`Error::Patch`] if zstd fails, which only a lack of memory makes it do; those of [`ChunkIndex::of`].
     pub fn make(old: &Bundle, new: &Bundle) -> Result<Option<Self>, Error> {
         let change = Change::between(old, new);
         let (source_bytes, content_bytes) = (change.source.len(), change.content.len());
@@ -222,16 +222,25 @@ impl Patch {
         let (_, parts) = best.expect("there is always the choice of no segments");
         let bytes = parts.compressed(&change.source, &ZSTD_LEVELS).map_err(fail)?;
         let index = PatchIndex {
-            from: old.digest(),
-            to: new.digest(),
             codec: parts.codec(),
+            kept_blobs: kept_blobs(old, new),
             source_bytes: source_bytes as u64,
             content_bytes: parts.len() as u64,
             pieces: bytes.chunks(CHUNK_BYTES_MAX).map(ChunkRef::of).collect(),
         };
-        let patch = Self { index, bytes };
+        let patch = Self { from: old.digest(), to: new.digest(), index, bytes };
         let fits = patch.index.check().is_ok();
-        Ok((fits && patch.sent_bytes() < missing_bytes(old, new)).then_some(patch))
+        Ok((fits && patch.sent_bytes() < missing_bytes(old, new)?).then_some(patch))
+    }
+
+    /// The old bundle: the digest of its OCI manifest.
+    pub fn source(&self) -> Digest {
+        self.from
+    }
+
+    /// The new bundle: the digest of its OCI manifest.
+    pub fn target(&self) -> Digest {
+        self.to
     }
 
     /// The index.
@@ -244,11 +253,12 @@ impl Patch {
         self.index.pieces.iter().copied().zip(self.bytes.chunks(CHUNK_BYTES_MAX))
     }
 
-    /// Index and patch in one file: the length of the index as a little-endian `u32`, the index, the patch.
+    /// All of it in one file: the old bundle, 32 bytes, the new one, 32 bytes, the length of the index as a
+    /// little-endian `u32`, the index, the patch.
     pub fn encode(&self) -> Vec<u8> {
         let index = self.index.encode();
         let len = u32::try_from(index.len()).expect("an index keeps its limit");
-        [&len.to_le_bytes(), index.as_slice(), &self.bytes].concat()
+        [&self.from.0, &self.to.0, &len.to_le_bytes()[..], index.as_slice(), &self.bytes].concat()
     }
 
     /// Reads what [`Patch::encode`] wrote.
@@ -259,7 +269,9 @@ impl Patch {
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let cut =
             || Error::Malformed { part: "the patch".to_owned(), reason: "it is cut".to_owned() };
-        let (len, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+        let (from, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+        let (to, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+        let (len, rest) = rest.split_first_chunk().ok_or_else(cut)?;
         let len = u32::from_le_bytes(*len) as usize;
         let (index, rest) = rest.split_at_checked(len).ok_or_else(cut)?;
         let index = PatchIndex::decode(index)?;
@@ -271,51 +283,47 @@ impl Patch {
         for (piece, content) in index.pieces.iter().zip(rest.chunks(CHUNK_BYTES_MAX)) {
             check_piece(piece, content)?;
         }
-        Ok(Self { index, bytes: rest.to_vec() })
+        Ok(Self { from: Digest(*from), to: Digest(*to), index, bytes: rest.to_vec() })
     }
 
     /// What reaches a device, in bytes of messages.
     fn sent_bytes(&self) -> usize {
-        self.index.encode().len() + self.bytes.len() + self.index.pieces.len() * MESSAGE_BYTES
+        let messages = 1 + self.index.pieces.len();
+        self.index.encode().len() + self.bytes.len() + messages * MESSAGE_BYTES
     }
 }
 
 /// Makes the blobs of the new bundle that the old one does not have, each with its digest.
 ///
-/// `piece` gives the content of a piece, `old` the bytes of a blob of the old bundle; nothing of either is
-/// believed before its digest was compared. `target` is the new bundle's chunk index.
+/// `source` is the old bundle; `target` is the new one, the digest of its OCI manifest, with the length of that:
+/// the signed target has all three. `piece` gives the content of a piece, `old` the bytes of a blob of the old bundle. Nothing of it is
+/// believed before its digest was compared.
 ///
 /// # Errors
 /// Those of `piece` and `old`; [`Error::Chunk`] for a piece that is not what the index says,
 /// [`Error::Digest`] for an old blob or a result that is not; [`Error::Patch`] for what else is wrong.
 pub fn apply_patch(
     index: &PatchIndex,
-    target: &ChunkIndex,
+    source: Digest,
+    (target, target_bytes): (Digest, u64),
     mut piece: impl FnMut(&ChunkRef) -> Result<Vec<u8>, Error>,
     mut old: impl FnMut(Digest) -> Result<Vec<u8>, Error>,
 ) -> Result<Vec<(Digest, Vec<u8>)>, Error> {
-    let fail = |reason: String| Error::Patch { from: index.from, to: index.to, reason };
-    if index.to != target.bundle() {
-        return Err(fail(format!("the chunk index is that of {}", target.bundle())));
-    }
-    let old_blobs = blob_list(index.from, &old(index.from)?)?;
-    let has = |digest: &Digest| old_blobs.iter().any(|(old, _)| old == digest);
-    let keeps = |digest: &Digest| target.blobs().iter().any(|blob| blob.digest == *digest);
-    let wanted: Vec<(Digest, u64)> =
-        target.blobs().iter().map(|b| (b.digest, b.len_bytes)).collect();
-    let wanted: Vec<_> = wanted.into_iter().filter(|(digest, _)| !has(digest)).collect();
-    let given: Vec<_> = old_blobs.iter().filter(|(digest, _)| !keeps(digest)).collect();
+    let fail = |reason: String| Error::Patch { from: source, to: target, reason };
+    let old_blobs = blob_list(source, &old(source)?)?;
+    let given: Vec<_> =
+        old_blobs.iter().zip(0..).filter(|(_, place)| !index.keeps(*place)).collect();
 
-    let given_bytes = given.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
+    let given_bytes = given.iter().fold(0_u64, |sum, ((_, len), _)| sum.saturating_add(*len));
     if given_bytes != index.source_bytes {
         let expected = index.source_bytes;
         return Err(fail(format!("its source has {given_bytes} bytes, its index says {expected}")));
     }
-    let mut source = Vec::with_capacity(size(index.source_bytes));
-    for (digest, len_bytes) in given {
+    let mut prefix = Vec::with_capacity(size(index.source_bytes));
+    for ((digest, len_bytes), _) in given {
         let bytes = old(*digest)?;
         check_blob(*digest, *len_bytes, &bytes)?;
-        source.extend(bytes);
+        prefix.extend(bytes);
     }
     let mut patch = Vec::with_capacity(size(index.len_bytes()));
     for expected in &index.pieces {
@@ -323,13 +331,18 @@ pub fn apply_patch(
         check_piece(expected, &content)?;
         patch.extend(content);
     }
-    let mut content = expand_after(&source, &patch, size(index.content_bytes)).map_err(fail)?;
+    let mut content = expand_after(&prefix, &patch, size(index.content_bytes)).map_err(fail)?;
     drop(patch);
-    let wanted_bytes: u64 = wanted.iter().map(|(_, len_bytes)| len_bytes).sum();
     if index.codec == PatchCodec::Difference {
-        content = merged(&source, &content).map_err(|reason| fail(reason.to_owned()))?;
+        content = merged(&prefix, &content).map_err(|reason| fail(reason.to_owned()))?;
     }
-    drop(source);
+    drop(prefix);
+    let oci_manifest = usize::try_from(target_bytes).ok().and_then(|len| content.get(..len));
+    let oci_manifest = oci_manifest.ok_or_else(|| fail("it makes no OCI manifest".to_owned()))?;
+    let has = |digest: &Digest| old_blobs.iter().any(|(old, _)| old == digest);
+    let wanted = blob_list(target, oci_manifest)?.into_iter();
+    let wanted: Vec<(Digest, u64)> = wanted.filter(|(digest, _)| !has(digest)).collect();
+    let wanted_bytes = wanted.iter().fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
     if wanted_bytes != content.len() as u64 {
         let found = content.len();
         return Err(fail(format!("its blobs have {found} bytes, not {wanted_bytes}")));
@@ -528,20 +541,33 @@ fn read_table(content: &[u8]) -> Result<(Vec<[u32; 3]>, &[u8]), &'static str> {
 /// The blobs of `bundle` that `other` does not have, one after another, and where each lies.
 fn concatenated(bundle: &Bundle, other: &Bundle) -> (Vec<u8>, Vec<(Digest, Range<usize>)>) {
     let (mut all, mut places) = (Vec::new(), Vec::new());
-    for (digest, bytes) in bundle.blobs() {
-        if other.blobs().all(|(known, _)| known != digest) {
-            places.push((digest, all.len()..all.len() + bytes.len()));
-            all.extend_from_slice(bytes);
-        }
+    for (digest, bytes) in bundle.blobs().filter(|(digest, _)| !has_blob(other, *digest)) {
+        places.push((digest, all.len()..all.len() + bytes.len()));
+        all.extend_from_slice(bytes);
     }
     (all, places)
 }
 
-/// What the chunks that a device with `old` lacks are, in bytes of messages.
-fn missing_bytes(old: &Bundle, new: &Bundle) -> usize {
+fn has_blob(bundle: &Bundle, digest: Digest) -> bool {
+    bundle.blobs().any(|(known, _)| known == digest)
+}
+
+/// One bit for each blob of `old`: whether `new` has it too.
+fn kept_blobs(old: &Bundle, new: &Bundle) -> u64 {
+    const { assert!(BLOBS_MAX <= u64::BITS as usize) };
+    let bits =
+        old.blobs().zip(0..).map(|((digest, _), place)| u64::from(has_blob(new, digest)) << place);
+    bits.sum()
+}
+
+/// What a device with `old` fetches where there is no patch, in bytes of messages: the offer, and the chunks
+/// that it lacks.
+fn missing_bytes(old: &Bundle, new: &Bundle) -> Result<usize, Error> {
     let present: BTreeSet<ChunkRef> = chunks_of(old).map(|(chunk, _)| chunk).collect();
     let missing = chunks_of(new).filter(|(chunk, _)| !present.contains(chunk));
-    missing.map(|(_, content)| compress(content).bytes.len() + MESSAGE_BYTES).sum()
+    let chunks: usize =
+        missing.map(|(_, content)| compress(content).bytes.len() + MESSAGE_BYTES).sum();
+    Ok(ChunkIndex::of(new)?.encode().len() + MESSAGE_BYTES + chunks)
 }
 
 /// The entropy of a sequence of bytes taken one by one, in bits for all of them.
@@ -627,5 +653,5 @@ fn size(len_bytes: u64) -> usize {
 
 // The most pieces, at 36 bytes each, keep the limit on the index.
 const _: () = assert!(
-    (PATCH_BYTES_MAX as usize).div_ceil(CHUNK_BYTES_MAX) * 36 + 80 <= PATCH_INDEX_BYTES_MAX
+    (PATCH_BYTES_MAX as usize).div_ceil(CHUNK_BYTES_MAX) * 36 + 32 <= PATCH_INDEX_BYTES_MAX
 );
