@@ -604,7 +604,7 @@ fn a_patch_is_fetched_in_the_place_of_chunks_and_chunks_in_the_place_of_a_spoilt
     world.install(1, &old);
     let patch = world.publish_patched(&old, &new);
     let chunks = ChunkIndex::of(&new).expect("it is small");
-    let mut spoilt = world.fork();
+    let (world_before, mut spoilt) = (world.fork(), world.fork());
     world.requested.clear();
     world.desire(2, &new);
     assert_eq!(world.answering, Some(new.digest()), "{:?}", world.report());
@@ -620,6 +620,19 @@ fn a_patch_is_fetched_in_the_place_of_chunks_and_chunks_in_the_place_of_a_spoilt
     spoilt.desire(2, &new);
     assert_eq!(spoilt.answering, Some(new.digest()), "{:?}", spoilt.report());
     assert!(chunks.chunks().any(|chunk| spoilt.requested.contains(&chunk.digest)));
+
+    // The broker does not have the patch: after a while, chunks do as well.
+    let index = Topic::Chunk(patch.index().digest()).to_string();
+    for payload in [None, Some(encode(&Chunk { codec: ChunkCodec::Raw, bytes: vec![7; 200] }))] {
+        let mut waiting = world_before.fork();
+        waiting.start().expect("the disk works");
+        waiting.retained.remove(&index);
+        waiting.retained.extend(payload.map(|payload| (index.clone(), payload)));
+        waiting.desire(2, &new);
+        assert_eq!(waiting.answering, Some(old.digest()));
+        waiting.pass(CHUNK_OVERDUE_MS);
+        assert_eq!(waiting.answering, Some(new.digest()), "{:?}", waiting.report());
+    }
 
     // A device without the source fetches chunks.
     let mut fresh = World::new();

@@ -53,10 +53,8 @@ struct Outcomes {
 }
 
 impl Sweep {
-    fn of(new: Bundle, index: &ChunkIndex) -> Self {
-        let (old, next) = (bundle("1.0.0", noise(3000, 1)), bundle("3.0.0", noise(3000, 3)));
-        let mut before = World::new();
-        before.install(1, &old);
+    fn of_chunks(new: Bundle, index: &ChunkIndex) -> Self {
+        let (old, mut before) = installed();
         before.publish_bytes(&new);
         before.publish_offer(&new, BundleOffer { index: index.encode() });
         for (digest, content) in pieces(&new, index) {
@@ -64,6 +62,27 @@ impl Sweep {
             before.retained.insert(topic, encode(&compress(content)));
         }
         before.edit_targets(&[TargetsEdit::Add(target_with(&new, index))]);
+        Self::between(before, old, new)
+    }
+
+    /// An update that fetches a patch, and its index.
+    fn of_a_patch() -> Self {
+        let (old, mut before) = installed();
+        let nudged = old.model().iter().enumerate();
+        let nudged = nudged.map(|(place, byte)| byte ^ u8::from(place % 50 == 0));
+        let new = bundle("2.0.0", nudged.collect());
+        let patch = before.put_patched(&old, &new);
+        let sweep = Self::between(before, old, new);
+        let mut world = sweep.started();
+        sweep.update(&mut world);
+        let pieces = patch.index().pieces().iter().map(|piece| piece.digest);
+        let fetched: Vec<_> = [patch.index().digest()].into_iter().chain(pieces).collect();
+        assert_eq!(world.requested, fetched);
+        sweep
+    }
+
+    fn between(before: World, old: Bundle, new: Bundle) -> Self {
+        let next = bundle("3.0.0", noise(3000, 3));
         let mut after = before.fork();
         after.publish_bytes(&next);
         after.edit_targets(&[TargetsEdit::Add(target_of(&next))]);
@@ -165,6 +184,15 @@ impl Sweep {
     }
 }
 
+/// A world in which a first bundle answers.
+fn installed() -> (Bundle, World) {
+    let old = bundle("1.0.0", noise(3000, 1));
+    let mut world = World::new();
+    world.install(1, &old);
+    world.requested.clear();
+    (old, world)
+}
+
 fn power_cycle(world: &World, survival: Survival, seed: u64) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut dice = |sides: usize| {
@@ -219,7 +247,7 @@ fn pieces<'bundle>(bundle: &'bundle Bundle, index: &ChunkIndex) -> Vec<(Digest, 
 fn update_of(chunks: usize, piece_bytes: usize) -> Sweep {
     let new = bundle("2.0.0", noise((chunks - 2) * piece_bytes, 2));
     let index = fine_index(&new, piece_bytes);
-    let sweep = Sweep::of(new, &index);
+    let sweep = Sweep::of_chunks(new, &index);
     let mut world = sweep.started();
     sweep.update(&mut world);
     assert_eq!(world.requested.len(), chunks);
@@ -230,12 +258,15 @@ fn update_of(chunks: usize, piece_bytes: usize) -> Sweep {
 fn wherever_the_power_fails_the_old_bundle_or_the_new_answers_and_the_next_update_ends() {
     let full = env::var_os("SELVEDGE_FULL").is_some();
     let (mut points, mut bad) = (0, Vec::new());
-    for (chunks, piece_bytes, step) in [(3, 3000, 1), (300, 64, if full { 1 } else { 37 })] {
-        let sweep = update_of(chunks, piece_bytes);
+    for (what, sweep, step) in [
+        ("3 chunks", update_of(3, 3000), 1),
+        ("a patch", Sweep::of_a_patch(), 1),
+        ("300 chunks", update_of(300, 64), if full { 1 } else { 37 }),
+    ] {
         let outcomes = sweep.run(step, None);
         println!(
-            "an update of {chunks} chunks, {} operations: {} power cuts; the old bundle answered after {}, \
-             the new one after {}, {} were bad",
+            "an update of {what}, {} operations: {} power cuts; the old bundle answered after {}, the new \
+             one after {}, {} were bad",
             sweep.operations(),
             outcomes.points,
             outcomes.old,

@@ -437,8 +437,15 @@ impl World {
         self.retained.insert(Topic::Bundle(bundle.digest()).to_string(), encode(&offer));
     }
 
-    /// Publishes a bundle with a patch from another.
+    /// Publishes a bundle with a patch from another, and lets the device know.
     pub(super) fn publish_patched(&mut self, old: &Bundle, new: &Bundle) -> Patch {
+        let patch = self.put_patched(old, new);
+        self.deliver_timestamp();
+        patch
+    }
+
+    /// The same, of which the device does not know yet.
+    pub(super) fn put_patched(&mut self, old: &Bundle, new: &Bundle) -> Patch {
         let patch = Patch::make(old, new).expect("zstd works").expect("a patch is shorter");
         let index = patch.index().encode();
         self.publish_bytes(new);
@@ -453,7 +460,6 @@ impl World {
         };
         let target = BundleTarget { patches: vec![target], ..target_of(new) };
         self.edit_targets(&[TargetsEdit::Add(target)]);
-        self.deliver_timestamp();
         patch
     }
 
