@@ -58,6 +58,8 @@ enum Order {
     Stored(DeviceId),
     /// A device sent what will never be stored, up to here: it may forget it.
     Settled(DeviceId, StoredThrough),
+    /// A device is there; with the generation of the desired state that it follows, if it said that.
+    Heard(DeviceId, Option<u64>),
     /// The link is up, or down.
     Connected(bool),
 }
@@ -112,6 +114,8 @@ pub struct Outbox {
     plan: BTreeMap<String, Content>,
     /// What is to be sent.
     due: BTreeSet<(Content, String)>,
+    /// The generation that each device follows, as it said last.
+    followed: BTreeMap<DeviceId, u64>,
     /// Files of the repository that wait for the broker's answer.
     metadata_unanswered: usize,
     /// Ends of what devices may forget though it is not stored, the last told last. After a restart
@@ -170,6 +174,11 @@ impl Downlink {
         self.order(Order::Settled(device, end));
     }
 
+    /// `device` is there, and follows the desired state of `generation`, if it said that.
+    pub fn heard(&self, device: DeviceId, generation: Option<u64>) {
+        self.order(Order::Heard(device, generation));
+    }
+
     /// The link is up, or down.
     pub fn connected(&self, connected: bool) {
         self.order(Order::Connected(connected));
@@ -213,6 +222,7 @@ impl DownlinkWorker {
             Order::Replan => self.outbox.replan_or_log().await,
             Order::Stored(device) => self.outbox.tell_stored(device).await,
             Order::Settled(device, end) => self.outbox.tell_settled(device, end).await,
+            Order::Heard(device, generation) => self.outbox.note_heard(&device, generation),
             Order::Connected(connected) => {
                 self.connected = connected;
                 if connected {
@@ -274,6 +284,7 @@ impl Outbox {
             retained_bytes: Arc::default(),
             plan: BTreeMap::new(),
             due: BTreeSet::new(),
+            followed: BTreeMap::new(),
             metadata_unanswered: 0,
             settled: BTreeMap::new(),
             stock: None,
@@ -371,6 +382,22 @@ impl Outbox {
         }
     }
 
+    /// `device` is there. If what it follows is not what it should follow, the broker may have dropped that: a
+    /// queue that is full takes nothing new, and what is retained comes only with a new subscription. So it
+    /// is sent again.
+    pub fn note_heard(&mut self, device: &DeviceId, generation: Option<u64>) {
+        if let Some(generation) = generation {
+            self.followed.insert(device.clone(), generation);
+        }
+        let Some(followed) = self.followed.get(device) else { return };
+        let topic = self.topics.name(&Topic::Desired(device.clone()));
+        if let Some(content @ Content::Desired { generation, .. }) = self.plan.get(&topic)
+            && generation > followed
+        {
+            self.due.insert((content.clone(), topic));
+        }
+    }
+
     /// What `device` sent up to `end` will never be stored: it may forget it.
     pub async fn tell_settled(&mut self, device: DeviceId, end: StoredThrough) {
         note_settled(self.settled.entry(device.clone()).or_default(), end);
@@ -398,6 +425,11 @@ impl Outbox {
     async fn make_plan(&mut self) -> Result<BTreeMap<String, Content>, Error> {
         let key = self.director.office().await.public_key().id();
         let devices = self.store.devices().await?;
+        let reported = devices.iter().filter_map(|device| {
+            let reported = device.reported.as_ref()?;
+            Some((device.id.clone(), reported.generation))
+        });
+        self.followed = reported.collect();
         let mut contents = self.metadata().await?;
         for desired in self.store.all_desired().await? {
             let (device, generation) = (desired.device, desired.generation);

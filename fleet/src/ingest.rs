@@ -192,7 +192,7 @@ impl Ingest {
                 What::Malformed(one) => malformed.push(one),
             }
         }
-        let Applied { changed, streamed, settled, refusals, running_changed } =
+        let Applied { changed, streamed, settled, refusals, running_changed, heard } =
             self.store.apply(&understood, &malformed).await?;
         let now_ms = (self.clock)();
         for refusal in &refusals {
@@ -204,6 +204,9 @@ impl Ingest {
         if running_changed {
             // Patches are kept for what devices run.
             self.downlink.replan();
+        }
+        for (device, generation) in heard {
+            self.downlink.heard(device, generation);
         }
         for device in streamed {
             self.downlink.stored(device);

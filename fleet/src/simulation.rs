@@ -249,6 +249,9 @@ impl SimulatedFleet {
         if applied.running_changed {
             self.outbox.replan().await?;
         }
+        for (device, generation) in applied.heard {
+            self.outbox.note_heard(&device, generation);
+        }
         for device in applied.streamed {
             self.outbox.tell_stored(device).await;
         }

@@ -1095,13 +1095,19 @@ async fn a_simulated_fleet_does_what_the_manager_does() {
 
     let topics = selvedge_wire::Topics::new(&fleet_name());
     let topic = topics.name(&Topic::State(id.clone()));
-    let say = |key: &DeviceKey, revision| {
-        let body = selvedge_wire::encode(&follows(Boot(1), revision, 1));
+    let say = |key: &DeviceKey, revision, generation| {
+        let body = selvedge_wire::encode(&follows(Boot(1), revision, generation));
         selvedge_wire::encode(&key.sign_message(&topic, body))
     };
-    let taken = fleet.ingest(&topic, &say(&key, 1), false, NOW_MS).await.expect("it is stored");
-    assert_eq!(taken.refused, None);
-    let forged = say(&new_device_key(), 2);
+    // Who follows an older desired state is sent the newest again: a broker may have dropped it.
+    let desired = topics.name(&Topic::Desired(id.clone()));
+    for (revision, generation, again) in [(1, 0, Some(desired)), (2, 1, None)] {
+        let behind = say(&key, revision, generation);
+        let taken = fleet.ingest(&topic, &behind, false, NOW_MS).await.expect("it is stored");
+        assert_eq!(taken.refused, None);
+        assert_eq!(fleet.next_message().await.map(|message| message.topic), again);
+    }
+    let forged = say(&new_device_key(), 3, 1);
     let refused = fleet.ingest(&topic, &forged, false, NOW_MS).await.expect("it is counted");
     assert!(refused.refused.is_some_and(|reason| reason.contains("not signed by its key")));
     let seen = fleet.device(&id, NOW_MS).await.expect("the device is there");

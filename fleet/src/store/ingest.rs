@@ -123,6 +123,8 @@ pub struct Applied {
     pub refusals: Vec<Refusal>,
     /// Whether some device says that it runs other bundles than before.
     pub running_changed: bool,
+    /// Devices that said how they are; with the generation that they follow where they said that, too.
+    pub heard: BTreeMap<DeviceId, Option<u64>>,
 }
 
 /// A message that was understood but not taken.
@@ -175,6 +177,15 @@ impl Store {
                     note_seen(&mut tx, received).await?;
                     applied.running_changed |= running_changed;
                     applied.changed.insert(device.clone());
+                    match &received.message {
+                        Upward::Reported(reported) => {
+                            applied.heard.insert(device.clone(), Some(reported.generation));
+                        }
+                        Upward::Status(_) | Upward::Health(_) => {
+                            applied.heard.entry(device.clone()).or_default();
+                        }
+                        Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_) => {}
+                    }
                     if is_streamed(&received.message) {
                         applied.streamed.insert(device.clone());
                     }
