@@ -784,8 +784,8 @@ impl Device {
         self.witness.reports(&reported)?;
         let process = self.process();
         let (used_ms, kept_ms) = process.updates.time_floors_ms();
-        let root_version = process.root.root().version();
-        self.witness.knows_time(used_ms, kept_ms, root_version)?;
+        let used = (used_ms, process.root.root().version());
+        self.witness.knows_time(used, (kept_ms, reported.trust.root_version))?;
         self.process().reported = Some(reported);
         self.publish_reported(around);
         Ok(())

@@ -151,14 +151,21 @@ impl Witness {
         Ok(())
     }
 
-    /// The device takes `used_ms` for a time that has passed, and its disk has `kept_ms`. A new root may take
-    /// back the word of the key that vouched for it.
-    pub fn knows_time(&mut self, used_ms: u64, kept_ms: u64, root_version: u64) -> Checked {
+    /// The device takes `used_ms` for a time that has passed, under the root that it trusts; its disk has
+    /// `kept_ms`, under the root that is kept there. A new root may take back the word of the key that vouched
+    /// for a time.
+    pub fn knows_time(
+        &mut self,
+        (used_ms, root_version): (u64, u64),
+        (kept_ms, root_version_kept): (u64, u64),
+    ) -> Checked {
         if root_version != self.floor_root_version {
             (self.floor_ms, self.floor_root_version) = (0, root_version);
         }
         let before = self.floor_ms;
-        self.floor_ms = before.max(kept_ms);
+        if root_version_kept == root_version {
+            self.floor_ms = before.max(kept_ms);
+        }
         must(used_ms >= before, || format!("the floor of the time is {used_ms} after {before}"))
     }
 
