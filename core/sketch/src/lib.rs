@@ -5,7 +5,7 @@
 //! counters, and the same counters give the same bytes. Duplicates are *not* absorbed; whoever stores
 //! profiles keeps one per origin and window.
 //!
-//! No allocation, no float arithmetic: a value enters as an integer *key* that keeps its order
+//! No allocation, no float arithmetic while counting: a value enters as an integer *key* that keeps its order
 //! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
 //! is integer addition.
 //!
