@@ -22,6 +22,7 @@ mod config;
 mod dashboard;
 mod director;
 mod downlink;
+pub mod drift;
 mod error;
 mod fleet;
 mod ingest;

@@ -26,6 +26,10 @@ pub enum Error {
     Guard = 9,
     /// The buffer is too short for the encoded profile.
     BufferTooShort = 10,
+    /// A size is outside of what the type has room for.
+    Size = 16,
+    /// A sketch needs more room, or stands for more values, than this type has room for.
+    TooLarge = 17,
 }
 
 /// Who is to blame for an [`Error`].
@@ -48,9 +52,10 @@ impl Error {
             | Self::Malformed
             | Self::TrailingBytes
             | Self::TooManyFeatures
-            | Self::SpecMismatch => ErrorKind::Peer,
+            | Self::SpecMismatch
+            | Self::TooLarge => ErrorKind::Peer,
             Self::TooManyEdges | Self::EdgesOutOfOrder | Self::Guard => ErrorKind::Spec,
-            Self::BufferTooShort => ErrorKind::Caller,
+            Self::BufferTooShort | Self::Size => ErrorKind::Caller,
         }
     }
 }
@@ -68,6 +73,8 @@ impl fmt::Display for Error {
             Self::EdgesOutOfOrder => "the spec's edges do not rise strictly inside its guard",
             Self::Guard => "the spec's guard is empty or infinite",
             Self::BufferTooShort => "the buffer is too short for the profile",
+            Self::Size => "the size is outside of what there is room for",
+            Self::TooLarge => "the sketch is larger than what there is room for",
         })
     }
 }

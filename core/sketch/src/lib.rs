@@ -5,7 +5,7 @@
 //! counters, and the same counters give the same bytes. Duplicates are *not* absorbed; whoever stores
 //! profiles keeps one per origin and window.
 //!
-//! No allocation, no float arithmetic: a value enters as an integer *key* that keeps its order
+//! No allocation, no float arithmetic while counting: a value enters as an integer *key* that keeps its order
 //! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
 //! is integer addition.
 //!
@@ -19,20 +19,30 @@
 #[cfg(test)]
 extern crate std;
 
+mod auto_range;
 mod bins;
 mod classes;
 mod codec;
 mod counts;
 mod error;
+mod hll;
 mod key;
+mod kll;
 mod latency;
 mod profile;
+mod projection;
+mod space_saving;
 
+pub use auto_range::{AUTO_RANGE_BUCKET_COUNT, AutoRangeHistogram};
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
 pub use error::{Error, ErrorKind};
+pub use hll::HyperLogLog;
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
+pub use kll::{KLL_K_DEFAULT, Kll, Kll64, Kll200};
 pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };
+pub use projection::{Projection, VECTOR_COUNT_MAX, VECTOR_WIDTH_MAX, VectorSums, shift_for};
+pub use space_saving::{FrequentItem, SPACE_SAVING_ITEMS, SpaceSaving};

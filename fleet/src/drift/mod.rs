@@ -1,0 +1,3 @@
+//! What the fleet says about drift, computed from what devices summed up.
+
+pub mod multivariate;
