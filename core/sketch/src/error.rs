@@ -26,6 +26,10 @@ pub enum Error {
     Guard = 9,
     /// The buffer is too short for the encoded profile.
     BufferTooShort = 10,
+    /// There are too few or too many cells for a stream, or nothing was counted in them.
+    Cells = 20,
+    /// A detector's policy has a number below the least, or names a cycle without room for its test.
+    Policy = 21,
 }
 
 /// Who is to blame for an [`Error`].
@@ -49,7 +53,11 @@ impl Error {
             | Self::TrailingBytes
             | Self::TooManyFeatures
             | Self::SpecMismatch => ErrorKind::Peer,
-            Self::TooManyEdges | Self::EdgesOutOfOrder | Self::Guard => ErrorKind::Spec,
+            Self::TooManyEdges
+            | Self::EdgesOutOfOrder
+            | Self::Guard
+            | Self::Cells
+            | Self::Policy => ErrorKind::Spec,
             Self::BufferTooShort => ErrorKind::Caller,
         }
     }
@@ -68,6 +76,8 @@ impl fmt::Display for Error {
             Self::EdgesOutOfOrder => "the spec's edges do not rise strictly inside its guard",
             Self::Guard => "the spec's guard is empty or infinite",
             Self::BufferTooShort => "the buffer is too short for the profile",
+            Self::Cells => "the cells are too few or too many, or hold nothing",
+            Self::Policy => "the detector's policy is below a least number, or its cycle has no room",
         })
     }
 }

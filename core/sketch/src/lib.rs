@@ -5,9 +5,10 @@
 //! counters, and the same counters give the same bytes. Duplicates are *not* absorbed; whoever stores
 //! profiles keeps one per origin and window.
 //!
-//! No allocation, no float arithmetic: a value enters as an integer *key* that keeps its order
+//! No allocation, no float arithmetic where samples are counted: a value enters as an integer *key* that keeps its order
 //! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
-//! is integer addition.
+//! is integer addition. [`Detector`] judges counts in integers too; floats make its tables at the desk,
+//! and the measures that people read.
 //!
 //! Vocabulary: a *spec* says where the edges of the bins are, frozen with the reference data; a
 //! *guard* is the range of the reference, and what lies outside of it is counted apart; a counter that
@@ -19,20 +20,34 @@
 #[cfg(test)]
 extern crate std;
 
+mod accuracy;
 mod bins;
 mod classes;
 mod codec;
 mod counts;
+mod detect;
 mod error;
+mod evidence;
 mod key;
 mod latency;
 mod profile;
+mod statistics;
 
+pub use accuracy::{
+    ClassOutcome, Estimate, Judged, SquaredError, accuracy, atc, atc_threshold, calibration_error, cbpe,
+    macro_f1,
+};
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
+pub use detect::{
+    CELL_COUNT_MAX, Calibration, Change, Detector, DetectorPolicy, DetectorState, Finding, Measurement,
+    STATE_VERSION, ScoreTable, VarianceInflation, conclude_all,
+};
 pub use error::{Error, ErrorKind};
+pub use evidence::{LogEvidence, e_bh};
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
 pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };
+pub use statistics::{BinningError, CRITICAL_PROBABILITY, Comparison, Measures, Statistic};
