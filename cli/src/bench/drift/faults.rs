@@ -62,7 +62,7 @@ struct Fault {
 }
 
 const FAULTS: &[Fault] = &[
-    Fault { name: "temperature sticks", windows_max: 2.0, channels: &[0], apply: |sample, _| sample[0] = 21.5 },
+    Fault { name: "temperature sticks", windows_max: 4.0, channels: &[0], apply: |sample, _| sample[0] = 21.5 },
     Fault {
         name: "pressure saturates",
         windows_max: 4.0,
@@ -89,7 +89,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "temperature and flow are swapped",
-        windows_max: 2.0,
+        windows_max: 4.0,
         channels: &[0, 5],
         apply: |sample, _| sample.swap(0, 5),
     },

@@ -24,7 +24,7 @@ use crate::{
 
 /// The most that evidence is worth, however calm the reference was: windows vary a little more than
 /// the reference's did.
-const ETA_MAX: f64 = 0.8;
+const ETA_MAX: f64 = 0.9;
 /// What it is worth if nothing is known about the order of the reference.
 const ETA_UNKNOWN: f64 = 0.2;
 const ETA_MIN: f64 = 1.0 / 4096.0;

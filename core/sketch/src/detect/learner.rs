@@ -11,11 +11,11 @@ use crate::evidence::{ln_down, ln_up};
 
 /// Samples that the reference stands for in what is learnt. Less, and a calm stream loses more to
 /// noise; more, and it takes more windows to learn a change.
-const PRIOR: u32 = 256;
+const PRIOR: u32 = 128;
 /// A window is learnt as at most this many samples.
 const LEARNT_BITS: u32 = 12;
 /// Of what was learnt, a quarter is forgotten with each window.
-const FORGOTTEN_SHIFT: u32 = 2;
+const FORGOTTEN_SHIFT: u32 = 3;
 
 /// The shares of the cells in units of 2⁻¹⁶, and their logarithms, rounded up; 0 beyond the last cell.
 #[derive(Clone, Debug, PartialEq, Eq)]

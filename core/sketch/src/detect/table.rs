@@ -24,19 +24,22 @@ use crate::{
 pub const CELL_COUNT_MAX: usize = 19;
 
 /// The most guesses with fixed scores.
-pub(crate) const FIXED_COUNT_MAX: usize = 11;
+pub(crate) const FIXED_COUNT_MAX: usize = 12;
 
 /// Shares are in units of 2⁻¹⁶.
 const WEIGHT_SUM: u32 = 1 << 16;
 
 /// How far the mean moves, in standard deviations.
-const SHIFTS: [f64; 3] = [0.12, 0.3, 0.7];
+const SHIFTS: [f64; 3] = [0.1, 0.3, 0.7];
 /// By how much the standard deviation is multiplied.
 const SPREADS: [f64; 3] = [1.2, 1.6, 0.8];
 /// The share of the samples that goes to one end, or to one class.
-const CONTAMINATION: f64 = 0.05;
+const CONTAMINATION: f64 = 0.03;
 /// Where that end is, in standard deviations from the mean.
 const END: f64 = 3.0;
+/// Two modes that together have the mean and the standard deviation of the reference: how far each is from
+/// the mean, and its own deviation.
+const MODES: (f64, f64) = (0.8, 0.6);
 const CLASS_CONTAMINATION: f64 = 0.1;
 
 /// No cell speaks for a guess more than this, or against it: a cell that the reference hardly has
@@ -44,7 +47,7 @@ const CLASS_CONTAMINATION: f64 = 0.1;
 const RATIO_MAX: f64 = 8.0;
 
 /// Standard errors of the reference that a guess gives away.
-const MARGIN_DEVIATIONS: f64 = 2.0;
+const MARGIN_DEVIATIONS: f64 = 1.5;
 
 const MARGIN_FRACTION_BITS: u32 = 24;
 
@@ -68,6 +71,8 @@ pub enum Change {
     Widens,
     /// Values spread less.
     Narrows,
+    /// Values fall into two groups, with fewer between.
+    Splits,
     /// More values lie at the upper end.
     UpperEnd,
     /// More values lie at the lower end.
@@ -103,7 +108,7 @@ impl ScoreTable {
         reference: &[u32],
         calibration: &Calibration,
     ) -> Result<Self, Error> {
-        let distribution = Distribution::new(measurement, reference, calibration.eta())?;
+        let distribution = Distribution::new(measurement, reference, calibration.eta_cycle())?;
         let mut guesses = heapless::Vec::new();
         let mut guess = |change, shares: &[f64; CELL_COUNT_MAX]| {
             let guess = Guess::new(change, shares, &distribution);
@@ -119,6 +124,10 @@ impl ScoreTable {
                     let change = if spread > 1.0 { Change::Widens } else { Change::Narrows };
                     guess(change, &distribution.normal(0.0, spread));
                 }
+                let (lower, upper) = (distribution.normal(-MODES.0, MODES.1), distribution.normal(MODES.0, MODES.1));
+                let mut modes = lower;
+                modes.iter_mut().zip(upper).for_each(|(share, upper)| *share = (*share + upper) / 2.0);
+                guess(Change::Splits, &modes);
                 for (change, end) in [(Change::UpperEnd, END), (Change::LowerEnd, -END)] {
                     let end = distribution.normal(end, 1.0);
                     guess(change, &distribution.contaminated(CONTAMINATION, &end));
@@ -324,7 +333,7 @@ pub(super) struct Distribution {
 
 impl Distribution {
     /// Bins have half a sample more than was counted (Jeffreys' prior), as classes have. Guards have
-    /// what a sample of `m` that is not independent leaves out on either side, 1/η: on average the
+    /// what a sample of `m` that is not independent leaves out on either side, 1/η of cycles: on average the
     /// next independent value exceeds the largest of `m` with probability 1 / (m + 1).
     pub(super) fn new(
         measurement: Measurement,
