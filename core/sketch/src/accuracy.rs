@@ -131,7 +131,9 @@ impl ClassOutcome {
 
 /// The share of right answers; `None` without labels. Every sample has one label and one answer.
 pub fn accuracy(classes: &[ClassOutcome]) -> Option<f64> {
-    let sum = |count: fn(&ClassOutcome) -> u32| classes.iter().map(|class| u64::from(count(class))).sum::<u64>();
+    let sum = |count: fn(&ClassOutcome) -> u32| {
+        classes.iter().map(|class| u64::from(count(class))).sum::<u64>()
+    };
     let (right, wrong) = (sum(|class| class.true_positives), sum(|class| class.false_negatives));
     (right + wrong > 0).then(|| right as f64 / (right + wrong) as f64)
 }

@@ -77,7 +77,9 @@ impl fmt::Display for Error {
             Self::Guard => "the spec's guard is empty or infinite",
             Self::BufferTooShort => "the buffer is too short for the profile",
             Self::Cells => "the cells are too few or too many, or hold nothing",
-            Self::Policy => "the detector's policy is below a least number, or its cycle has no room",
+            Self::Policy => {
+                "the detector's policy is below a least number, or its cycle has no room"
+            }
         })
     }
 }

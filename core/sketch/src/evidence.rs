@@ -222,13 +222,17 @@ mod tests {
         for distance in 0..13 << FRACTION_BITS {
             let sum = exact(LogEvidence::ONE.plus(LogEvidence::from_raw(-distance)));
             let expected = (-f64::from(distance) / UNIT).exp().ln_1p();
-            assert!(sum <= expected && sum > expected - 1.0 / 8192.0, "{distance}: {sum} {expected}");
+            assert!(
+                sum <= expected && sum > expected - 1.0 / 8192.0,
+                "{distance}: {sum} {expected}"
+            );
         }
     }
 
     #[test]
     fn a_logarithm_lies_between_its_two_roundings() {
-        let spread = (0..32u32).flat_map(|shift| (0..2000u32).map(move |x| (x.wrapping_mul(0x9e37_79b9)) >> shift));
+        let spread = (0..32u32)
+            .flat_map(|shift| (0..2000u32).map(move |x| (x.wrapping_mul(0x9e37_79b9)) >> shift));
         for x in (1..70_000).chain(spread.filter(|&x| x > 0)).chain([u32::MAX]) {
             let expected = f64::from(x).ln() * UNIT;
             let (down, up) = (f64::from(ln_down(x)), f64::from(ln_up(x)));
@@ -239,7 +243,8 @@ mod tests {
     #[test]
     fn the_tables_are_those_of_every_other_build() {
         let hash = |table: &[u16]| {
-            let fold = |hash: u32, &entry: &u16| (hash ^ u32::from(entry)).wrapping_mul(0x0100_0193);
+            let fold =
+                |hash: u32, &entry: &u16| (hash ^ u32::from(entry)).wrapping_mul(0x0100_0193);
             table.iter().fold(0x811c_9dc5, fold)
         };
         assert_eq!((hash(&SUM), hash(&LN)), (2_617_471_695, 3_607_939_373));

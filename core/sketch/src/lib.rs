@@ -34,14 +34,14 @@ mod profile;
 mod statistics;
 
 pub use accuracy::{
-    ClassOutcome, Estimate, Judged, SquaredError, accuracy, atc, atc_threshold, calibration_error, cbpe,
-    macro_f1,
+    ClassOutcome, Estimate, Judged, SquaredError, accuracy, atc, atc_threshold, calibration_error,
+    cbpe, macro_f1,
 };
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
 pub use detect::{
-    CELL_COUNT_MAX, Calibration, Change, Detector, DetectorPolicy, DetectorState, Finding, Measurement,
-    STATE_VERSION, ScoreTable, VarianceInflation, conclude_all,
+    CELL_COUNT_MAX, Calibration, Change, Detector, DetectorPolicy, DetectorState, Finding,
+    Measurement, STATE_VERSION, ScoreTable, VarianceInflation, conclude_all,
 };
 pub use error::{Error, ErrorKind};
 pub use evidence::{LogEvidence, e_bh};
@@ -50,4 +50,4 @@ pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };
-pub use statistics::{BinningError, CRITICAL_PROBABILITY, Comparison, Measures, Statistic};
+pub use statistics::{BinningError, CRITICAL_PROBABILITY, Measures, Statistic};

@@ -40,15 +40,6 @@ pub enum BinningError {
 
 /// A window beside its reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Comparison {
-    /// There are too few samples for two cells that can be compared.
-    InsufficientData,
-    /// There are enough.
-    Measured(Measures),
-}
-
-/// The measures of a window.
-#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measures {
     /// Cells that were compared, after merging.
     pub cell_count: usize,
@@ -75,30 +66,29 @@ pub struct Measures {
     pub wasserstein: Option<Statistic>,
 }
 
-impl Comparison {
+impl Measures {
     /// Compares the counts of a window with those of the reference, cell by cell in the same order.
+    /// `None` stands for insufficient data: too few samples for two cells that can be compared.
     ///
     /// `edges` has the bounds of the bins in the feature's unit, \[minimum, edges, maximum\], and is given
     /// where the cells are \[below, bins, above, not finite\]; without it there is no Wasserstein distance.
     /// Edges that do not fit the cells, or are not finite, count as none.
-    pub fn of(reference: &[u32], window: &[u32], edges: Option<&[f32]>) -> Self {
+    pub fn of(reference: &[u32], window: &[u32], edges: Option<&[f32]>) -> Option<Self> {
         let cells = reference.len().min(window.len()).min(CELL_COUNT_MAX);
         let (reference, window) = (&reference[..cells], &window[..cells]);
         let (m, n) = (total(reference), total(window));
         if m == 0.0 || n == 0.0 {
-            return Self::InsufficientData;
+            return None;
         }
         let pairs = merged(reference, window, n / m);
         if pairs.len() < 2 {
-            return Self::InsufficientData;
+            return None;
         }
         let wasserstein = edges.and_then(|edges| wasserstein(reference, window, edges));
-        Self::Measured(Measures::of(&pairs, m, n, wasserstein))
+        Some(Self::of_merged(&pairs, m, n, wasserstein))
     }
-}
 
-impl Measures {
-    fn of(pairs: &[(f64, f64)], m: f64, n: f64, wasserstein: Option<Statistic>) -> Self {
+    fn of_merged(pairs: &[(f64, f64)], m: f64, n: f64, wasserstein: Option<Statistic>) -> Self {
         let count = pairs.len() as f64;
         let (mut psi, mut kl, mut js, mut affinity, mut chi_square) = (0.0, 0.0, 0.0, 0.0, 0.0);
         let (mut below, mut ks, mut widest): (f64, f64, f64) = (0.0, 0.0, 0.0);
@@ -121,8 +111,10 @@ impl Measures {
         let spread = 1.0 / n + 1.0 / m;
         let chi_square = chi_square / (1.0 + n / m);
         let critical = chi_square_quantile(freedom, 1.0 - CRITICAL_PROBABILITY);
-        let at_least = |value: f64, critical: Option<f64>| {
-            Statistic { value: value.max(0.0), binning: BinningError::AtLeast, critical }
+        let at_least = |value: f64, critical: Option<f64>| Statistic {
+            value: value.max(0.0),
+            binning: BinningError::AtLeast,
+            critical,
         };
         let squared_hellinger = (1.0 - affinity).max(0.0);
         Self {
@@ -271,20 +263,23 @@ mod tests {
     use super::*;
 
     fn measured(reference: &[u32], window: &[u32], edges: Option<&[f32]>) -> Measures {
-        match Comparison::of(reference, window, edges) {
-            Comparison::Measured(measures) => measures,
-            Comparison::InsufficientData => panic!("{reference:?} {window:?} can be compared"),
-        }
+        Measures::of(reference, window, edges).expect("the counts can be compared")
     }
 
     #[test]
     fn quantiles_are_those_of_the_tables() {
         // Abramowitz and Stegun, tables 26.8 and 26.2.
-        for (freedom, probability, expected) in
-            [(1, 0.95, 3.841_459), (15, 0.999, 37.697_298), (199, 0.05, 167.361_0), (4, 0.05, 0.710_723)]
-        {
+        for (freedom, probability, expected) in [
+            (1, 0.95, 3.841_459),
+            (15, 0.999, 37.697_298),
+            (199, 0.05, 167.361_0),
+            (4, 0.05, 0.710_723),
+        ] {
             let quantile = chi_square_quantile(freedom, probability);
-            assert!((quantile - expected).abs() < 1e-4 * expected, "{freedom} {probability}: {quantile}");
+            assert!(
+                (quantile - expected).abs() < 1e-4 * expected,
+                "{freedom} {probability}: {quantile}"
+            );
         }
         for (probability, expected) in [(0.975, 1.959_964), (0.5, 0.0), (0.001, -3.090_232)] {
             assert!((normal_quantile(probability) - expected).abs() < 1e-6, "{probability}");
@@ -300,7 +295,7 @@ mod tests {
             (&[1000, 0], &[100, 0]),
             (&[], &[]),
         ] {
-            assert_eq!(Comparison::of(reference, window, None), Comparison::InsufficientData);
+            assert_eq!(Measures::of(reference, window, None), None, "{reference:?} {window:?}");
         }
     }
 
@@ -317,7 +312,8 @@ mod tests {
     fn two_equal_halves_apart_by_one_unit_are_one_unit_apart() {
         // All of the reference in the lower bin, all of the window in the upper one.
         let (reference, window) = ([0, 100, 0, 0, 0], [0, 0, 100, 0, 0]);
-        let distance = wasserstein(&reference, &window, &[0.0, 1.0, 2.0]).expect("nothing is outside");
+        let distance =
+            wasserstein(&reference, &window, &[0.0, 1.0, 2.0]).expect("nothing is outside");
         assert!((distance.value - 1.0).abs() < 1e-12, "{distance:?}");
         assert_eq!(distance.binning, BinningError::OffByAtMost(2.0));
         let outside = [1, 100, 0, 0, 0];
@@ -334,7 +330,8 @@ mod tests {
 
     fn exact_wasserstein(a: &[u32], b: &[u32]) -> f64 {
         let below = |values: &[u32], x: f64| {
-            values.iter().filter(|&&value| f64::from(value) <= x).count() as f64 / values.len() as f64
+            values.iter().filter(|&&value| f64::from(value) <= x).count() as f64
+                / values.len() as f64
         };
         (0..80).map(|x| (below(a, f64::from(x)) - below(b, f64::from(x))).abs()).sum()
     }
@@ -367,7 +364,7 @@ mod tests {
             cells in prop::collection::vec((0..5000u32, 0..5000u32), 0..=25)
         ) {
             let (reference, window): (Vec<_>, Vec<_>) = cells.into_iter().unzip();
-            if let Comparison::Measured(measures) = Comparison::of(&reference, &window, None) {
+            if let Some(measures) = Measures::of(&reference, &window, None) {
                 prop_assert!(measures.jensen_shannon.value <= core::f64::consts::LN_2);
                 prop_assert!((0.0..=1.0).contains(&measures.hellinger.value));
                 prop_assert!((0.0..=1.0).contains(&measures.kolmogorov_smirnov.value));

@@ -1,7 +1,7 @@
 //! From values to cells: the only place that names bins and keys.
 
 use selvedge_sketch::{
-    BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation, key_from_f32,
+    BIN_COUNT_MAX, BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation, key_from_f32,
 };
 
 /// The bins of a feature, frozen with its reference, and the scores that follow from it.
@@ -57,13 +57,21 @@ fn count(spec: &BinSpec, values: impl IntoIterator<Item = f32>) -> Vec<u32> {
     [&[counts.below()], bins, &[counts.above(), not_finite]].concat()
 }
 
-/// 16 bins at quantiles of the values; fewer where values tie.
+/// 16 bins of equal shares. A value that has more than a share of its own ends its bin, and what remains
+/// is shared among the remaining bins.
 fn quantile_bins(values: &[f32]) -> BinSpec {
     let mut keys: Vec<i32> = values.iter().map(|&value| key_from_f32(value)).collect();
     keys.sort_unstable();
     let (min, max) = (keys[0], keys[keys.len() - 1]);
-    let mut edges: Vec<i32> = (1..16).map(|part| keys[part * keys.len() / 16]).collect();
-    edges.dedup();
-    edges.retain(|&edge| edge > min);
+    let (mut edges, mut start, mut end) = (Vec::new(), 0, 0);
+    for ties in keys.chunk_by(|a, b| a == b) {
+        end += ties.len();
+        let bins_left = BIN_COUNT_MAX - edges.len();
+        let is_full = (end - start) * bins_left >= keys.len() - start;
+        if is_full && bins_left > 1 && end < keys.len() {
+            edges.push(keys[end]);
+            start = end;
+        }
+    }
     BinSpec::new(&edges, min, max).expect("edges of sorted values rise")
 }

@@ -158,7 +158,8 @@ impl VarianceInflation {
         let Some(native) = self.levels[0].inflation(0.05) else { return Calibration::unknown() };
         let longest = if self.cycle_windows > 1 { self.cycle_windows } else { u32::MAX };
         let slow = (1..LEVEL_COUNT).filter(|&level| 1 << level <= longest);
-        let slow = slow.map(|level| &self.levels[level]).filter(|blocks| blocks.count >= BLOCKS_MIN);
+        let slow =
+            slow.map(|level| &self.levels[level]).filter(|blocks| blocks.count >= BLOCKS_MIN);
         let slow = slow.filter_map(|blocks| blocks.inflation(0.95)).fold(0.0, f64::max);
         let known = |eta: f64, is_known: bool| {
             let highest = if is_known { ETA_MAX } else { ETA_UNKNOWN };
@@ -260,8 +261,9 @@ fn location_and_spread(
     contrasts
 }
 
-/// Beyond this there is one value in 10¹⁵.
-const Z_MAX: f64 = 8.0;
+/// The end of the number line: beyond it there are 3 values in 100,000, and a single one outside of the
+/// reference must not count for many.
+const Z_MAX: f64 = 4.0;
 
 fn two_largest(shares: &[f64; CELL_COUNT_MAX]) -> [[f64; CELL_COUNT_MAX]; CONTRAST_COUNT] {
     let mut contrasts = [[0.0; CELL_COUNT_MAX]; CONTRAST_COUNT];
@@ -279,7 +281,10 @@ fn two_largest(shares: &[f64; CELL_COUNT_MAX]) -> [[f64; CELL_COUNT_MAX]; CONTRA
 fn standardize(contrast: &mut [f64; CELL_COUNT_MAX], shares: &[f64; CELL_COUNT_MAX]) {
     let mean: f64 = contrast.iter().zip(shares).map(|(score, share)| score * share).sum();
     contrast.iter_mut().for_each(|score| *score -= mean);
-    let variance: f64 = contrast.iter().zip(shares).map(|(score, share)| score * score * share).sum();
+    let variance: f64 =
+        contrast.iter().zip(shares).map(|(score, share)| score * score * share).sum();
     let deviation = sqrt(variance);
-    contrast.iter_mut().for_each(|score| *score = if deviation < 1e-9 { 0.0 } else { *score / deviation });
+    contrast
+        .iter_mut()
+        .for_each(|score| *score = if deviation < 1e-9 { 0.0 } else { *score / deviation });
 }

@@ -249,7 +249,12 @@ impl<const CYCLES: usize> Detector<CYCLES> {
         self.finding
     }
 
-    fn settle(&mut self, table: &ScoreTable, policy: &DetectorPolicy, alarm: bool) -> DetectorState {
+    fn settle(
+        &mut self,
+        table: &ScoreTable,
+        policy: &DetectorPolicy,
+        alarm: bool,
+    ) -> DetectorState {
         let concluded = self.waiting_windows == 0;
         let above = self.evidence(table) >= policy.line();
         if let Some(finding) = &mut self.finding {
@@ -377,7 +382,8 @@ impl<const CYCLES: usize> TryFrom<DetectorForm<CYCLES>> for Detector<CYCLES> {
         if form.version != STATE_VERSION {
             return Err(Error::Version);
         }
-        let is_sound = form.native.is_sound() && form.cycle.iter().all(|cycle| cycle.mixture.is_sound());
+        let is_sound =
+            form.native.is_sound() && form.cycle.iter().all(|cycle| cycle.mixture.is_sound());
         let is_drifted = form.state == DetectorState::Drifted;
         if form.finding.is_some() != is_drifted || !is_sound {
             return Err(Error::Malformed);

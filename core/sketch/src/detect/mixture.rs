@@ -53,7 +53,8 @@ impl Mixture {
             let evidence = guess.evidence(tested.cells, tested.total, temper);
             component.add(evidence, start, tested.windows, cap);
         }
-        let evidence = temper.evidence_of_shape(self.learner.evidence(&table.weights, tested), tested.total);
+        let evidence =
+            temper.evidence_of_shape(self.learner.evidence(&table.weights, tested), tested.total);
         self.components[SHAPE].add(evidence, start, tested.windows, cap);
         self.learner.learn(tested);
     }

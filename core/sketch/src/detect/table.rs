@@ -14,11 +14,7 @@ use libm::{erfc, exp, log, sqrt};
 use serde::{Deserialize, Serialize};
 
 use super::{Calibration, learner::Weights};
-use crate::{
-    Error,
-    evidence::FRACTION_BITS,
-    statistics::normal_quantile,
-};
+use crate::{Error, evidence::FRACTION_BITS, statistics::normal_quantile};
 
 /// The most cells that a stream has: 16 bins, below, above, not finite.
 pub const CELL_COUNT_MAX: usize = 19;
@@ -112,7 +108,10 @@ impl ScoreTable {
         let mut guesses = heapless::Vec::new();
         let mut guess = |change, shares: &[f64; CELL_COUNT_MAX]| {
             let guess = Guess::new(change, shares, &distribution);
-            assert!(guesses.push(guess).is_ok(), "no measurement has more guesses than there is room");
+            assert!(
+                guesses.push(guess).is_ok(),
+                "no measurement has more guesses than there is room"
+            );
         };
         match measurement {
             Measurement::Ordinal => {
@@ -124,9 +123,13 @@ impl ScoreTable {
                     let change = if spread > 1.0 { Change::Widens } else { Change::Narrows };
                     guess(change, &distribution.normal(0.0, spread));
                 }
-                let (lower, upper) = (distribution.normal(-MODES.0, MODES.1), distribution.normal(MODES.0, MODES.1));
+                let (lower, upper) =
+                    (distribution.normal(-MODES.0, MODES.1), distribution.normal(MODES.0, MODES.1));
                 let mut modes = lower;
-                modes.iter_mut().zip(upper).for_each(|(share, upper)| *share = (*share + upper) / 2.0);
+                modes
+                    .iter_mut()
+                    .zip(upper)
+                    .for_each(|(share, upper)| *share = (*share + upper) / 2.0);
                 guess(Change::Splits, &modes);
                 for (change, end) in [(Change::UpperEnd, END), (Change::LowerEnd, -END)] {
                     let end = distribution.normal(end, 1.0);
@@ -134,7 +137,8 @@ impl ScoreTable {
                 }
             }
             Measurement::Nominal => {
-                let mut by_share: heapless::Vec<usize, CELL_COUNT_MAX> = (0..reference.len()).collect();
+                let mut by_share: heapless::Vec<usize, CELL_COUNT_MAX> =
+                    (0..reference.len()).collect();
                 by_share.sort_unstable_by_key(|&cell| (core::cmp::Reverse(reference[cell]), cell));
                 for &cell in by_share.iter().take(FIXED_COUNT_MAX) {
                     let mut all = [0.0; CELL_COUNT_MAX];
@@ -152,7 +156,10 @@ impl ScoreTable {
             weights: Weights::new(distribution.weights),
             cell_count: reference.len(),
             guesses,
-            native: Temper::new(calibration.eta(), shape_margin + calibration.shape_gain() * calibration.eta()),
+            native: Temper::new(
+                calibration.eta(),
+                shape_margin + calibration.shape_gain() * calibration.eta(),
+            ),
             cycle: Temper::new(calibration.eta_cycle(), shape_margin),
             uncalibrated: !calibration.is_calibrated(),
         })
@@ -218,7 +225,8 @@ impl TryFrom<TableForm> for ScoreTable {
         }
         let mut weights = [0; CELL_COUNT_MAX];
         weights[..cell_count].copy_from_slice(&form.weights);
-        let [native, cycle] = form.tempers.map(|(eta, margin)| Temper::from_raw(eta, Margin(margin)));
+        let [native, cycle] =
+            form.tempers.map(|(eta, margin)| Temper::from_raw(eta, Margin(margin)));
         Ok(Self {
             weights: Weights::new(weights),
             cell_count,
@@ -256,7 +264,12 @@ impl Guess {
     }
 
     /// The logarithm of the tempered evidence of a window, rounded down.
-    pub(super) fn evidence(&self, cells: &[i32; CELL_COUNT_MAX], total: u64, temper: &Temper) -> i32 {
+    pub(super) fn evidence(
+        &self,
+        cells: &[i32; CELL_COUNT_MAX],
+        total: u64,
+        temper: &Temper,
+    ) -> i32 {
         let products = cells.iter().zip(&self.scores);
         let sum: i64 = products.map(|(&count, &score)| i64::from(count) * i64::from(score)).sum();
         let log = (sum << (FRACTION_BITS_MAX - self.fraction_bits)) >> (FRACTION_BITS_MAX - 16);
@@ -372,10 +385,11 @@ impl Distribution {
         let mut shares = self.shares;
         let on_line: f64 = self.shares[..self.line].iter().sum();
         let (mut below, mut cut) = (0.0, 0.0);
-        for cell in 0..self.line {
-            below += self.shares[cell] / on_line;
-            let next = if cell + 1 == self.line { 1.0 } else { normal_below((normal_quantile(below) - mean) / deviation) };
-            shares[cell] = (next - cut) * on_line;
+        for (cell, share) in shares[..self.line].iter_mut().enumerate() {
+            below += *share / on_line;
+            let z = if cell + 1 == self.line { f64::INFINITY } else { normal_quantile(below) };
+            let next = normal_below((z - mean) / deviation);
+            *share = (next - cut) * on_line;
             cut = next;
         }
         shares
@@ -393,7 +407,8 @@ impl Distribution {
     /// without a sample is uncertain too.
     fn margin(&self, ratios: &[f64; CELL_COUNT_MAX]) -> Margin {
         let cells = self.counts.iter().zip(ratios).filter(|&(&count, _)| count > 0.0);
-        let variance: f64 = cells.map(|(count, ratio)| (count + 0.5) * (ratio - 1.0) * (ratio - 1.0)).sum();
+        let variance: f64 =
+            cells.map(|(count, ratio)| (count + 0.5) * (ratio - 1.0) * (ratio - 1.0)).sum();
         Margin::new(MARGIN_DEVIATIONS * sqrt(variance) / self.rows)
     }
 }
@@ -442,22 +457,31 @@ fn weights_of(counts: &[f64]) -> [u16; CELL_COUNT_MAX] {
 
 /// The logarithms of the ratios as integers, with as many bits behind the point as fit, rounded to the
 /// nearest; then those that were rounded up furthest are lowered until Σ p_b e^(s_b) ≤ 1.
-fn rounded_scores(ratios: &[f64; CELL_COUNT_MAX], reference: &Distribution) -> (u8, [i16; CELL_COUNT_MAX]) {
+fn rounded_scores(
+    ratios: &[f64; CELL_COUNT_MAX],
+    reference: &Distribution,
+) -> (u8, [i16; CELL_COUNT_MAX]) {
     let logs = ratios.map(log);
     let largest = logs.iter().fold(0.0, |largest: f64, log| largest.max(log.abs()));
     let fits = |bits: &u8| largest * f64::from(1u32 << bits) < f64::from(i16::MAX);
-    let bits = (FRACTION_BITS_MIN..=FRACTION_BITS_MAX).rev().find(fits).expect("ratios are at most 64");
+    let bits =
+        (FRACTION_BITS_MIN..=FRACTION_BITS_MAX).rev().find(fits).expect("ratios are at most 64");
     let unit = f64::from(1u32 << bits);
-    let mut scores = logs.map(|log| libm::round(log * unit) as i16);
+    let mut scores = [0; CELL_COUNT_MAX];
+    for cell in (0..CELL_COUNT_MAX).filter(|&cell| reference.weights[cell] > 0) {
+        scores[cell] = libm::round(logs[cell] * unit) as i16;
+    }
     let mean = |scores: &[i16; CELL_COUNT_MAX]| {
         let cells = scores.iter().zip(&reference.shares);
         cells.map(|(&score, share)| share * exp(f64::from(score) / unit)).sum::<f64>()
     };
     // The sum itself is off by some 10⁻¹⁵.
     while mean(&scores) > 1.0 - 1e-14 {
-        let excess = |cell: usize| (f64::from(scores[cell]) - logs[cell] * unit, reference.shares[cell]);
+        let excess =
+            |cell: usize| (f64::from(scores[cell]) - logs[cell] * unit, reference.shares[cell]);
         let used = (0..CELL_COUNT_MAX).filter(|&cell| reference.weights[cell] > 0);
-        let highest = used.max_by(|&a, &b| excess(a).partial_cmp(&excess(b)).expect("no ratio is 0"));
+        let highest =
+            used.max_by(|&a, &b| excess(a).partial_cmp(&excess(b)).expect("no ratio is 0"));
         scores[highest.expect("there are cells")] -= 1;
     }
     (bits, scores)
@@ -473,10 +497,15 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::detect) fn mean_of_evidence(guess: &Guess, weights: &[u16; CELL_COUNT_MAX]) -> f64 {
+    pub(in crate::detect) fn mean_of_evidence(
+        guess: &Guess,
+        weights: &[u16; CELL_COUNT_MAX],
+    ) -> f64 {
         let unit = f64::from(1u32 << guess.fraction_bits);
         let cells = weights.iter().zip(&guess.scores);
-        cells.map(|(&weight, &score)| f64::from(weight) * (f64::from(score) / unit).exp()).sum::<f64>()
+        cells
+            .map(|(&weight, &score)| f64::from(weight) * (f64::from(score) / unit).exp())
+            .sum::<f64>()
             / f64::from(WEIGHT_SUM)
     }
 
