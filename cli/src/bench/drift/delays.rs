@@ -24,9 +24,17 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
         ("+0.3 sd", 2.0, |x, _| x + 0.3),
         ("+0.5 sd", 1.0, |x, _| x + 0.5),
         ("sd x1.2", 3.0, |x, _| x * 1.2),
-        ("5 % at +3 sd", 6.0, |x, random| if random.f64() < 0.05 { 3.0 + normal(random) } else { x }),
+        (
+            "5 % at +3 sd",
+            6.0,
+            |x, random| if random.f64() < 0.05 { 3.0 + normal(random) } else { x },
+        ),
         ("sd x0.8", 3.0, |x, _| x * 0.8),
-        ("2 % at +3 sd", 40.0, |x, random| if random.f64() < 0.02 { 3.0 + normal(random) } else { x }),
+        (
+            "2 % at +3 sd",
+            40.0,
+            |x, random| if random.f64() < 0.02 { 3.0 + normal(random) } else { x },
+        ),
         ("10 % stuck at one value", 4.0, |x, random| if random.f64() < 0.1 { 0.4 } else { x }),
         ("quantised to 0.5 sd", 5.0, |x, _| (x * 2.0).round() / 2.0),
         ("two modes, same mean and sd", 3.0, |x, random| {
@@ -43,7 +51,11 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
         .collect();
     for (rho, bound) in [(0.5, 6.0), (0.9, 30.0)] {
         let delay = median_delay(rho, |x, _| x + 0.3, random);
-        rows.push(Row::at_most(format!("B2 windows until found, +0.3 sd, AR(1) {rho}"), delay, bound));
+        rows.push(Row::at_most(
+            format!("B2 windows until found, +0.3 sd, AR(1) {rho}"),
+            delay,
+            bound,
+        ));
     }
     rows
 }

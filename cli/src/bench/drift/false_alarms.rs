@@ -5,8 +5,9 @@ use selvedge_sketch::{Detector, DetectorPolicy, DetectorState};
 
 use super::{
     Row,
+    delays::median,
     streams::{Autoregressive, Wobble, normal},
-    windows::Reference,
+    windows::{Reference, class_table},
 };
 
 const SAMPLES: usize = 250;
@@ -36,11 +37,17 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     for windows in [8, 20, 40] {
         let rows_of_reference = windows * SAMPLES;
         let alarms = per_10k(iid, windows, true, random);
-        let name = format!("B1 false alarms per 10k windows, iid, {rows_of_reference} reference rows");
+        let name =
+            format!("B1 false alarms per 10k windows, iid, {rows_of_reference} reference rows");
         rows.push(Row::at_most(name, alarms, 1.0));
     }
     let alarms = per_10k(streams[1].1, REFERENCE_WINDOWS, false, random);
-    rows.push(Row::at_most("B1 false alarms per 10k windows, AR(1) 0.5, uncalibrated", alarms, 1.0));
+    rows.push(Row::at_most(
+        "B1 false alarms per 10k windows, AR(1) 0.5, uncalibrated",
+        alarms,
+        1.0,
+    ));
+    rows.extend(classes(random));
     let (week, found) = rhythm(random);
     rows.push(Row::at_most("B1 alarms in a week of daily rhythm, 60 streams", week, 0.0));
     rows.push(Row::at_most("B1 windows until +0.3 sd is found in a daily rhythm", found, 48.0));
@@ -83,6 +90,52 @@ fn per_10k(
     f64::from(alarms) * 10_000.0 / WINDOWS as f64
 }
 
+/// Ten classes with shares from 24 % down to 4 %, and then one of them answered for a twentieth of all
+/// samples that belong to others.
+fn classes(random: &mut Rng) -> [Row; 2] {
+    let policy = DetectorPolicy::default();
+    let window = |taken: Option<usize>, random: &mut Rng| {
+        let mut counts = vec![0; 10];
+        for _ in 0..SAMPLES {
+            // The smaller of two draws: classes fall linearly.
+            let class = random.usize(..10).min(random.usize(..10));
+            let taken = taken.filter(|_| random.f64() < 0.05);
+            counts[taken.unwrap_or(class)] += 1;
+        }
+        counts
+    };
+    let (mut alarms, mut delays) = (0, Vec::new());
+    for _ in 0..REFERENCES {
+        let past: Vec<_> = (0..REFERENCE_WINDOWS).map(|_| window(None, random)).collect();
+        let table = class_table(&past);
+        let mut detector = fresh(&policy);
+        let judge = |detector: &mut Detector<0>, window: Vec<u32>| {
+            detector.update(&table, &policy, &window);
+            detector.conclude(&table, &policy) == DetectorState::Drifted
+        };
+        for _ in 0..WINDOWS / REFERENCES {
+            if judge(&mut detector, window(None, random)) {
+                alarms += 1;
+                detector = fresh(&policy);
+            }
+        }
+        for class in 0..10 {
+            let mut detector = detector.clone();
+            let found = (1..100).find(|_| judge(&mut detector, window(Some(class), random)));
+            delays.push(found.map_or(100.0, f64::from));
+        }
+    }
+    let alarms = f64::from(alarms) * 10_000.0 / WINDOWS as f64;
+    [
+        Row::at_most("B1 false alarms per 10k windows, ten classes", alarms, 1.0),
+        Row::at_most(
+            "B2 windows until found, 5 % of the answers become one class",
+            median(&mut delays),
+            10.0,
+        ),
+    ]
+}
+
 /// A day of 24 windows, whose mean goes up and down by one standard deviation in some streams, by a fifth
 /// in others. The reference has two weeks. Returns the alarms of a week, and then the
 /// median of the windows until a step is found.
@@ -114,7 +167,7 @@ fn rhythm(random: &mut Rng) -> (f64, f64) {
         let found = (0..400).find(|&hour| judge(hour, step_sd, random));
         delays.push(found.map_or(400.0, |hour| hour as f64 + 1.0));
     }
-    (alarms, super::delays::median(&mut delays))
+    (alarms, median(&mut delays))
 }
 
 fn fresh(policy: &DetectorPolicy) -> Detector<0> {

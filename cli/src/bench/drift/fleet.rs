@@ -32,8 +32,16 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     let wrong = culprit.iter().filter(|found| !found.1).count() as f64 / TRIALS as f64;
     let (false_share, power) = features(random);
     vec![
-        Row::at_most("B8 windows until found, 20 nodes drift by 0.1 sd, merged", median(&mut merged), 5.0),
-        Row::at_most("B8 windows until the one of 20 nodes that drifts by 0.3 sd is named", median(&mut delays), 9.0),
+        Row::at_most(
+            "B8 windows until found, 20 nodes drift by 0.1 sd, merged",
+            median(&mut merged),
+            5.0,
+        ),
+        Row::at_most(
+            "B8 windows until the one of 20 nodes that drifts by 0.3 sd is named",
+            median(&mut delays),
+            9.0,
+        ),
         Row::at_most("B8 share of trials that name another node", wrong, 0.05),
         Row::at_most("B8 false discovery rate, 64 features, 6 drift by 0.2 sd", false_share, 0.05),
         Row::at_least("B8 power within 4 windows, 64 features, 6 drift by 0.2 sd", power, 0.9),
@@ -105,7 +113,8 @@ fn features(random: &mut Rng) -> (f64, f64) {
             past.iter_mut().zip(windows(0.0, random)).for_each(|(past, window)| past.push(window));
         }
         let references: Vec<_> = past.iter().map(|past| Reference::build(past, 0)).collect();
-        let tables: Vec<&ScoreTable> = references.iter().map(|reference| &reference.table).collect();
+        let tables: Vec<&ScoreTable> =
+            references.iter().map(|reference| &reference.table).collect();
         let mut detectors =
             vec![Detector::<0>::new(&policy).expect("the policy has no cycle"); FEATURES];
         for passed in 1..=20 + 4 {
@@ -118,7 +127,8 @@ fn features(random: &mut Rng) -> (f64, f64) {
             conclude_all(&mut detectors, &tables, &policy);
         }
         let named = |detectors: &[Detector<0>]| {
-            detectors.iter().filter(|detector| detector.state() == DetectorState::Drifted).count() as f64
+            detectors.iter().filter(|detector| detector.state() == DetectorState::Drifted).count()
+                as f64
         };
         let (right, wrong) = (named(&detectors[..DRIFTED]), named(&detectors[DRIFTED..]));
         false_share += wrong / (right + wrong).max(1.0);

@@ -1,8 +1,19 @@
 //! From values to cells: the only place that names bins and keys.
 
 use selvedge_sketch::{
-    BIN_COUNT_MAX, BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation, key_from_f32,
+    BIN_COUNT_MAX, BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation,
+    key_from_f32,
 };
+
+/// Classes: the scores that follow from how often each was answered in windows in the order of time.
+pub fn class_table(windows: &[Vec<u32>]) -> ScoreTable {
+    let cells = sum(windows);
+    let mut inflation =
+        VarianceInflation::new(Measurement::Nominal, &cells, 0).expect("the reference has answers");
+    windows.iter().for_each(|window| inflation.observe(window));
+    ScoreTable::build(Measurement::Nominal, &cells, &inflation.calibration())
+        .expect("the reference has answers")
+}
 
 /// The bins of a feature, frozen with its reference, and the scores that follow from it.
 pub struct Reference {
@@ -29,8 +40,9 @@ impl Reference {
     /// The same reference as if it had no order in time.
     pub fn unordered(windows: &[Vec<f32>]) -> Self {
         let reference = Self::build(windows, 0);
-        let table = ScoreTable::build(Measurement::Ordinal, &reference.cells, &Calibration::unknown())
-            .expect("the reference has values");
+        let table =
+            ScoreTable::build(Measurement::Ordinal, &reference.cells, &Calibration::unknown())
+                .expect("the reference has values");
         Self { table, ..reference }
     }
 

@@ -54,8 +54,10 @@ impl DetectorPolicy {
             return Err(Error::Policy);
         }
         let form = PolicyForm { alarm_windows, samples_min, cycle_windows, clear_windows };
-        // Rounded up: the alarm is never early.
-        let alarm = LogEvidence::from_raw(-LogEvidence::ONE.over(alarm_windows).raw());
+        // A test of a cycle may be under way when there is an alarm; it counts as if it were over. Rounded
+        // up: the alarm is never early.
+        let windows = alarm_windows.saturating_add(cycle_windows.into());
+        let alarm = LogEvidence::from_raw(-LogEvidence::ONE.over(windows).raw());
         Ok(Self { form, alarm })
     }
 
@@ -214,7 +216,7 @@ impl<const CYCLES: usize> Detector<CYCLES> {
         let tested = Tested { cells: &cells, total, windows: self.waiting_windows };
         self.native.add(table, &table.native, &tested, cap);
         (self.waiting, self.waiting_windows) = ([0; CELL_COUNT_MAX], 0);
-        self.native.evidence(table)
+        self.native.evidence()
     }
 
     /// The evidence of the tests that the newest window concluded; none if it concluded none.
@@ -226,10 +228,10 @@ impl<const CYCLES: usize> Detector<CYCLES> {
     }
 
     /// The evidence as it stands, whenever it was concluded.
-    pub fn evidence(&self, table: &ScoreTable) -> LogEvidence {
-        let native = self.native.evidence(table);
+    pub fn evidence(&self) -> LogEvidence {
+        let native = self.native.evidence();
         match self.cycle.first() {
-            Some(cycle) => native.plus(cycle.mixture.evidence(table)).over(2),
+            Some(cycle) => native.plus(cycle.mixture.evidence()).over(2),
             None => native,
         }
     }
@@ -256,7 +258,7 @@ impl<const CYCLES: usize> Detector<CYCLES> {
         alarm: bool,
     ) -> DetectorState {
         let concluded = self.waiting_windows == 0;
-        let above = self.evidence(table) >= policy.line();
+        let above = self.evidence() >= policy.line();
         if let Some(finding) = &mut self.finding {
             finding.windows = finding.windows.saturating_add(1);
             if concluded {
@@ -313,7 +315,7 @@ impl Cycle {
         let tested = Tested { cells: &cells, total, windows: self.windows };
         self.mixture.add(table, &table.cycle, &tested, cap);
         (self.counts, self.windows) = ([0; CELL_COUNT_MAX], 0);
-        self.mixture.evidence(table)
+        self.mixture.evidence()
     }
 }
 

@@ -28,11 +28,17 @@ pub(super) struct Tested<'a> {
 pub(super) struct Mixture {
     components: [Component; COMPONENT_COUNT],
     learner: Learner,
+    /// The mean of the components' evidence.
+    mean: LogEvidence,
 }
 
 impl Mixture {
     pub(super) const fn new() -> Self {
-        Self { components: [Component::NEW; COMPONENT_COUNT], learner: Learner::new() }
+        Self {
+            components: [Component::NEW; COMPONENT_COUNT],
+            learner: Learner::new(),
+            mean: LogEvidence::NONE,
+        }
     }
 
     /// Whether it could have come about.
@@ -57,12 +63,12 @@ impl Mixture {
             temper.evidence_of_shape(self.learner.evidence(&table.weights, tested), tested.total);
         self.components[SHAPE].add(evidence, start, tested.windows, cap);
         self.learner.learn(tested);
+        self.mean = LogEvidence::mean(self.used(table).map(|(_, component)| component.evidence));
     }
 
     /// The logarithm of the mean of the components' evidence.
-    pub(super) fn evidence(&self, table: &ScoreTable) -> LogEvidence {
-        let used = self.used(table).map(|(_, component)| component.evidence);
-        LogEvidence::mean(used)
+    pub(super) const fn evidence(&self) -> LogEvidence {
+        self.mean
     }
 
     /// What has the most evidence, how much, and since how many windows.

@@ -36,7 +36,7 @@ const END: f64 = 3.0;
 /// Two modes that together have the mean and the standard deviation of the reference: how far each is from
 /// the mean, and its own deviation.
 const MODES: (f64, f64) = (0.8, 0.6);
-const CLASS_CONTAMINATION: f64 = 0.1;
+const CLASS_CONTAMINATION: f64 = 0.05;
 
 /// No cell speaks for a guess more than this, or against it: a cell that the reference hardly has
 /// says little about how often it occurs.
