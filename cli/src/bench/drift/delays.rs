@@ -17,6 +17,7 @@ const TRIALS: usize = 20;
 const CALM: usize = 50;
 const WINDOWS_MAX: usize = 500;
 
+/// The median delay of each change.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
     let changes: [(&str, f64, fn(f64, &mut Rng) -> f64); 11] = [
         ("+0.1 sd", 14.0, |x, _| x + 0.1),
@@ -91,6 +92,7 @@ fn median_delay(rho: f64, change: fn(f64, &mut Rng) -> f64, random: &mut Rng) ->
     median(&mut delays)
 }
 
+/// The median, the higher one of two; it sorts the values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -19,6 +19,7 @@ const WINDOWS: usize = 100_000;
 /// One feature's windows in the order of time, from a stream in its stationary state.
 type Windows = Box<dyn FnMut(&mut Rng) -> Vec<f32>>;
 
+/// False alarms on stationary streams, and a daily rhythm.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
     let streams: [(&str, fn(&mut Rng) -> Windows); 4] = [
         ("iid", |random| autoregressive(0.0, random)),

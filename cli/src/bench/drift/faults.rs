@@ -116,6 +116,7 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
+/// The delay of each fault, and whether the right channel is named.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
     let mut machine = Machine::new(random);
     let mut past = vec![Vec::new(); CHANNELS];

@@ -23,6 +23,7 @@ const FEATURES: usize = 64;
 const DRIFTED: usize = 6;
 const FEATURE_TRIALS: usize = 40;
 
+/// A cohort, its culprit, and the features of one device.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
     let past: Vec<_> = (0..1000).map(|_| window(SAMPLES, 0.0, random)).collect();
     let reference = Reference::build(&past, 0);

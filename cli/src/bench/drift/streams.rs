@@ -17,10 +17,12 @@ pub struct Autoregressive {
 }
 
 impl Autoregressive {
+    /// In its stationary state.
     pub fn new(rho: f64, random: &mut Rng) -> Self {
         Self { rho, last: normal(random) }
     }
 
+    /// The next value.
     pub fn next(&mut self, random: &mut Rng) -> f64 {
         self.last = self.rho * self.last + (1.0 - self.rho * self.rho).sqrt() * normal(random);
         self.last
@@ -49,6 +51,7 @@ impl Wobble {
         Self { ends: ends.map(|end| end / sum) }
     }
 
+    /// A value of that window.
     pub fn next(&self, random: &mut Rng) -> f64 {
         let drawn = random.f64();
         let part = self.ends.partition_point(|&end| end <= drawn).min(Self::PARTS - 1);

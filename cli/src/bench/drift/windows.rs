@@ -19,6 +19,7 @@ pub fn class_table(windows: &[Vec<u32>]) -> ScoreTable {
 pub struct Reference {
     spec: BinSpec,
     cells: Vec<u32>,
+    /// What a detector judges by.
     pub table: ScoreTable,
 }
 
