@@ -8,7 +8,7 @@
 //!
 //! **What is a theorem**: if the cells of the windows are independent draws from the reference's `p`,
 //! then the first alarm comes after at least `A` windows on average (Shin, Ramdas and Rinaldo 2023:
-//! E-detectors, theorem 2.4), with every rounding of this code counted; so also for the mean of any
+//! E-detectors), with every rounding of this code counted; so also for the mean of any
 //! streams that depend on each other in any way, and for what [`e_bh`](crate::e_bh) rejects. **What
 //! is empirical**: that η, measured on the reference, makes up for windows that vary more than
 //! independent draws do, and that the margin makes up for a reference that is itself a sample.

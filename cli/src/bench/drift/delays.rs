@@ -17,9 +17,12 @@ const TRIALS: usize = 20;
 const CALM: usize = 50;
 const WINDOWS_MAX: usize = 500;
 
+/// What becomes of a value.
+type Change = fn(f64, &mut Rng) -> f64;
+
 /// The median delay of each change.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
-    let changes: [(&str, f64, fn(f64, &mut Rng) -> f64); 11] = [
+    let changes: [(&str, f64, Change); 11] = [
         ("+0.1 sd", 14.0, |x, _| x + 0.1),
         ("+0.2 sd", 4.0, |x, _| x + 0.2),
         ("+0.3 sd", 2.0, |x, _| x + 0.3),
@@ -61,12 +64,12 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     rows
 }
 
-fn median_delay(rho: f64, change: fn(f64, &mut Rng) -> f64, random: &mut Rng) -> f64 {
+fn median_delay(rho: f64, change: Change, random: &mut Rng) -> f64 {
     let policy = DetectorPolicy::default();
     let mut delays = Vec::new();
     for _ in 0..REFERENCES {
         let mut stream = Autoregressive::new(rho, random);
-        let mut window = |change: Option<fn(f64, &mut Rng) -> f64>, random: &mut Rng| -> Vec<f32> {
+        let mut window = |change: Option<Change>, random: &mut Rng| -> Vec<f32> {
             (0..SAMPLES)
                 .map(|_| {
                     let value = stream.next(random);

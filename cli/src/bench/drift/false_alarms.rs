@@ -18,10 +18,11 @@ const WINDOWS: usize = 100_000;
 
 /// One feature's windows in the order of time, from a stream in its stationary state.
 type Windows = Box<dyn FnMut(&mut Rng) -> Vec<f32>>;
+type Stream = fn(&mut Rng) -> Windows;
 
 /// False alarms on stationary streams, and a daily rhythm.
 pub fn rows(random: &mut Rng) -> Vec<Row> {
-    let streams: [(&str, fn(&mut Rng) -> Windows); 4] = [
+    let streams: [(&str, Stream); 4] = [
         ("iid", |random| autoregressive(0.0, random)),
         ("AR(1) 0.5", |random| autoregressive(0.5, random)),
         ("AR(1) 0.9", |random| autoregressive(0.9, random)),
@@ -65,12 +66,7 @@ fn wobble(random: &mut Rng) -> Vec<f32> {
     (0..SAMPLES).map(|_| shares.next(random) as f32).collect()
 }
 
-fn per_10k(
-    stream: fn(&mut Rng) -> Windows,
-    reference_windows: usize,
-    ordered: bool,
-    random: &mut Rng,
-) -> f64 {
+fn per_10k(stream: Stream, reference_windows: usize, ordered: bool, random: &mut Rng) -> f64 {
     let policy = DetectorPolicy::default();
     let mut alarms = 0;
     for _ in 0..REFERENCES {

@@ -180,7 +180,7 @@ fn windows(
     since_windows: f64,
     random: &mut Rng,
 ) -> Vec<Vec<f32>> {
-    let mut columns = vec![Vec::with_capacity(SAMPLES); CHANNELS];
+    let mut columns = vec![Vec::new(); CHANNELS];
     for _ in 0..SAMPLES {
         let mut sample = machine.next(random);
         if let Some(fault) = fault {

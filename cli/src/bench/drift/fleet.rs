@@ -99,7 +99,7 @@ fn features(random: &mut Rng) -> (f64, f64) {
         // A part that all features share makes them depend on each other, with a correlation of ½.
         let sample = |common: f64, random: &mut Rng| (common + normal(random)) * 0.5f64.sqrt();
         let windows = |shift: f64, random: &mut Rng| -> Vec<Vec<f32>> {
-            let mut columns = vec![Vec::with_capacity(1000); FEATURES];
+            let mut columns = vec![Vec::new(); FEATURES];
             for _ in 0..1000 {
                 let common = normal(random);
                 for (feature, column) in columns.iter_mut().enumerate() {

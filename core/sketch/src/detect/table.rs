@@ -3,12 +3,12 @@
 //!
 //! A guess is made where the reference is a standard normal distribution (every cell has its normal
 //! score), so it does not depend on the feature's unit or shape: the mean moves, the spread changes,
-//! a part of the samples moves to one end. Scores are rounded so that Σ p_b e^(s_b) ≤ 1 holds exactly
+//! values split into two groups, a part of the samples moves to one end. Scores are rounded so that Σ p_b e^(s_b) ≤ 1 holds exactly
 //! for the integers: with it a window's evidence is an e-value.
 //!
 //! The reference is a sample of `m`: its shares differ from those of the stream that it was drawn
 //! from. Each guess therefore pays a *margin* per sample: as much as the stream's true shares may be
-//! in its favour, at two standard errors.
+//! in its favour, at one and a half standard errors.
 
 use libm::{erfc, exp, log, sqrt};
 use serde::{Deserialize, Serialize};
@@ -371,7 +371,7 @@ impl Distribution {
         };
         if measurement == Measurement::Ordinal {
             for guard in [0, line - 1] {
-                counts[guard] = counts[guard].max(1.0 / eta);
+                counts[guard] = counts[guard].max((1.0 / eta).min(rows / 8.0));
             }
         }
         let weights = weights_of(&counts[..reference.len()]);
@@ -403,7 +403,7 @@ impl Distribution {
         shares
     }
 
-    /// Two standard errors of Σ p_b r_b, with one sample more in each cell than was counted: a cell
+    /// The standard error of Σ p_b r_b, times the deviations, with one sample more in each cell than was counted: a cell
     /// without a sample is uncertain too.
     fn margin(&self, ratios: &[f64; CELL_COUNT_MAX]) -> Margin {
         let cells = self.counts.iter().zip(ratios).filter(|&(&count, _)| count > 0.0);
