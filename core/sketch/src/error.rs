@@ -30,6 +30,10 @@ pub enum Error {
     Size = 16,
     /// A sketch needs more room, or stands for more values, than this type has room for.
     TooLarge = 17,
+    /// There are too few or too many cells for a stream, or nothing was counted in them.
+    Cells = 20,
+    /// A detector's policy has a number below the least, or names a cycle without room for its test.
+    Policy = 21,
 }
 
 /// Who is to blame for an [`Error`].
@@ -54,7 +58,11 @@ impl Error {
             | Self::TooManyFeatures
             | Self::SpecMismatch
             | Self::TooLarge => ErrorKind::Peer,
-            Self::TooManyEdges | Self::EdgesOutOfOrder | Self::Guard => ErrorKind::Spec,
+            Self::TooManyEdges
+            | Self::EdgesOutOfOrder
+            | Self::Guard
+            | Self::Cells
+            | Self::Policy => ErrorKind::Spec,
             Self::BufferTooShort | Self::Size => ErrorKind::Caller,
         }
     }
@@ -75,6 +83,10 @@ impl fmt::Display for Error {
             Self::BufferTooShort => "the buffer is too short for the profile",
             Self::Size => "the size is outside of what there is room for",
             Self::TooLarge => "the sketch is larger than what there is room for",
+            Self::Cells => "the cells are too few or too many, or hold nothing",
+            Self::Policy => {
+                "the detector's policy is below a least number, or its cycle has no room"
+            }
         })
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! No allocation, no float arithmetic while counting: a value enters as an integer *key* that keeps its order
 //! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
-//! is integer addition.
+//! is integer addition. [`Detector`] judges counts in integers too; floats make its tables at the desk,
+//! and the measures that people read.
 //!
 //! Vocabulary: a *spec* says where the edges of the bins are, frozen with the reference data; a
 //! *guard* is the range of the reference, and what lies outside of it is counted apart; a counter that
@@ -19,12 +20,15 @@
 #[cfg(test)]
 extern crate std;
 
+mod accuracy;
 mod auto_range;
 mod bins;
 mod classes;
 mod codec;
 mod counts;
+mod detect;
 mod error;
+mod evidence;
 mod hll;
 mod key;
 mod kll;
@@ -32,11 +36,21 @@ mod latency;
 mod profile;
 mod projection;
 mod space_saving;
+mod statistics;
 
+pub use accuracy::{
+    ClassOutcome, Estimate, Judged, SquaredError, accuracy, atc, atc_threshold, calibration_error,
+    cbpe, macro_f1,
+};
 pub use auto_range::{AUTO_RANGE_BUCKET_COUNT, AutoRangeHistogram};
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
+pub use detect::{
+    CELL_COUNT_MAX, Calibration, Change, Detector, DetectorPolicy, DetectorState, Finding,
+    Measurement, STATE_VERSION, ScoreTable, VarianceInflation, conclude_all,
+};
 pub use error::{Error, ErrorKind};
+pub use evidence::{LogEvidence, e_bh};
 pub use hll::HyperLogLog;
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
 pub use kll::{KLL_K_DEFAULT, Kll, Kll64, Kll200};
@@ -46,3 +60,4 @@ pub use profile::{
 };
 pub use projection::{Projection, VECTOR_COUNT_MAX, VECTOR_WIDTH_MAX, VectorSums, shift_for};
 pub use space_saving::{FrequentItem, SPACE_SAVING_ITEMS, SpaceSaving};
+pub use statistics::{BinningError, CRITICAL_PROBABILITY, Measures, Statistic};
