@@ -26,6 +26,16 @@ pub enum Error {
     Guard = 9,
     /// The buffer is too short for the encoded profile.
     BufferTooShort = 10,
+    /// A grid's scale or zero point is out of range.
+    Grid = 11,
+    /// The edges or the guard of a spec do not lie between the codes of its grid.
+    OffGrid = 12,
+    /// The profile counts outputs, and this type of profile does not.
+    OutputsUnexpected = 13,
+    /// A vector has another length than those that were added before it, or too many places.
+    Dimension = 14,
+    /// The threshold of a confidence spec is not one of its edges, or its guard is not from 0 to 1.
+    Confidence = 15,
 }
 
 /// Who is to blame for an [`Error`].
@@ -48,9 +58,15 @@ impl Error {
             | Self::Malformed
             | Self::TrailingBytes
             | Self::TooManyFeatures
+            | Self::OutputsUnexpected
             | Self::SpecMismatch => ErrorKind::Peer,
-            Self::TooManyEdges | Self::EdgesOutOfOrder | Self::Guard => ErrorKind::Spec,
-            Self::BufferTooShort => ErrorKind::Caller,
+            Self::TooManyEdges
+            | Self::EdgesOutOfOrder
+            | Self::Guard
+            | Self::Grid
+            | Self::OffGrid
+            | Self::Confidence => ErrorKind::Spec,
+            Self::BufferTooShort | Self::Dimension => ErrorKind::Caller,
         }
     }
 }
@@ -68,6 +84,11 @@ impl fmt::Display for Error {
             Self::EdgesOutOfOrder => "the spec's edges do not rise strictly inside its guard",
             Self::Guard => "the spec's guard is empty or infinite",
             Self::BufferTooShort => "the buffer is too short for the profile",
+            Self::Grid => "the grid's scale or zero point is out of range",
+            Self::OffGrid => "the spec's edges or guard do not lie between the codes of its grid",
+            Self::OutputsUnexpected => "the profile counts outputs where none are kept",
+            Self::Dimension => "the vector does not have the length of those before it",
+            Self::Confidence => "the confidence bins do not span 0 to 1 with the threshold as an edge",
         })
     }
 }

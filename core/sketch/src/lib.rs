@@ -22,15 +22,20 @@ extern crate std;
 mod bins;
 mod classes;
 mod codec;
+mod codes;
 mod counts;
 mod error;
+mod grid;
 mod key;
 mod latency;
+mod moments;
 mod profile;
 
-pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
+pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX, Values};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
+pub use codes::{CODE_COUNT, CodeHistogram};
 pub use error::{Error, ErrorKind};
+pub use grid::Grid;
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
 pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
 pub use profile::{
