@@ -23,21 +23,29 @@ mod bins;
 mod classes;
 mod codec;
 mod codes;
+mod confidence;
 mod counts;
 mod error;
 mod grid;
 mod key;
+mod labels;
 mod latency;
+mod linear;
 mod moments;
+mod outputs;
 mod profile;
 
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX, Values};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
 pub use codes::{CODE_COUNT, CodeHistogram};
+pub use confidence::{ClassConfidence, ConfidenceSpec};
 pub use error::{Error, ErrorKind};
 pub use grid::Grid;
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
+pub use labels::{ErrorSpec, LABELS_VERSION, LabelCounts};
 pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
+pub use linear::{DIMENSION_MAX, LinearSums};
+pub use outputs::{NoOutputs, OutputCounts, Outputs};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };

@@ -21,10 +21,14 @@ use crate::{
     Error, Grid,
     codec::{Reader, Writer},
     f32_from_key,
+    key::bits_from_key,
 };
 
 /// The most values of which the sums are right.
 pub(crate) const VALUE_COUNT_MAX: u64 = 1 << 32;
+
+/// The most units whose squares, of that many values, fit a `u64`.
+pub(crate) const UNITS_MAX: u32 = u16::MAX as u32;
 
 /// What the edges span is below 2 to this power, in units.
 const SPREAD_BITS: u32 = 10;
@@ -97,21 +101,36 @@ impl FixedPoint {
     }
 
     /// How many units above or below the origin a key is that lies inside the guard.
-    ///
-    /// A float's mantissa is multiplied by the unit's reciprocal, in 32 of 64 bits, and shifted by
-    /// what its exponent is below the unit's. A subnormal float is read as a larger one, which is
-    /// nothing in any unit all the same.
-    #[inline]
     pub(crate) fn units(&self, key: i32) -> i32 {
-        if self.multiplier == 0 {
-            return (key >> self.shift) - self.offset;
+        match self.is_of_floats() {
+            true => self.units_of_float(bits_from_key(key)),
+            false => self.units_of_integer(key),
         }
-        let magnitude = key.unsigned_abs();
-        let mantissa = magnitude << 8 | HIDDEN_BIT << 8;
-        let scaled = (u64::from(mantissa) * u64::from(self.multiplier)) >> 32;
-        let exponent = magnitude >> MANTISSA_BITS;
-        let fixed = (scaled as u32).unbounded_shr(self.shift.wrapping_sub(exponent)).cast_signed();
-        let fixed = if key < 0 { fixed.wrapping_neg() } else { fixed };
+    }
+
+    #[inline]
+    pub(crate) const fn is_of_floats(&self) -> bool {
+        self.multiplier != 0
+    }
+
+    #[inline]
+    pub(crate) const fn units_of_integer(&self, integer: i32) -> i32 {
+        (integer >> self.shift) - self.offset
+    }
+
+    /// The same from a float's bits. Its mantissa is multiplied by the unit's reciprocal, in 32 of 64
+    /// bits, and shifted by what its exponent is below the unit's. A subnormal float is read as a larger
+    /// one, which is nothing in any unit all the same.
+    #[inline]
+    pub(crate) fn units_of_float(&self, bits: u32) -> i32 {
+        let mantissa = (bits | HIDDEN_BIT) << 8;
+        let scaled = (mantissa as u64 * self.multiplier as u64) >> 32;
+        let exponent = bits << 1 >> (MANTISSA_BITS + 1);
+        // By 31 places nothing is left but the fraction's last place.
+        let shift = (self.shift.cast_signed() - exponent.cast_signed()).clamp(0, 31);
+        let fixed = (scaled as u32 >> shift).cast_signed();
+        // Below zero the fraction's last place is 1 too low, so that halves are rounded away from zero.
+        let fixed = fixed ^ bits.cast_signed() >> 31;
         // The sum may pass the end of `i32` on its way; what is left fits.
         fixed.wrapping_add(self.offset) >> FRACTION_BITS
     }

@@ -53,12 +53,12 @@ fn main() -> ! {
     let mut seed = 1;
     let values: [f32; VALUES] = core::array::from_fn(|_| normal(&mut seed));
     let mut counts = BinCounts::new();
-    report("f32", per_value(&values, |&value| counts.observe(&spec, key_from_f32(value))));
+    report("f32", per_value(&values, |&value| counts.observe_f32(&spec, value)));
 
     let codes_spec = spec.codes().expect("the spec has a grid");
     let codes: [i16; VALUES] = core::array::from_fn(|place| (values[place] * 32.0) as i16);
     let mut counts_of_codes = BinCounts::new();
-    report("i16", per_value(&codes, |&code| counts_of_codes.observe(&codes_spec, code.into())));
+    report("i16", per_value(&codes, |&code| counts_of_codes.observe_integer(&codes_spec, code.into())));
 
     let codes: [i8; VALUES] = core::array::from_fn(|place| codes[place] as i8);
     let mut histogram = CodeHistogram::new();
