@@ -1,17 +1,22 @@
-//! Counts in bins whose edges were frozen with the reference data.
+//! Counts in bins whose edges were frozen with the reference data, and sums of the values.
 //!
 //! Bins are half-open: bin `i` holds the keys from edge `i − 1` up to, not including, edge `i`. The
 //! first bin begins at the guard's `min`, the last one ends with its `max`, both included. A key
 //! outside of the guard, an infinity and a NaN are counted apart, so every key is counted once.
+//!
+//! Beside the bins stand the sums of the values and of their squares in fixed point; `moments.rs` says
+//! in which unit.
 
 use core::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, KEY_INFINITY,
+    Error, Grid, KEY_INFINITY,
     codec::{Reader, Writer},
     counts::Counts,
+    key::{key_from_f32, order_from_bits, order_from_key},
+    moments::{FixedPoint, Moments},
 };
 
 /// The most edges that a spec has.
@@ -20,88 +25,192 @@ pub const EDGE_COUNT_MAX: usize = 15;
 /// The most bins that a feature has.
 pub const BIN_COUNT_MAX: usize = EDGE_COUNT_MAX + 1;
 
+/// What the keys of a spec stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Values {
+    /// Floats, by [`key_from_f32`](crate::key_from_f32).
+    Floats,
+    /// Floats that a quantised representation of the same feature rounds to a grid.
+    FloatsOnGrid(Grid),
+    /// Integers: codes, or values in a fixed unit. Each is its own key.
+    Integers,
+}
+
 /// Where the edges of one feature's bins are, as keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "SpecForm", try_from = "SpecForm")]
 pub struct BinSpec {
-    // Unused places hold `i32::MAX`, which no key of a bin reaches.
-    edges: [i32; EDGE_COUNT_MAX],
-    edge_count: u8,
+    edges: heapless::Vec<i32, EDGE_COUNT_MAX>,
     min: i32,
     max: i32,
+    values: Values,
+    // What follows is derived from the above for the update path: there values are compared in the
+    // order of `order_from_bits`, in which unused edges hold `i32::MAX`, and no value of a bin reaches that.
+    order_edges: [i32; EDGE_COUNT_MAX],
+    order_min: i32,
+    order_span: u32,
+    fixed_point: FixedPoint,
 }
 
 impl BinSpec {
-    /// A spec with `edges.len() + 1` bins inside the guard from `min` to `max`.
+    /// A spec for floats, with `edges.len() + 1` bins inside the guard from `min` to `max`.
     ///
     /// # Errors
     /// [`Error::TooManyEdges`], [`Error::Guard`] if `min` exceeds `max` or one of them is infinite or
     /// NaN, [`Error::EdgesOutOfOrder`].
     pub fn new(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
-        let is_finite = |key: i32| key.unsigned_abs() < KEY_INFINITY.unsigned_abs();
-        if edges.len() > EDGE_COUNT_MAX {
-            return Err(Error::TooManyEdges);
+        check(edges, min, max)?;
+        let fixed_point = FixedPoint::of_floats(edges, min, max);
+        Ok(Self::checked(edges, min, max, Values::Floats, fixed_point))
+    }
+
+    /// A spec for integers that are their own keys.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new); an integer from `KEY_INFINITY` on, on either side, is infinite.
+    pub fn integers(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
+        check(edges, min, max)?;
+        let fixed_point = FixedPoint::of_integers(edges, min, max);
+        Ok(Self::checked(edges, min, max, Values::Integers, fixed_point))
+    }
+
+    /// A spec for floats whose edges and guard lie between the codes of `grid`, so that a value, and
+    /// the code that stands for it in [`codes`](Self::codes), are counted alike.
+    ///
+    /// The given edges and guard are those of the reference, in rising order. Each edge moves between
+    /// two codes; edges that then are one, or leave no code on one side, are left out. The guard widens
+    /// to the whole cells of its ends. Where a quantiser cuts off values beyond its last code, that code
+    /// stands for all of them: if it is inside of the guard, the values beyond are counted differently.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn on_grid(edges: &[i32], min: i32, max: i32, grid: Grid) -> Result<Self, Error> {
+        check(edges, min, max)?;
+        let (code_min, code_max) = (grid.code(min), grid.code(max));
+        let mut codes = heapless::Vec::<i32, EDGE_COUNT_MAX>::new();
+        for &edge in edges {
+            let code = grid.first_code_right_of(edge);
+            let last = codes.last().copied().unwrap_or(code_min);
+            if code > last && code <= code_max {
+                codes.push(code).expect("there are no more edges than were given");
+            }
         }
-        if min > max || !is_finite(min) || !is_finite(max) {
-            return Err(Error::Guard);
+        let of_codes = FixedPoint::of_integers(&codes, code_min, code_max);
+        let fixed_point = FixedPoint::of_grid(&grid, &of_codes);
+        let snapped: heapless::Vec<i32, EDGE_COUNT_MAX> =
+            codes.iter().map(|&code| grid.cell_start(code)).collect();
+        let (min, max) = (grid.cell_start(code_min), grid.cell_start(code_max + 1) - 1);
+        Ok(Self::checked(&snapped, min, max, Values::FloatsOnGrid(grid), fixed_point))
+    }
+
+    /// The spec of the same feature for whoever counts its codes: each code is its own key. `None`
+    /// without a grid.
+    pub fn codes(&self) -> Option<Self> {
+        let Values::FloatsOnGrid(grid) = self.values else { return None };
+        let edges: heapless::Vec<i32, EDGE_COUNT_MAX> =
+            self.edges().iter().map(|&edge| grid.code(edge)).collect();
+        let spec = Self::integers(&edges, grid.code(self.min), grid.code(self.max));
+        Some(spec.expect("edges between codes have rising codes on their right"))
+    }
+
+    fn checked(edges: &[i32], min: i32, max: i32, values: Values, fixed_point: FixedPoint) -> Self {
+        let order = |key: i32| match values {
+            Values::Integers => key,
+            Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
+        };
+        let mut order_edges = [i32::MAX; EDGE_COUNT_MAX];
+        for (place, &edge) in order_edges.iter_mut().zip(edges) {
+            *place = order(edge);
         }
-        let rises = edges.windows(2).all(|pair| pair[0] < pair[1]);
-        if !rises || edges.iter().any(|edge| !(min..=max).contains(edge)) {
-            return Err(Error::EdgesOutOfOrder);
-        }
-        let mut padded = [i32::MAX; EDGE_COUNT_MAX];
-        padded[..edges.len()].copy_from_slice(edges);
-        let edge_count = u8::try_from(edges.len()).expect("there are at most 15 edges");
-        Ok(Self { edges: padded, edge_count, min, max })
+        let edges = heapless::Vec::from_slice(edges).expect("there are at most 15 edges");
+        let order_min = order(min);
+        // The end of the guard is the last value before the next key.
+        let order_span = (order(max + 1) - 1).wrapping_sub(order_min).cast_unsigned();
+        Self { edges, min, max, values, order_edges, order_min, order_span, fixed_point }
     }
 
     /// The edges, in rising order.
     pub fn edges(&self) -> &[i32] {
-        &self.edges[..usize::from(self.edge_count)]
+        &self.edges
     }
 
-    /// The lowest key of the reference.
+    /// The lowest key of the reference, or of its cell.
     pub const fn min(&self) -> i32 {
         self.min
     }
 
-    /// The highest key of the reference.
+    /// The highest key of the reference, or of its cell.
     pub const fn max(&self) -> i32 {
         self.max
     }
 
-    /// How many bins there are.
-    pub fn bin_count(&self) -> usize {
-        usize::from(self.edge_count) + 1
+    /// What the keys stand for.
+    pub const fn values(&self) -> Values {
+        self.values
     }
 
-    fn slot_of(&self, key: i32) -> usize {
+    /// How many bins there are.
+    pub fn bin_count(&self) -> usize {
+        self.edges.len() + 1
+    }
+
+    /// The bin of a key; `None` outside of the guard.
+    pub(crate) fn bin(&self, key: i32) -> Option<usize> {
+        let order = match self.values {
+            Values::Integers => key,
+            Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
+        };
+        self.encloses(order).then(|| self.bin_of(order))
+    }
+
+    /// One comparison for both ends of the guard.
+    #[inline]
+    const fn encloses(&self, order: i32) -> bool {
+        order.wrapping_sub(self.order_min).cast_unsigned() <= self.order_span
+    }
+
+    fn slot_outside(&self, key: i32) -> usize {
         match key.unsigned_abs().cmp(&KEY_INFINITY.unsigned_abs()) {
             Ordering::Greater => SLOT_NAN,
             Ordering::Equal if key > 0 => SLOT_INFINITY,
             Ordering::Equal => SLOT_INFINITY_NEGATIVE,
             Ordering::Less if key < self.min => SLOT_BELOW,
-            Ordering::Less if key > self.max => SLOT_ABOVE,
-            Ordering::Less => SLOT_BINS + self.bin_of(key),
+            Ordering::Less => SLOT_ABOVE,
         }
     }
 
-    /// How many edges are not above `key`: a binary search whose four steps do not depend on it.
-    fn bin_of(&self, key: i32) -> usize {
-        let mut bin = 0;
+    /// How many edges are not above a value: a binary search whose four steps do not depend on it.
+    #[inline]
+    fn bin_of(&self, order: i32) -> usize {
+        // Twice the bin, which spares the compiler an instruction with the last step.
+        let mut twice = 0;
         for step in [8, 4, 2, 1] {
-            if self.edges[bin + step - 1] <= key {
-                bin += step;
+            if self.order_edges[twice / 2 + step - 1] <= order {
+                twice += 2 * step;
             }
         }
-        bin
+        twice / 2
     }
+}
+
+fn check(edges: &[i32], min: i32, max: i32) -> Result<(), Error> {
+    let is_finite = |key: i32| key.unsigned_abs() < KEY_INFINITY.unsigned_abs();
+    if edges.len() > EDGE_COUNT_MAX {
+        return Err(Error::TooManyEdges);
+    }
+    if min > max || !is_finite(min) || !is_finite(max) {
+        return Err(Error::Guard);
+    }
+    let rises = edges.windows(2).all(|pair| pair[0] < pair[1]);
+    if !rises || edges.iter().any(|edge| !(min..=max).contains(edge)) {
+        return Err(Error::EdgesOutOfOrder);
+    }
+    Ok(())
 }
 
 impl From<BinSpec> for SpecForm {
     fn from(spec: BinSpec) -> Self {
-        let edges = heapless::Vec::from_slice(spec.edges()).expect("a spec has at most 15 edges");
-        Self { edges, min: spec.min, max: spec.max }
+        Self { edges: spec.edges, min: spec.min, max: spec.max, values: spec.values }
     }
 }
 
@@ -109,78 +218,194 @@ impl TryFrom<SpecForm> for BinSpec {
     type Error = Error;
 
     fn try_from(form: SpecForm) -> Result<Self, Error> {
-        Self::new(&form.edges, form.min, form.max)
+        match form.values {
+            Values::Floats => Self::new(&form.edges, form.min, form.max),
+            Values::Integers => Self::integers(&form.edges, form.min, form.max),
+            Values::FloatsOnGrid(grid) => {
+                let spec = Self::on_grid(&form.edges, form.min, form.max, grid)?;
+                let is_snapped =
+                    spec.edges() == &form.edges[..] && (spec.min, spec.max) == (form.min, form.max);
+                if is_snapped { Ok(spec) } else { Err(Error::OffGrid) }
+            }
+        }
     }
 }
 
-/// How often the keys of one feature fell into each bin of its spec.
+/// How often the keys of one feature fell into each bin of its spec, and the sums of their values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BinCounts(Counts<SLOT_COUNT>);
+pub struct BinCounts {
+    counts: Counts<SLOT_COUNT>,
+    moments: Moments,
+}
 
 impl BinCounts {
-    pub(crate) const ENCODED_BYTES_MAX: usize = Counts::<SLOT_COUNT>::ENCODED_BYTES_MAX;
+    pub(crate) const ENCODED_BYTES_MAX: usize =
+        Counts::<SLOT_COUNT>::ENCODED_BYTES_MAX + Moments::ENCODED_BYTES_MAX;
 
     /// Nothing counted.
     pub const fn new() -> Self {
-        Self(Counts::new())
+        Self { counts: Counts::new(), moments: Moments::new() }
     }
 
     /// Counts `key`. The same spec must be used for all keys of the same counts.
     pub fn observe(&mut self, spec: &BinSpec, key: i32) {
-        self.0.increment(spec.slot_of(key));
+        self.observe_many(spec, key, 1);
+    }
+
+    /// Counts a float, of a spec for floats, as [`observe`](Self::observe) counts its key.
+    #[inline]
+    pub fn observe_f32(&mut self, spec: &BinSpec, value: f32) {
+        debug_assert!(spec.fixed_point.is_of_floats(), "the spec's keys are those of floats");
+        let bits = value.to_bits();
+        let order = order_from_bits(bits);
+        if spec.encloses(order) {
+            self.counts.increment(SLOT_BINS + spec.bin_of(order));
+            self.moments.add(spec.fixed_point.units_of_float(bits));
+        } else {
+            self.observe_many(spec, key_from_f32(value), 1);
+        }
+    }
+
+    /// Counts an integer, of a spec for integers, as [`observe`](Self::observe) counts it.
+    #[inline]
+    pub fn observe_integer(&mut self, spec: &BinSpec, value: i32) {
+        debug_assert!(!spec.fixed_point.is_of_floats(), "the spec's keys are integers");
+        if spec.encloses(value) {
+            self.counts.increment(SLOT_BINS + spec.bin_of(value));
+            self.moments.add(spec.fixed_point.units_of_integer(value));
+        } else {
+            self.observe_many(spec, value, 1);
+        }
+    }
+
+    /// Counts `key` as often as `count` says.
+    #[inline(never)]
+    pub fn observe_many(&mut self, spec: &BinSpec, key: i32, count: u32) {
+        let slot = match spec.bin(key) {
+            Some(bin) => SLOT_BINS + bin,
+            None => spec.slot_outside(key),
+        };
+        self.counts.add(slot, count);
+        if slot <= SLOT_ABOVE {
+            let units = spec.fixed_point.units(key.clamp(spec.min, spec.max));
+            self.moments.add_many(units, count);
+        }
     }
 
     /// Adds what `other` counted with the same spec.
     pub fn merge(&mut self, other: &Self) {
-        self.0.merge(&other.0);
+        self.counts.merge(&other.counts);
+        self.moments.merge(&other.moments);
     }
 
     /// The bins. A spec with fewer of them leaves the last ones at zero.
     pub fn bins(&self) -> &[u32] {
-        &self.0.counters()[SLOT_BINS..SLOT_ABOVE]
+        &self.counts.counters()[SLOT_BINS..SLOT_ABOVE]
     }
 
     /// Keys below the guard.
     pub const fn below(&self) -> u32 {
-        self.0.counters()[SLOT_BELOW]
+        self.counts.counters()[SLOT_BELOW]
     }
 
     /// Keys above the guard.
     pub const fn above(&self) -> u32 {
-        self.0.counters()[SLOT_ABOVE]
+        self.counts.counters()[SLOT_ABOVE]
     }
 
     /// Values that were not a number.
     pub const fn nan(&self) -> u32 {
-        self.0.counters()[SLOT_NAN]
+        self.counts.counters()[SLOT_NAN]
     }
 
     /// Values that were positive infinity.
     pub const fn infinity(&self) -> u32 {
-        self.0.counters()[SLOT_INFINITY]
+        self.counts.counters()[SLOT_INFINITY]
     }
 
     /// Values that were negative infinity.
     pub const fn infinity_negative(&self) -> u32 {
-        self.0.counters()[SLOT_INFINITY_NEGATIVE]
+        self.counts.counters()[SLOT_INFINITY_NEGATIVE]
     }
 
     /// All keys that were counted, wherever they fell.
     pub fn total(&self) -> u64 {
-        self.0.total()
+        self.counts.total()
+    }
+
+    /// Keys that are finite values, inside and outside of the guard.
+    pub fn finite(&self) -> u64 {
+        self.counts.counters()[..=SLOT_ABOVE].iter().map(|&count| u64::from(count)).sum()
+    }
+
+    /// The sum of the values in the spec's units from its origin. Values outside of the guard are in it
+    /// as the guard's ends. It is right for 2³² values at most.
+    pub const fn sum_units(&self) -> i64 {
+        self.moments.sum
+    }
+
+    /// The sum of the squares of what [`sum_units`](Self::sum_units) adds up.
+    pub const fn sum_squared_units(&self) -> u64 {
+        self.moments.squares
+    }
+
+    /// The mean of the finite values, in the unit of the values, with those outside of the guard taken
+    /// as its ends. It is within one unit of the fixed point of the exact one. `None` if there is no
+    /// value, more than 2³², or a counter is saturated.
+    pub fn mean(&self, spec: &BinSpec) -> Option<f64> {
+        let units = self.moments.mean(self.summed()?)?;
+        Some(match (spec.values, spec.codes()) {
+            (Values::FloatsOnGrid(grid), Some(codes)) => {
+                let code = codes.fixed_point.value(units);
+                f64::from(grid.scale()) * (code - f64::from(grid.zero_point()))
+            }
+            _ => spec.fixed_point.value(units),
+        })
+    }
+
+    /// The variance (divided by the number of values, not by one less) of what [`mean`](Self::mean) is
+    /// the mean of, in the squared unit of the values.
+    pub fn variance(&self, spec: &BinSpec) -> Option<f64> {
+        let squared_units = self.moments.variance(self.summed()?)?;
+        let unit = match (spec.values, spec.codes()) {
+            (Values::FloatsOnGrid(grid), Some(codes)) => {
+                f64::from(grid.scale()) * codes.fixed_point.unit()
+            }
+            _ => spec.fixed_point.unit(),
+        };
+        Some(squared_units * unit * unit)
+    }
+
+    /// How many values the sums have, if that is known.
+    fn summed(&self) -> Option<u64> {
+        (!self.saturated()).then(|| self.finite())
     }
 
     /// Whether a counter stands at `u32::MAX` for a higher number.
     pub const fn saturated(&self) -> bool {
-        self.0.saturated()
+        self.counts.saturated()
     }
 
+    pub(crate) const fn mark_saturated(&mut self) {
+        self.counts.mark_saturated();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The counters; then the sums, if there is a finite value.
     pub(crate) fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
-        self.0.encode(writer)
+        self.counts.encode(writer)?;
+        if self.finite() > 0 { self.moments.encode(writer) } else { Ok(()) }
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        Counts::decode(reader).map(Self)
+        let mut read = Self { counts: Counts::decode(reader)?, moments: Moments::new() };
+        if read.finite() > 0 {
+            read.moments = Moments::decode(reader)?;
+        }
+        Ok(read)
     }
 }
 
@@ -197,6 +422,7 @@ struct SpecForm {
     edges: heapless::Vec<i32, EDGE_COUNT_MAX>,
     min: i32,
     max: i32,
+    values: Values,
 }
 
 // The guard's counters lie beside the bins that they continue: one run when encoded.
@@ -215,7 +441,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::key_from_f32;
 
     fn spec() -> impl Strategy<Value = BinSpec> {
         prop::collection::btree_set(-1000..1000i32, 1..=EDGE_COUNT_MAX + 2).prop_map(
@@ -223,7 +448,7 @@ mod tests {
                 let keys: Vec<i32> = keys.into_iter().collect();
                 let (min, max) = (keys[0], keys[keys.len() - 1]);
                 let inner = keys.get(1..keys.len() - 1).unwrap_or_default();
-                BinSpec::new(inner, min, max).expect("sorted distinct keys make a spec")
+                BinSpec::integers(inner, min, max).expect("sorted distinct keys make a spec")
             },
         )
     }
@@ -274,9 +499,17 @@ mod tests {
 
     #[test]
     fn a_spec_that_breaks_its_rules_is_not_read() {
-        let unsorted = (&[2, 1][..], 0, 3);
-        let bytes = postcard::to_allocvec(&unsorted).expect("the tuple encodes");
-        assert!(postcard::from_bytes::<BinSpec>(&bytes).is_err());
+        let grid = Grid::new(0.5, 0).expect("half a unit per code");
+        for (spec, is_read) in [
+            ((&[2, 1][..], 0, 3, Values::Floats), false),
+            ((&[1, 2], 0, 3, Values::Floats), true),
+            ((&[2, 1], 0, 3, Values::Integers), false),
+            ((&[1, 2], 0, 3, Values::Integers), true),
+            ((&[1, 2], 0, 3, Values::FloatsOnGrid(grid)), false),
+        ] {
+            let bytes = postcard::to_allocvec(&spec).expect("the tuple encodes");
+            assert_eq!(postcard::from_bytes::<BinSpec>(&bytes).is_ok(), is_read, "{spec:?}");
+        }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use crate::{
     Error,
     codec::{Reader, Writer},
+    confidence::row_of,
     counts::Counts,
 };
 
@@ -26,8 +27,7 @@ impl ClassCounts {
 
     /// Counts an answer.
     pub fn observe(&mut self, class: u32) {
-        let slot = usize::try_from(class).map_or(SLOT_OTHER, |class| class.min(SLOT_OTHER));
-        self.0.increment(slot);
+        self.0.increment(row_of(class));
     }
 
     /// Adds what `other` counted.
@@ -53,6 +53,10 @@ impl ClassCounts {
     /// Whether a counter stands at `u32::MAX` for a higher number.
     pub const fn saturated(&self) -> bool {
         self.0.saturated()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Error> {

@@ -34,16 +34,25 @@ impl<const N: usize> Counts<N> {
         Self { counters: [0; N], saturated: false }
     }
 
+    #[inline]
     pub(crate) fn increment(&mut self, index: usize) {
         self.add(index, 1);
     }
 
     /// Adding unsigned numbers with saturation is associative and commutative, and so is the mark:
     /// it is set if and only if the exact sum exceeds `u32::MAX`, whatever the order.
-    fn add(&mut self, index: usize, count: u32) {
-        let (sum, overflow) = self.counters[index].overflowing_add(count);
-        self.counters[index] = if overflow { u32::MAX } else { sum };
-        self.saturated |= overflow;
+    #[inline]
+    pub(crate) fn add(&mut self, index: usize, count: u32) {
+        match self.counters[index].checked_add(count) {
+            Some(sum) => self.counters[index] = sum,
+            None => self.saturate(index),
+        }
+    }
+
+    #[cold]
+    fn saturate(&mut self, index: usize) {
+        self.counters[index] = u32::MAX;
+        self.saturated = true;
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -57,8 +66,16 @@ impl<const N: usize> Counts<N> {
         &self.counters
     }
 
+    pub(crate) const fn mark_saturated(&mut self) {
+        self.saturated = true;
+    }
+
     pub(crate) const fn saturated(&self) -> bool {
         self.saturated
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.saturated && self.counters.iter().all(|&count| count == 0)
     }
 
     pub(crate) fn total(&self) -> u64 {

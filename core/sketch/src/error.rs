@@ -26,6 +26,16 @@ pub enum Error {
     Guard = 9,
     /// The buffer is too short for the encoded profile.
     BufferTooShort = 10,
+    /// A grid's scale or zero point is out of range.
+    Grid = 11,
+    /// The edges or the guard of a spec do not lie between the codes of its grid.
+    OffGrid = 12,
+    /// The profile counts outputs, and this type of profile does not.
+    OutputsUnexpected = 13,
+    /// A vector has another length than those that were added before it, or too many places.
+    Dimension = 14,
+    /// The threshold of a confidence spec is not one of its edges, or its guard is not from 0 to 1.
+    Confidence = 15,
     /// A size is outside of what the type has room for.
     Size = 16,
     /// A sketch needs more room, or stands for more values, than this type has room for.
@@ -56,14 +66,18 @@ impl Error {
             | Self::Malformed
             | Self::TrailingBytes
             | Self::TooManyFeatures
+            | Self::OutputsUnexpected
             | Self::SpecMismatch
             | Self::TooLarge => ErrorKind::Peer,
             Self::TooManyEdges
             | Self::EdgesOutOfOrder
             | Self::Guard
+            | Self::Grid
+            | Self::OffGrid
+            | Self::Confidence
             | Self::Cells
             | Self::Policy => ErrorKind::Spec,
-            Self::BufferTooShort | Self::Size => ErrorKind::Caller,
+            Self::BufferTooShort | Self::Dimension | Self::Size => ErrorKind::Caller,
         }
     }
 }
@@ -81,6 +95,13 @@ impl fmt::Display for Error {
             Self::EdgesOutOfOrder => "the spec's edges do not rise strictly inside its guard",
             Self::Guard => "the spec's guard is empty or infinite",
             Self::BufferTooShort => "the buffer is too short for the profile",
+            Self::Grid => "the grid's scale or zero point is out of range",
+            Self::OffGrid => "the spec's edges or guard do not lie between the codes of its grid",
+            Self::OutputsUnexpected => "the profile counts outputs where none are kept",
+            Self::Dimension => "the vector does not have the length of those before it",
+            Self::Confidence => {
+                "the confidence bins do not span 0 to 1 with the threshold as an edge"
+            }
             Self::Size => "the size is outside of what there is room for",
             Self::TooLarge => "the sketch is larger than what there is room for",
             Self::Cells => "the cells are too few or too many, or hold nothing",

@@ -18,10 +18,30 @@ pub const fn key_from_f32(value: f32) -> i32 {
     if bits < 0 { i32::MIN.wrapping_sub(bits) } else { bits }
 }
 
+/// The place of a float in the total order of IEEE 754, in which −0 is just below +0: an instruction less
+/// than its key.
+#[inline]
+pub(crate) const fn order_from_bits(bits: u32) -> i32 {
+    let inverted = (bits.cast_signed() >> 31).cast_unsigned() >> 1;
+    (bits ^ inverted).cast_signed()
+}
+
+/// The lowest place of the values whose key is `key`: for the key 0 that of −0.
+pub(crate) const fn order_from_key(key: i32) -> i32 {
+    if key > 0 { key } else { key.saturating_sub(1) }
+}
+
 /// The value whose key is `key`: for people, never for counting.
-pub fn f32_from_key(key: i32) -> f32 {
-    let magnitude = f32::from_bits(key.unsigned_abs().min(0x7fff_ffff));
-    if key < 0 { -magnitude } else { magnitude }
+pub const fn f32_from_key(key: i32) -> f32 {
+    f32::from_bits(bits_from_key(key))
+}
+
+/// The bits of the float whose key is `key`; a NaN for the lowest integer, which is no float's key.
+pub(crate) const fn bits_from_key(key: i32) -> u32 {
+    const LOWEST: i32 = -i32::MAX;
+    let key = if key < LOWEST { LOWEST } else { key };
+    let bits = if key < 0 { i32::MIN.wrapping_sub(key) } else { key };
+    bits.cast_unsigned()
 }
 
 #[cfg(test)]

@@ -76,6 +76,10 @@ impl LatencyHistogram {
         self.0.saturated()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn encode(&self, writer: &mut Writer<'_>) -> Result<(), Error> {
         self.0.encode(writer)
     }

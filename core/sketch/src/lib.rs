@@ -25,14 +25,21 @@ mod auto_range;
 mod bins;
 mod classes;
 mod codec;
+mod codes;
+mod confidence;
 mod counts;
 mod detect;
 mod error;
 mod evidence;
+mod grid;
 mod hll;
 mod key;
 mod kll;
+mod labels;
 mod latency;
+mod linear;
+mod moments;
+mod outputs;
 mod profile;
 mod projection;
 mod space_saving;
@@ -43,18 +50,24 @@ pub use accuracy::{
     cbpe, macro_f1,
 };
 pub use auto_range::{AUTO_RANGE_BUCKET_COUNT, AutoRangeHistogram};
-pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX};
+pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX, Values};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
+pub use codes::{CODE_COUNT, CodeHistogram};
+pub use confidence::{ClassConfidence, ConfidenceSpec};
 pub use detect::{
     CELL_COUNT_MAX, Calibration, Change, Detector, DetectorPolicy, DetectorState, Finding,
     Measurement, STATE_VERSION, ScoreTable, VarianceInflation, conclude_all,
 };
 pub use error::{Error, ErrorKind};
 pub use evidence::{LogEvidence, e_bh};
+pub use grid::Grid;
 pub use hll::HyperLogLog;
 pub use key::{KEY_INFINITY, f32_from_key, key_from_f32};
 pub use kll::{KLL_K_DEFAULT, Kll, Kll64, Kll200};
+pub use labels::{ErrorSpec, LABELS_VERSION, LabelCounts};
 pub use latency::{LATENCY_BUCKET_COUNT, LatencyHistogram};
+pub use linear::{DIMENSION_MAX, LinearSums};
+pub use outputs::{NoOutputs, OutputCounts, Outputs};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };

@@ -4,35 +4,44 @@
 //! |---|---|---|
 //! | 0 | 1 | [`PROFILE_VERSION`] |
 //! | 1 | 8 | spec id |
-//! | 9 | n | totals: samples, of these failed (2 counters) |
-//! | | n | latency, by bucket ([`LATENCY_BUCKET_COUNT`](crate::LATENCY_BUCKET_COUNT) counters) |
-//! | | n | classes, then other ([`CLASS_COUNT_MAX`](crate::CLASS_COUNT_MAX) + 1 counters) |
+//! | 9 | 1 | sections that follow, a bit each: those of them that are not empty |
+//! | 10 | n | totals: samples, of these failed (2 counters) |
+//! | | n | bit 0: latency, by bucket ([`LATENCY_BUCKET_COUNT`](crate::LATENCY_BUCKET_COUNT) counters) |
+//! | | n | bit 1: classes, then other ([`CLASS_COUNT_MAX`](crate::CLASS_COUNT_MAX) + 1 counters) |
+//! | | n | bit 2: confidence, as a feature |
+//! | | n | bit 3: class × confidence, by class, then other (65 × 16 counters) |
+//! | | n | bit 4: embedding, as a sum of vectors |
+//! | | n | bit 5: random Fourier features of embeddings, as a sum of vectors |
 //! | | 1 | number of features (varint below 128) |
-//! | | n | per feature: below, 16 bins, above, NaN, +∞, −∞ (21 counters) |
+//! | | n | per feature: below, 16 bins, above, NaN, +∞, −∞ (21 counters); then, if one of the first 18 is not zero, Σx (zigzag varint of an `i64`) and Σx² (varint of a `u64`), in units of its spec |
 //!
 //! Each group of counters is encoded as runs of those that are not zero: one varint with the number of
-//! runs × 2, + 1 if saturated; per run the zeros before it, its length, and its counters. All numbers
-//! are LEB128 varints. Every profile has exactly one encoding; the reader refuses any other.
+//! runs × 2, + 1 if saturated; per run the zeros before it, its length, and its counters. A sum of
+//! vectors is their length, their number (1 counter), and the sum of each place (zigzag varint of an
+//! `i64`). All numbers are LEB128 varints. Every profile has exactly one encoding; the reader refuses
+//! any other.
 
 use core::fmt;
 
 use crate::{
-    BinCounts, BinSpec, ClassCounts, Error, LatencyHistogram,
+    BinCounts, BinSpec, ClassCounts, Error, LatencyHistogram, NoOutputs, OutputCounts, Outputs,
     codec::{Reader, Writer},
     counts::Counts,
 };
 
 /// The format version that this build writes and reads.
-pub const PROFILE_VERSION: u8 = 1;
+pub const PROFILE_VERSION: u8 = 2;
 
 /// The most features that a profile has anywhere.
 pub const FEATURE_COUNT_MAX: usize = 64;
 
-/// A profile with room for the features of any bundle.
-pub type GatewayProfile = Profile<FEATURE_COUNT_MAX>;
+/// A profile with room for the features of any bundle, and for answers.
+pub type GatewayProfile = Profile<FEATURE_COUNT_MAX, OutputCounts>;
 
-/// A profile of a node with one sensor.
+/// A profile of a node with one sensor and no model.
 pub type NodeProfile = Profile<1>;
+
+const SECTION_LATENCY: u8 = 1 << 0;
 
 const SLOT_SAMPLES: usize = 0;
 const SLOT_FAILED: usize = 1;
@@ -54,25 +63,37 @@ impl fmt::Display for SpecId {
     }
 }
 
-/// The counters of one window, or of several merged, with room for `F` features.
+/// The counters of one window, or of several merged, with room for `F` features and for outputs or not.
 ///
-/// The bytes do not depend on `F`: what a [`NodeProfile`] writes, a [`GatewayProfile`] reads.
+/// The bytes do not depend on the type: what a [`NodeProfile`] writes, a [`GatewayProfile`] reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile<const F: usize> {
+pub struct Profile<const F: usize, O = NoOutputs> {
     spec_id: SpecId,
     totals: Counts<TOTAL_COUNT>,
     latency: LatencyHistogram,
-    classes: ClassCounts,
+    outputs: O,
     features: heapless::Vec<BinCounts, F>,
 }
 
-impl<const F: usize> Profile<F> {
+impl<const F: usize> Profile<F, OutputCounts> {
+    /// Counts the class of an answer.
+    pub fn observe_class(&mut self, class: u32) {
+        self.outputs.observe_class(class);
+    }
+
+    /// How often each class was the answer.
+    pub const fn classes(&self) -> &ClassCounts {
+        self.outputs.classes()
+    }
+}
+
+impl<const F: usize, O: Outputs> Profile<F, O> {
     /// A buffer of this many bytes holds every encoded profile of this type.
     pub const ENCODED_BYTES_MAX: usize = {
         assert!(F <= FEATURE_COUNT_MAX, "the number of features takes one byte");
         let totals = Counts::<TOTAL_COUNT>::ENCODED_BYTES_MAX;
-        let outputs = LatencyHistogram::ENCODED_BYTES_MAX + ClassCounts::ENCODED_BYTES_MAX;
-        1 + SpecId::BYTES + totals + outputs + 1 + F * BinCounts::ENCODED_BYTES_MAX
+        let outputs = LatencyHistogram::ENCODED_BYTES_MAX + O::ENCODED_BYTES_MAX;
+        1 + SpecId::BYTES + 1 + totals + outputs + 1 + F * BinCounts::ENCODED_BYTES_MAX
     };
 
     /// Nothing counted yet, for a spec with `feature_count` features.
@@ -83,8 +104,8 @@ impl<const F: usize> Profile<F> {
         const { assert!(F <= FEATURE_COUNT_MAX) };
         let mut features = heapless::Vec::new();
         features.resize(feature_count, BinCounts::new()).map_err(|_| Error::TooManyFeatures)?;
-        let (latency, classes) = (LatencyHistogram::new(), ClassCounts::new());
-        Ok(Self { spec_id, totals: Counts::new(), latency, classes, features })
+        let (latency, outputs) = (LatencyHistogram::new(), O::default());
+        Ok(Self { spec_id, totals: Counts::new(), latency, outputs, features })
     }
 
     /// Counts a sample that was answered, or a reading.
@@ -103,9 +124,9 @@ impl<const F: usize> Profile<F> {
         self.latency.observe(latency_us);
     }
 
-    /// Counts the class of an answer.
-    pub fn observe_class(&mut self, class: u32) {
-        self.classes.observe(class);
+    /// What is counted of the answers.
+    pub const fn outputs_mut(&mut self) -> &mut O {
+        &mut self.outputs
     }
 
     /// Counts one feature's key in the bins of its `spec`.
@@ -116,17 +137,45 @@ impl<const F: usize> Profile<F> {
         self.features[feature].observe(spec, key);
     }
 
+    /// Counts one feature's value in the bins of its `spec`, which is one for floats.
+    ///
+    /// # Panics
+    /// If the profile has no feature with that index.
+    #[inline]
+    pub fn observe_f32(&mut self, feature: usize, spec: &BinSpec, value: f32) {
+        self.features[feature].observe_f32(spec, value);
+    }
+
+    /// Counts one feature's code or integer in the bins of its `spec`, which is one for integers.
+    ///
+    /// # Panics
+    /// If the profile has no feature with that index.
+    #[inline]
+    pub fn observe_integer(&mut self, feature: usize, spec: &BinSpec, value: i32) {
+        self.features[feature].observe_integer(spec, value);
+    }
+
+    /// Adds the counts of one feature that were made apart, as a histogram of codes is folded.
+    ///
+    /// # Panics
+    /// If the profile has no feature with that index.
+    pub fn add_feature(&mut self, feature: usize, counts: &BinCounts) {
+        self.features[feature].merge(counts);
+    }
+
     /// Adds what `other` counted.
     ///
     /// # Errors
     /// [`Error::SpecMismatch`]; then nothing was added.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
-        if self.spec_id != other.spec_id || self.features.len() != other.features.len() {
+        let same_spec = self.spec_id == other.spec_id;
+        let same_count = self.features.len() == other.features.len();
+        if !same_spec || !same_count || !self.outputs.fits(&other.outputs) {
             return Err(Error::SpecMismatch);
         }
         self.totals.merge(&other.totals);
         self.latency.merge(&other.latency);
-        self.classes.merge(&other.classes);
+        self.outputs.merge(&other.outputs);
         for (mine, theirs) in self.features.iter_mut().zip(&other.features) {
             mine.merge(theirs);
         }
@@ -153,9 +202,9 @@ impl<const F: usize> Profile<F> {
         &self.latency
     }
 
-    /// How often each class was the answer.
-    pub const fn classes(&self) -> &ClassCounts {
-        &self.classes
+    /// What was counted of the answers.
+    pub const fn outputs(&self) -> &O {
+        &self.outputs
     }
 
     /// The bins of each feature, in the order of the spec.
@@ -165,14 +214,19 @@ impl<const F: usize> Profile<F> {
 
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
-        let nothing = self.totals.total() + self.latency.total() + self.classes.total() == 0;
-        nothing && self.features.iter().all(|feature| feature.total() == 0)
+        let nothing = self.totals.is_empty() && self.sections() == 0;
+        nothing && self.features.iter().all(BinCounts::is_empty)
     }
 
     /// Whether any counter stands at `u32::MAX` for a higher number.
     pub fn saturated(&self) -> bool {
-        let outputs = self.latency.saturated() || self.classes.saturated();
+        let outputs = self.latency.saturated() || self.outputs.saturated();
         self.totals.saturated() || outputs || self.features.iter().any(BinCounts::saturated)
+    }
+
+    fn sections(&self) -> u8 {
+        let latency = if self.latency.is_empty() { 0 } else { SECTION_LATENCY };
+        self.outputs.sections() | latency
     }
 
     /// Writes the profile and returns the part of `buffer` that it takes.
@@ -183,9 +237,13 @@ impl<const F: usize> Profile<F> {
         let mut writer = Writer::new(buffer);
         writer.byte(PROFILE_VERSION)?;
         self.spec_id.0.iter().try_for_each(|&byte| writer.byte(byte))?;
+        let sections = self.sections();
+        writer.byte(sections)?;
         self.totals.encode(&mut writer)?;
-        self.latency.encode(&mut writer)?;
-        self.classes.encode(&mut writer)?;
+        if sections & SECTION_LATENCY != 0 {
+            self.latency.encode(&mut writer)?;
+        }
+        self.outputs.encode(&mut writer)?;
         let feature_count =
             u8::try_from(self.features.len()).expect("there are at most 64 features");
         writer.byte(feature_count)?;
@@ -203,9 +261,16 @@ impl<const F: usize> Profile<F> {
             return Err(Error::Version);
         }
         let spec_id = SpecId(reader.array()?);
+        let sections = reader.byte()?;
         let totals = Counts::decode(&mut reader)?;
-        let latency = LatencyHistogram::decode(&mut reader)?;
-        let classes = ClassCounts::decode(&mut reader)?;
+        let mut latency = LatencyHistogram::new();
+        if sections & SECTION_LATENCY != 0 {
+            latency = LatencyHistogram::decode(&mut reader)?;
+            if latency.is_empty() {
+                return Err(Error::Malformed);
+            }
+        }
+        let outputs = O::decode(sections & !SECTION_LATENCY, &mut reader)?;
         let feature_count = reader.byte()?;
         let mut features = heapless::Vec::new();
         for _ in 0..feature_count {
@@ -213,7 +278,7 @@ impl<const F: usize> Profile<F> {
             features.push(feature).map_err(|_| Error::TooManyFeatures)?;
         }
         reader.end()?;
-        Ok(Self { spec_id, totals, latency, classes, features })
+        Ok(Self { spec_id, totals, latency, outputs, features })
     }
 }
 

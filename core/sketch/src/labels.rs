@@ -1,0 +1,304 @@
+//! What labels said about answers, which they do later than the window of the answers closes.
+//!
+//! | offset | bytes | meaning |
+//! |---|---|---|
+//! | 0 | 1 | [`LABELS_VERSION`] |
+//! | 1 | 8 | spec id |
+//! | 9 | n | labelled answers per bin of confidence, then those without one (17 counters) |
+//! | | n | of these the correct ones (17 counters) |
+//! | | n | answers per predicted class and true class, row by row (65 × 65 counters) |
+//! | | n | errors: finite, of these cut off, not finite (3 counters) |
+//! | | n | if there are finite errors: their sum (zigzag varint), the sum of their squares (varint) |
+//!
+//! Groups of counters are encoded as in a [`Profile`](crate::Profile), and the sums are in units of the
+//! [`ErrorSpec`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BIN_COUNT_MAX, CLASS_COUNT_MAX, ConfidenceSpec, Error, SpecId,
+    codec::{Reader, Writer},
+    confidence::row_of,
+    counts::Counts,
+    moments::{Moments, UNITS_MAX},
+};
+
+/// The format version of labels that this build writes and reads.
+pub const LABELS_VERSION: u8 = 1;
+
+const CLASS_ROWS: usize = CLASS_COUNT_MAX + 1;
+const CONFUSION_COUNT: usize = CLASS_ROWS * CLASS_ROWS;
+/// The bins, and one for answers that came without a valid confidence.
+const CONFIDENCE_COUNT: usize = BIN_COUNT_MAX + 1;
+
+const SLOT_FINITE: usize = 0;
+const SLOT_CUT: usize = 1;
+const SLOT_NOT_FINITE: usize = 2;
+
+/// In which unit a regression's errors are summed: 2 to the power of the exponent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ErrorSpec {
+    unit_exponent: i8,
+}
+
+impl ErrorSpec {
+    /// A unit that keeps errors up to `bound` in the unit of the answers, and rounds them to less than
+    /// 2⁻¹⁵ of it. Errors beyond are cut off there, and counted.
+    ///
+    /// # Errors
+    /// [`Error::Guard`] if the bound is not between 2⁻⁸⁰ and 2¹⁰⁰.
+    pub fn for_errors_up_to(bound: f32) -> Result<Self, Error> {
+        let exponent = (bound.to_bits() >> 23).cast_signed() - 127;
+        if !(-80..100).contains(&exponent) {
+            return Err(Error::Guard);
+        }
+        // The largest unit that is needed: 2^(exponent + 1) are 2¹⁶ of them.
+        i8::try_from(exponent - 15)
+            .map(|unit_exponent| Self { unit_exponent })
+            .map_err(|_| Error::Guard)
+    }
+
+    fn unit(self) -> f64 {
+        f64::from_bits(((1023 + i64::from(self.unit_exponent)) as u64) << 52)
+    }
+
+    /// The units nearest to an error, and whether it had to be cut off; `None` if it is not finite.
+    fn units(self, error: f32) -> Option<(i32, bool)> {
+        let bits = error.to_bits();
+        let exponent = (bits << 1 >> 24).cast_signed();
+        if exponent == 255 {
+            return None;
+        }
+        let mantissa = bits & 0x007f_ffff | 0x0080_0000;
+        // The value is mantissa · 2^(exponent − 150); one bit more is kept for rounding.
+        let shift = 150 - exponent + i32::from(self.unit_exponent) - 1;
+        let halves = match u32::try_from(shift) {
+            Ok(shift) => mantissa.unbounded_shr(shift),
+            Err(_) => u32::MAX,
+        };
+        let units = halves / 2 + halves % 2;
+        let cut = units.min(UNITS_MAX).cast_signed();
+        Some((if bits >> 31 == 1 { -cut } else { cut }, units > UNITS_MAX))
+    }
+}
+
+/// The labelled answers of a model, or of a slice of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelCounts {
+    spec_id: SpecId,
+    labelled: Counts<CONFIDENCE_COUNT>,
+    correct: Counts<CONFIDENCE_COUNT>,
+    confusion: Counts<CONFUSION_COUNT>,
+    errors: Counts<3>,
+    error_sums: Moments,
+}
+
+impl LabelCounts {
+    /// A buffer of this many bytes holds every encoded form.
+    pub const ENCODED_BYTES_MAX: usize = 1
+        + SpecId::BYTES
+        + 2 * Counts::<CONFIDENCE_COUNT>::ENCODED_BYTES_MAX
+        + Counts::<CONFUSION_COUNT>::ENCODED_BYTES_MAX
+        + Counts::<3>::ENCODED_BYTES_MAX
+        + Moments::ENCODED_BYTES_MAX;
+
+    /// No label yet, for answers that are counted with the named spec.
+    pub const fn new(spec_id: SpecId) -> Self {
+        Self {
+            spec_id,
+            labelled: Counts::new(),
+            correct: Counts::new(),
+            confusion: Counts::new(),
+            errors: Counts::new(),
+            error_sums: Moments::new(),
+        }
+    }
+
+    /// Counts the label of a classified sample. `confidence` is the answer's, with the spec of its bins.
+    pub fn observe_class(
+        &mut self,
+        predicted: u32,
+        truth: u32,
+        confidence: Option<(&ConfidenceSpec, f32)>,
+    ) {
+        let bin = confidence.and_then(|(spec, confidence)| spec.bin(confidence));
+        let slot = bin.unwrap_or(BIN_COUNT_MAX);
+        self.labelled.increment(slot);
+        if predicted == truth {
+            self.correct.increment(slot);
+        }
+        self.confusion.increment(row_of(predicted) * CLASS_ROWS + row_of(truth));
+    }
+
+    /// Counts the error of an answer that is a number: the answer less the label.
+    pub fn observe_error(&mut self, spec: ErrorSpec, error: f32) {
+        match spec.units(error) {
+            Some((units, is_cut)) => {
+                self.errors.increment(SLOT_FINITE);
+                self.errors.add(SLOT_CUT, u32::from(is_cut));
+                self.error_sums.add(units);
+            }
+            None => self.errors.increment(SLOT_NOT_FINITE),
+        }
+    }
+
+    /// Adds what `other` counted.
+    ///
+    /// # Errors
+    /// [`Error::SpecMismatch`]; then nothing was added.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        if self.spec_id != other.spec_id {
+            return Err(Error::SpecMismatch);
+        }
+        self.labelled.merge(&other.labelled);
+        self.correct.merge(&other.correct);
+        self.confusion.merge(&other.confusion);
+        self.errors.merge(&other.errors);
+        self.error_sums.merge(&other.error_sums);
+        Ok(())
+    }
+
+    /// The spec that the answers were counted with.
+    pub const fn spec_id(&self) -> SpecId {
+        self.spec_id
+    }
+
+    /// Labelled answers per bin of confidence, and last those that had none.
+    pub const fn labelled(&self) -> &[u32] {
+        self.labelled.counters()
+    }
+
+    /// Correct answers per bin of confidence, and last those that had none.
+    pub const fn correct(&self) -> &[u32] {
+        self.correct.counters()
+    }
+
+    /// How often `truth` was answered with `predicted`; classes from [`CLASS_COUNT_MAX`] on are one.
+    pub fn confusion(&self, predicted: u32, truth: u32) -> u32 {
+        self.confusion.counters()[row_of(predicted) * CLASS_ROWS + row_of(truth)]
+    }
+
+    /// The share of correct answers, 0 to 1.
+    pub fn accuracy(&self) -> Option<f64> {
+        share(self.correct.total(), self.labelled.total())
+    }
+
+    /// Of the answers `class`, the share that was right.
+    ///
+    /// Of classes from [`CLASS_COUNT_MAX`] on nothing is known one by one: `None`, here and below.
+    pub fn precision(&self, class: u32) -> Option<f64> {
+        self.share_of_hits(class, |other| self.confusion(class, other))
+    }
+
+    /// Of the samples of `class`, the share that was found.
+    pub fn recall(&self, class: u32) -> Option<f64> {
+        self.share_of_hits(class, |other| self.confusion(other, class))
+    }
+
+    /// The harmonic mean of precision and recall; `None` if the class neither is nor is answered.
+    pub fn f1(&self, class: u32) -> Option<f64> {
+        let hits = u64::from(self.confusion(class, class));
+        let answered = self.sum_of(|other| self.confusion(class, other));
+        let there = self.sum_of(|other| self.confusion(other, class));
+        self.is_known(class).then(|| share(2 * hits, answered + there)).flatten()
+    }
+
+    /// Errors that are finite numbers.
+    pub const fn errors(&self) -> u32 {
+        self.errors.counters()[SLOT_FINITE]
+    }
+
+    /// Errors that were beyond the spec's bound: the mean squared error is higher than it reads.
+    pub const fn errors_cut(&self) -> u32 {
+        self.errors.counters()[SLOT_CUT]
+    }
+
+    /// Errors that were infinite or no number, and are in no sum.
+    pub const fn errors_not_finite(&self) -> u32 {
+        self.errors.counters()[SLOT_NOT_FINITE]
+    }
+
+    /// The mean error, in the unit of the answers.
+    pub fn mean_error(&self, spec: ErrorSpec) -> Option<f64> {
+        let mean = self.error_sums.mean(self.errors().into())?;
+        (!self.saturated()).then_some(mean * spec.unit())
+    }
+
+    /// The mean squared error, in the squared unit of the answers.
+    pub fn mean_squared_error(&self, spec: ErrorSpec) -> Option<f64> {
+        let squares = self.error_sums.squares as f64 * spec.unit() * spec.unit();
+        let is_right = self.errors() > 0 && !self.saturated();
+        is_right.then(|| squares / f64::from(self.errors()))
+    }
+
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.labelled.total() + self.errors.total() == 0
+    }
+
+    /// Whether any counter stands at `u32::MAX` for a higher number.
+    pub const fn saturated(&self) -> bool {
+        self.labelled.saturated()
+            || self.correct.saturated()
+            || self.confusion.saturated()
+            || self.errors.saturated()
+    }
+
+    fn is_known(&self, class: u32) -> bool {
+        row_of(class) < CLASS_COUNT_MAX
+    }
+
+    fn sum_of(&self, count: impl Fn(u32) -> u32) -> u64 {
+        (0..=CLASS_COUNT_MAX as u32).map(|class| u64::from(count(class))).sum()
+    }
+
+    fn share_of_hits(&self, class: u32, count: impl Fn(u32) -> u32) -> Option<f64> {
+        let all = self.sum_of(count);
+        let hits = u64::from(self.confusion(class, class));
+        self.is_known(class).then(|| share(hits, all)).flatten()
+    }
+
+    /// Writes the counts and returns the part of `buffer` that they take.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooShort`]; [`ENCODED_BYTES_MAX`](Self::ENCODED_BYTES_MAX) bytes are always enough.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], Error> {
+        let mut writer = Writer::new(buffer);
+        writer.byte(LABELS_VERSION)?;
+        self.spec_id.0.iter().try_for_each(|&byte| writer.byte(byte))?;
+        self.labelled.encode(&mut writer)?;
+        self.correct.encode(&mut writer)?;
+        self.confusion.encode(&mut writer)?;
+        self.errors.encode(&mut writer)?;
+        if self.errors() > 0 {
+            self.error_sums.encode(&mut writer)?;
+        }
+        Ok(writer.finish())
+    }
+
+    /// Reads counts that take all of `bytes`.
+    ///
+    /// # Errors
+    /// Those of [`ErrorKind::Peer`](crate::ErrorKind::Peer).
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        if reader.byte()? != LABELS_VERSION {
+            return Err(Error::Version);
+        }
+        let mut read = Self::new(SpecId(reader.array()?));
+        read.labelled = Counts::decode(&mut reader)?;
+        read.correct = Counts::decode(&mut reader)?;
+        read.confusion = Counts::decode(&mut reader)?;
+        read.errors = Counts::decode(&mut reader)?;
+        if read.errors() > 0 {
+            read.error_sums = Moments::decode(&mut reader)?;
+        }
+        reader.end()?;
+        Ok(read)
+    }
+}
+
+fn share(part: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| part as f64 / of as f64)
+}
