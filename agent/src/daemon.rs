@@ -383,6 +383,8 @@ impl Agent {
             return Some(stored);
         }
         self.reporter.disbelieved("what is said to be stored is not signed by the director").await;
+        // Where many inputs wait, it is told again with the next message.
+        let _ = self.updates.inputs().try_send(UpdateInput::Disbelieved);
         None
     }
 

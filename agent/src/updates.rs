@@ -322,6 +322,13 @@ impl Updates {
         self.finish(now)
     }
 
+    /// Something came that is signed as the fleet signs, and with none of the keys that are known: a newer root
+    /// may name that key.
+    pub fn disbelieved(&mut self, now: Now) -> Vec<Effect> {
+        self.metadata.ask_again(now);
+        self.finish(now)
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Now) -> Vec<Effect> {
         self.follow(now, |metadata, orders| metadata.tick(now, orders));
@@ -682,6 +689,7 @@ impl Updates {
         // The broker gives a retained one again on every connection; it is news only once.
         if document != self.refused_document {
             tracing::warn!("a desired state was refused: {reason}");
+            self.metadata.ask_again(now);
             self.tell(EventKind::DesiredRefused, None, None, reason, now);
             self.refused_document = document;
         }

@@ -15,10 +15,27 @@ const INPUTS_MAX: usize = 256;
 
 /// What happens to the updates.
 pub(crate) enum UpdateInput {
-    Message { topic: Topic, payload: Vec<u8>, ack: selvedge_link::Ack },
-    Swapped { slot: SlotName, running: Option<Running> },
-    Tried { slot: SlotName, bundle: Digest, outcome: Result<(), String> },
-    Observed { slot: SlotName, bundle: Digest, observation: Observation },
+    Message {
+        topic: Topic,
+        payload: Vec<u8>,
+        ack: selvedge_link::Ack,
+    },
+    Swapped {
+        slot: SlotName,
+        running: Option<Running>,
+    },
+    Tried {
+        slot: SlotName,
+        bundle: Digest,
+        outcome: Result<(), String>,
+    },
+    Observed {
+        slot: SlotName,
+        bundle: Digest,
+        observation: Observation,
+    },
+    /// The fleet's word was not believed.
+    Disbelieved,
     Tick,
 }
 
@@ -92,6 +109,7 @@ fn run(
             UpdateInput::Observed { slot, bundle, observation } => {
                 updates.observed(&slot, bundle, observation, now)
             }
+            UpdateInput::Disbelieved => updates.disbelieved(now),
             UpdateInput::Tick => updates.tick(now),
         };
         for effect in effects {

@@ -98,6 +98,8 @@ pub(super) struct Metadata {
     // Why there is no repository to ask, or a search failed.
     problem: Option<String>,
     retry_at_ms: Option<u64>,
+    // When the timestamp was asked for again last.
+    asked_ms: Option<u64>,
     told: BTreeSet<String>,
     frozen: bool,
     time_unverified: bool,
@@ -179,6 +181,7 @@ impl Metadata {
             wanted: BTreeMap::new(),
             problem: None,
             retry_at_ms: None,
+            asked_ms: None,
             told: BTreeSet::new(),
             frozen: false,
             time_unverified: false,
@@ -238,6 +241,8 @@ impl Metadata {
         if frozen != self.frozen {
             let (kind, detail) = if frozen {
                 self.repository = None;
+                // The broker may have a newer timestamp, and dropped the message about it.
+                self.ask_again(now);
                 let detail = format!("the repository's metadata expired at {fresh_until}");
                 (EventKind::Frozen, format!("{detail}; nothing newer came"))
             } else {
@@ -366,13 +371,21 @@ impl Metadata {
             orders.push(Order::ListenAgain(timestamp_file()));
         }
         if self.retry_at_ms.is_some_and(|at_ms| now.elapsed_ms >= at_ms) {
-            self.retry_at_ms = None;
+            self.retry_at_ms = self.frozen.then_some(now.elapsed_ms + METADATA_RETRY_MS);
+            self.asked_ms = Some(now.elapsed_ms);
             orders.push(Order::ListenAgain(timestamp_file()));
             self.wanted.values_mut().for_each(|found| {
                 found.take_if(|found| matches!(found, Found::Failed(_)));
             });
             self.search(now, orders);
         }
+    }
+
+    /// There may be a timestamp that this device has not heard of: it asks for it once more, but not for
+    /// every reason anew.
+    pub(super) fn ask_again(&mut self, now: Now) {
+        let rested_ms = self.asked_ms.map_or(0, |asked_ms| asked_ms + METADATA_RETRY_MS);
+        self.retry_at_ms.get_or_insert(rested_ms.max(now.elapsed_ms));
     }
 
     fn take_timestamp(&mut self, bytes: Vec<u8>, now: Now, orders: &mut Vec<Order>) {

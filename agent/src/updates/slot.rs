@@ -54,6 +54,9 @@ pub struct SlotRecord {
     pub trial: Option<Attempt>,
     /// That `current` has not been confirmed.
     pub probation: Option<Attempt>,
+    /// The bundle that stood its probation last: it can be gone back to without another one.
+    #[serde(default)]
+    pub proven: Option<Digest>,
     /// The highest confirmed version of each bundle name, the name that was confirmed last at the end.
     #[serde(default)]
     pub confirmed: Vec<ConfirmedVersion>,
@@ -131,6 +134,7 @@ impl SlotRecord {
 
     fn confirm(&mut self, candidate: &Candidate) {
         self.probation = None;
+        self.proven = Some(candidate.bundle);
         let Candidate { name, version, .. } = candidate;
         let known = self.confirmed_version(name).filter(|known| {
             // Versions that differ in their build alone are of one age.
@@ -844,6 +848,11 @@ impl SlotUpdate {
             let next = self.record.clone();
             return self.write(next, then, todo);
         }
+        // What is proven gets no probation: crashes on it would take away the one that can be gone back to.
+        if self.record.proven == Some(bundle) {
+            let next = self.record_with(Some(bundle), None);
+            return self.write(next, Then::Settle, todo);
+        }
         let attempt = Attempt {
             bundle,
             generation: self.generation,
@@ -867,6 +876,7 @@ impl SlotUpdate {
             refused: None,
             trial: None,
             probation,
+            proven: self.record.proven,
             confirmed: self.record.confirmed.clone(),
         }
     }
@@ -913,6 +923,7 @@ impl SlotUpdate {
         let then = then.clone();
         match then {
             Then::Settle => {
+                self.probationer = None;
                 self.state = State::Settled;
                 todo.extend(bundle.map(Action::TellSwapped));
             }

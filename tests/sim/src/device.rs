@@ -602,7 +602,9 @@ impl Device {
         let signed: Signed = decode(payload).map_err(wrong)?;
         // A root that was rotated may speak for a key that the device does not know yet.
         if !self.process().root.verify_message(name, &signed) {
-            return Ok(());
+            let now = self.now(around);
+            let effects = self.process().updates.disbelieved(now);
+            return self.apply(effects, around);
         }
         let stored: Stored = decode(&signed.body).map_err(wrong)?;
         let elapsed = Duration::from_millis(self.clock.elapsed_ms(around.now_ms));

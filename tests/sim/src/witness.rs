@@ -67,6 +67,8 @@ pub struct Witness {
     emptied: BTreeMap<SlotName, u64>,
     // Every bundle that answered in a slot.
     answered: BTreeSet<(SlotName, Digest)>,
+    // The bundle that answers in a slot, and the one before it.
+    order: BTreeMap<SlotName, (Digest, Option<Digest>)>,
     /// How many bundles were confirmed or rolled back.
     pub updates_confirmed: u64,
 }
@@ -91,6 +93,7 @@ impl Witness {
             dropped: [0; Stream::ALL.len()],
             emptied: BTreeMap::new(),
             answered: BTreeSet::new(),
+            order: BTreeMap::new(),
             updates_confirmed: 0,
         }
     }
@@ -186,7 +189,16 @@ impl Witness {
         })?;
         must(self.tried.contains(&bundle), || format!("{path} answers without a trial"))?;
         self.answered.insert((slot.clone(), bundle));
+        let last = self.order.get(slot).copied();
+        if last.is_none_or(|(last, _)| last != bundle) {
+            self.order.insert(slot.clone(), (bundle, last.map(|(last, _)| last)));
+        }
         Ok(())
+    }
+
+    /// The bundle that answered before the one that answers.
+    pub fn before(&self, slot: &SlotName) -> Option<Digest> {
+        self.order.get(slot).and_then(|(_, before)| *before)
     }
 
     /// Whether a newer version of a bundle has answered in a slot.

@@ -427,7 +427,13 @@ impl World {
                 let specimen = Catalogue::shared().find(wanted.bundle).expect("it was assigned");
                 let refused = device.refusals().iter().any(|(of, ..)| of == slot);
                 let settled = device.runs(slot) == Some(wanted.bundle) && !refused;
-                let bad = [Nature::FailsSamples, Nature::Crashes].contains(&specimen.nature);
+                // Who fails as many samples as the one before is not the worse for it.
+                let before = device.witness.before(slot);
+                let before = before.and_then(|before| Catalogue::shared().find(before));
+                let bad = match specimen.nature {
+                    Nature::FailsSamples => before.map(|it| it.nature) != Some(specimen.nature),
+                    nature => nature == Nature::Crashes,
+                };
                 // A probation ends at some time, even if there was little to see.
                 let watched = self.around.faults.counts().of(Fault::LongSilence) == 0;
                 must(!(settled && bad && watched), || {

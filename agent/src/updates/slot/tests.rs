@@ -26,7 +26,12 @@ fn confirmed(bundle: Digest) -> Vec<ConfirmedVersion> {
 }
 
 fn record_of(current: Digest) -> SlotRecord {
-    SlotRecord { current: Some(current), confirmed: confirmed(current), ..SlotRecord::default() }
+    SlotRecord {
+        current: Some(current),
+        proven: Some(current),
+        confirmed: confirmed(current),
+        ..SlotRecord::default()
+    }
 }
 
 fn running_old() -> SlotUpdate {
@@ -127,7 +132,8 @@ fn a_new_bundle_is_tried_watched_and_confirmed_and_recorded_before_each() {
     assert_eq!(slot.record(), &probation);
 
     assert!(slot.handle(observed(NEW, seen(100, 2)), 59_999).is_empty(), "its time is not over");
-    let record = SlotRecord { probation: None, confirmed: confirmed(NEW), ..probation };
+    let record =
+        SlotRecord { probation: None, proven: Some(NEW), confirmed: confirmed(NEW), ..probation };
     assert_eq!(slot.handle(Happening::Tick, 60_000), [Action::Record(record.clone())]);
     let over = [Action::Watch(false), Action::TellConfirmed(NEW), Action::Tidy];
     assert_eq!(slot.handle(Happening::Recorded, 60_000), over);
@@ -252,6 +258,27 @@ fn crashes_are_counted_over_restarts_and_name_what_is_to_blame() {
     let mut slot = SlotUpdate::revived(record, Some(candidate(OLD)), 0);
     assert!(slot.handle(desired(1, NEW), 0).is_empty());
     assert_eq!(slot.phase(), SlotPhase::Refused);
+}
+
+#[test]
+fn a_bundle_that_is_proven_comes_back_without_a_probation_that_crashes_could_end() {
+    let mut slot = new_on_probation();
+    let steps = [
+        desired(2, OLD),
+        offered(OLD, 0),
+        Happening::Verified(candidate(OLD)),
+        Happening::Recorded,
+        Happening::Tried { bundle: OLD, outcome: Ok(()) },
+        Happening::Loaded { bundle: OLD },
+    ];
+    let actions = tell_all(&mut slot, steps, 0);
+    let [Action::Record(record)] = &actions[..] else { panic!("it is recorded: {actions:?}") };
+    assert_eq!((record.current, record.probation.as_ref()), (Some(OLD), None));
+    let mut crashed = record.clone().after_crash().after_crash();
+    assert!(crashed.give_up_crashed().is_empty());
+    assert_eq!(crashed.current, Some(OLD));
+    tell_all(&mut slot, [Happening::Recorded, Happening::Switched { bundle: Some(OLD) }], 0);
+    assert_eq!(slot.phase(), SlotPhase::Settled);
 }
 
 #[test]
