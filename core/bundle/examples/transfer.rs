@@ -14,7 +14,7 @@ use std::{
 
 use selvedge_bundle::{
     Baseline, Bundle, BundleBuilder, ChunkIndex, Golden, Manifest, NamedTensor, Patch,
-    ReferenceData, TensorData, apply_patch, chunks_of, compress,
+    ReferenceAnswer, ReferenceData, TensorData, apply_patch, chunks_of, compress,
 };
 use selvedge_wire::{BundleOffer, Chunk, ChunkCodec, Message, encode};
 use serde_json::json;
@@ -122,9 +122,12 @@ fn bundle(version: &str, model: Vec<u8>, seed: u64) -> Result<Bundle, Box<dyn Er
     let features: Vec<(String, Vec<f32>)> =
         (0..COLUMNS).map(|i| (format!("f{i}"), values.take(1_000))).collect();
     let outputs = Values(seed).take(GOLDEN_ROWS * CLASSES);
-    let class_counts = (0..CLASSES as u32).map(|class| 100 + class * seed as u32);
-    let mut class_counts: Vec<u32> = class_counts.collect();
-    class_counts[0] = 1_000 - class_counts[1..].iter().sum::<u32>();
+    // Other shares of the classes with each version.
+    let answer = |row: u64| ReferenceAnswer {
+        class: Some((row * (2 + seed) / 3 % CLASSES as u64) as u32),
+        ..ReferenceAnswer::default()
+    };
+    let answers: Vec<_> = (0..1_000).map(answer).collect();
     let tensor =
         |name, width, data| NamedTensor::new(name, vec![GOLDEN_ROWS, width], TensorData::F32(data));
     let inputs = vec![tensor("x", COLUMNS, inputs)?];
@@ -132,7 +135,8 @@ fn bundle(version: &str, model: Vec<u8>, seed: u64) -> Result<Bundle, Box<dyn Er
     let golden = Golden::new(&manifest, inputs, outputs)?;
     let reference = ReferenceData {
         features: &features,
-        class_counts: Some(class_counts),
+        answers: &answers,
+        class_count: CLASSES,
         ..ReferenceData::default()
     };
     let baseline = Some(Baseline::build(&reference)?);

@@ -1,9 +1,14 @@
-//! The baseline: how the reference data were distributed, in bins that are frozen with the bundle.
+//! The baseline: how the reference data were distributed, in bins that are frozen with the bundle, and how
+//! windows are judged that were counted in them.
 //!
 //! A device counts its samples in the same bins; what was counted is compared with what stands here.
 //! Edges are quantiles of the reference, each in the middle between two neighbouring values of it, so
 //! equal values are never torn apart. Where all values are integers an edge is an integer and a half:
 //! a float and the integer that stands for it fall into the same bin.
+//!
+//! Each *stream* (a feature, the classes of the answers, their confidence) has a table of integer scores. They
+//! are tempered by how much the windows of the reference vary in the order of time, or, where that is not
+//! known, by a guess; then the table is *uncalibrated*, and what is concluded with it says so.
 //!
 //! Encoded as one version byte and a postcard body; one baseline has exactly one encoding. The first
 //! 8 bytes of the SHA-256 of the encoding are the [`SpecId`] that profiles carry.
@@ -11,7 +16,9 @@
 use std::collections::BTreeSet;
 
 use selvedge_sketch::{
-    BinCounts, BinSpec, CLASS_COUNT_MAX, EDGE_COUNT_MAX, SpecId, f32_from_key, key_from_f32,
+    BIN_COUNT_MAX, BinCounts, BinSpec, CLASS_COUNT_MAX, Calibration, ClassCounts, ConfidenceSpec,
+    DetectorPolicy, GatewayProfile, Judged, Measurement, ScoreTable, SpecId, VarianceInflation,
+    f32_from_key, key_from_f32,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +28,10 @@ use crate::{
 };
 
 /// The version of the encoding.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The most cells that classes are grouped into.
+const CLASS_CELLS_MAX: usize = 16;
 
 /// The reference distributions of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +45,10 @@ pub struct Baseline {
 struct Body {
     rows: u64,
     order: Order,
+    policy: DetectorPolicy,
     features: Vec<BaselineFeature>,
-    class_counts: Option<Vec<u32>>,
+    classes: Option<BaselineClasses>,
+    confidence: Option<BaselineConfidence>,
     accuracy: Option<Accuracy>,
 }
 
@@ -49,6 +61,8 @@ pub struct BaselineFeature {
     pub spec: BinSpec,
     /// How the reference falls into them.
     pub counts: ReferenceCounts,
+    /// How windows of it are judged.
+    pub table: ScoreTable,
 }
 
 /// How the values of one feature fall into its bins. None is below or above: the guard encloses them.
@@ -70,6 +84,64 @@ impl ReferenceCounts {
         let counts = [self.nan, self.infinity, self.infinity_negative];
         self.bins.iter().chain(&counts).map(|&count| u64::from(count)).sum()
     }
+
+    /// The counts per cell, as detectors and statistics take them: below, the bins, above, not finite.
+    pub fn cells(&self) -> Vec<u32> {
+        let not_finite = [self.nan, self.infinity, self.infinity_negative];
+        let not_finite = not_finite.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
+        [&[0], &self.bins[..], &[0, not_finite]].concat()
+    }
+}
+
+/// How the model answers the reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineClasses {
+    /// How often it answers each class.
+    pub counts: Vec<u32>,
+    /// The cell of each class: with more than 16 classes the rare ones share the last cell.
+    pub cells: Vec<u8>,
+    /// How windows of answers are judged; none where there is one class alone.
+    pub table: Option<ScoreTable>,
+}
+
+impl BaselineClasses {
+    fn cell_count(&self) -> usize {
+        self.cells.iter().max().map_or(0, |last| usize::from(*last) + 1)
+    }
+
+    /// The answers of a window per cell.
+    fn cells_of(&self, classes: &ClassCounts) -> Vec<u32> {
+        let mut counts = vec![0_u32; self.cell_count()];
+        // Classes that profiles count as one, and those that the reference does not have.
+        let last = counts.len() - 1;
+        for (class, count) in classes.classes().iter().enumerate() {
+            let cell = self.cells.get(class).map_or(last, |cell| usize::from(*cell));
+            counts[cell] = counts[cell].saturating_add(*count);
+        }
+        counts[last] = counts[last].saturating_add(classes.other());
+        counts
+    }
+}
+
+/// How sure the model is of its answers to the reference, and how often it is right then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineConfidence {
+    /// The frozen bins.
+    pub spec: ConfidenceSpec,
+    /// How many answers fall into each.
+    pub counts: Vec<u32>,
+    /// How many of them have a label, and how many of these are right, per bin; none without labels.
+    pub judged: Option<Vec<(u32, u32)>>,
+    /// How windows of it are judged.
+    pub table: ScoreTable,
+}
+
+impl BaselineConfidence {
+    /// Labelled answers per bin; none without labels.
+    pub fn judged(&self) -> Option<Vec<Judged>> {
+        let judged = self.judged.as_ref()?;
+        Some(judged.iter().map(|&(total, correct)| Judged { total, correct }).collect())
+    }
 }
 
 /// How often the model was right on labelled reference data.
@@ -88,34 +160,64 @@ impl Accuracy {
     }
 }
 
-/// What a baseline is built from.
+/// What a baseline is built from. Rows are samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReferenceData<'a> {
-    /// The features by name, each with one value per sample.
+    /// The features by name, each with one value per row.
     pub features: &'a [(String, Vec<f32>)],
-    /// How often the model answers each class on the samples.
-    pub class_counts: Option<Vec<u32>>,
-    /// Whether the samples are in the order of time.
+    /// What the model answers, one per row; empty if it answers no classes.
+    pub answers: &'a [ReferenceAnswer],
+    /// How many classes the model has; 0 if it answers none.
+    pub class_count: usize,
+    /// Whether the rows are in the order of time.
     pub order: Order,
-    /// How often the model is right on them.
-    pub accuracy: Option<Accuracy>,
+    /// The session of each row, where rows in the order of time come from several: a window never spans two.
+    /// Empty for one session.
+    pub sessions: &'a [u32],
+    /// When the detectors speak.
+    pub policy: DetectorPolicy,
+}
+
+/// What the model answers to one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ReferenceAnswer {
+    /// The class; none if there is no answer.
+    pub class: Option<u32>,
+    /// The score of the class, 0 to 1; none if it is no probability.
+    pub confidence: Option<f32>,
+    /// Whether the class is right; none without a label.
+    pub correct: Option<bool>,
+}
+
+/// What a detector watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stream<'a> {
+    /// A feature, by name.
+    Feature(&'a str),
+    /// The classes of the answers.
+    Classes,
+    /// How sure the answers are.
+    Confidence,
 }
 
 impl Baseline {
-    /// Freezes bins for the reference and counts it.
+    /// Freezes bins for the reference, counts it, and measures how much its windows vary.
     ///
     /// # Errors
     /// [`Error::Reference`] where there is no sample, a feature has no finite value, features differ in
     /// length or share a name, or a limit is exceeded.
     pub fn build(reference: &ReferenceData<'_>) -> Result<Self, Error> {
         let rows = reference.features.first().map_or(0, |(_, values)| values.len());
-        let feature = |(name, values): &(String, Vec<f32>)| build_feature(name, values, rows);
+        let windows = Windows::of(reference, rows)?;
+        let feature = |(name, values): &(String, Vec<f32>)| build_feature(name, values, &windows);
         let body = Body {
             rows: rows as u64,
             order: reference.order,
+            policy: reference.policy,
             features: reference.features.iter().map(feature).collect::<Result<_, _>>()?,
-            class_counts: reference.class_counts.clone(),
-            accuracy: reference.accuracy,
+            classes: build_classes(reference, &windows),
+            confidence: build_confidence(reference.answers, &windows),
+            accuracy: accuracy(reference.answers),
         };
         check(&body).map_err(|reason| Error::Reference { reason })?;
         let encoded = encode(&body);
@@ -168,9 +270,14 @@ impl Baseline {
         &self.body.features
     }
 
-    /// How often the model answers each class on the reference.
-    pub fn class_counts(&self) -> Option<&[u32]> {
-        self.body.class_counts.as_deref()
+    /// How the model answers the reference, if it answers classes.
+    pub fn classes(&self) -> Option<&BaselineClasses> {
+        self.body.classes.as_ref()
+    }
+
+    /// How sure it is of that, if its scores are probabilities.
+    pub fn confidence(&self) -> Option<&BaselineConfidence> {
+        self.body.confidence.as_ref()
     }
 
     /// How many samples the reference has.
@@ -183,15 +290,103 @@ impl Baseline {
         self.body.order
     }
 
+    /// When the detectors speak.
+    pub fn policy(&self) -> &DetectorPolicy {
+        &self.body.policy
+    }
+
     /// How often the model is right on the reference.
     pub fn accuracy(&self) -> Option<Accuracy> {
         self.body.accuracy
     }
+
+    /// What detectors watch, each with its table: the features in their order, the classes, the confidence.
+    pub fn streams(&self) -> impl Iterator<Item = (Stream<'_>, &ScoreTable)> {
+        let features = self.features().iter();
+        let features = features.map(|feature| (Stream::Feature(&feature.name), &feature.table));
+        let classes = self.classes().and_then(|classes| classes.table.as_ref());
+        let classes = classes.map(|table| (Stream::Classes, table));
+        let confidence = self.confidence().map(|confidence| &confidence.table);
+        let confidence = confidence.map(|table| (Stream::Confidence, table));
+        features.chain(classes).chain(confidence)
+    }
+
+    /// The counts per cell of each stream in a profile, in the order of [`streams`](Self::streams); none if it
+    /// was not counted in these bins.
+    pub fn cells(&self, profile: &GatewayProfile) -> Option<Vec<Vec<u32>>> {
+        if profile.spec_id() != self.spec_id || profile.features().len() != self.features().len() {
+            return None;
+        }
+        let features = self.features().iter().zip(profile.features());
+        let mut cells: Vec<Vec<u32>> =
+            features.map(|(feature, counts)| feature_cells(&feature.spec, counts)).collect();
+        let classes = self.classes().filter(|classes| classes.table.is_some());
+        cells.extend(classes.map(|classes| classes.cells_of(profile.classes())));
+        let confidence = self.confidence().map(|confidence| confidence.spec.bins());
+        cells.extend(confidence.map(|bins| feature_cells(bins, profile.outputs().confidence())));
+        Some(cells)
+    }
 }
 
-fn build_feature(name: &str, values: &[f32], rows: usize) -> Result<BaselineFeature, Error> {
+/// The reference cut into windows in the order of time, if it has one.
+struct Windows {
+    rows: usize,
+    windows: Vec<std::ops::Range<usize>>,
+    cycle_windows: u16,
+    is_ordered: bool,
+}
+
+impl Windows {
+    fn of(reference: &ReferenceData<'_>, rows: usize) -> Result<Self, Error> {
+        let refuse = |what: &str, len: usize| Error::Reference {
+            reason: format!("there are {len} {what} for {rows} samples"),
+        };
+        let (answers, sessions) = (reference.answers.len(), reference.sessions.len());
+        if answers != 0 && answers != rows {
+            return Err(refuse("answers", answers));
+        }
+        if sessions != 0 && sessions != rows {
+            return Err(refuse("sessions", sessions));
+        }
+        let window_rows = usize::from(reference.policy.samples_min());
+        let session = |row: usize| reference.sessions.get(row);
+        let mut windows = Vec::new();
+        let mut begin = 0;
+        for end in 1..=rows {
+            if session(end - 1) != session(begin) {
+                begin = end - 1;
+            }
+            if end - begin == window_rows {
+                windows.push(begin..end);
+                begin = end;
+            }
+        }
+        let cycle_windows = reference.policy.cycle_windows().unwrap_or(0);
+        Ok(Self { rows, windows, cycle_windows, is_ordered: reference.order == Order::Time })
+    }
+
+    /// The table of a stream: `cells` counts all rows, or the rows of one window.
+    fn table(
+        &self,
+        measurement: Measurement,
+        cells: impl Fn(std::ops::Range<usize>) -> Vec<u32>,
+    ) -> Option<ScoreTable> {
+        let all = cells(0..self.rows);
+        let mut calibration = Calibration::unknown();
+        if self.is_ordered {
+            let inflation = VarianceInflation::new(measurement, &all, self.cycle_windows);
+            let mut inflation = inflation.ok()?;
+            self.windows.iter().for_each(|window| inflation.observe(&cells(window.clone())));
+            calibration = inflation.calibration();
+        }
+        ScoreTable::build(measurement, &all, &calibration).ok()
+    }
+}
+
+fn build_feature(name: &str, values: &[f32], windows: &Windows) -> Result<BaselineFeature, Error> {
     let refuse = |reason: String| Error::Reference { reason: format!("feature {name:?} {reason}") };
-    if values.len() != rows {
+    if values.len() != windows.rows {
+        let rows = windows.rows;
         return Err(refuse(format!("has {} values for {rows} samples", values.len())));
     }
     let mut keys: Vec<i32> =
@@ -202,40 +397,166 @@ fn build_feature(name: &str, values: &[f32], rows: usize) -> Result<BaselineFeat
     };
     let spec = BinSpec::new(&edges(&keys), min, max)
         .expect("edges rise and lie between the smallest and the largest key");
-    let mut counts = BinCounts::new();
-    values.iter().for_each(|&value| counts.observe(&spec, key_from_f32(value)));
+    let counts = count(&spec, values);
     if counts.saturated() {
         return Err(refuse("has more values than can be counted".to_owned()));
     }
+    let cells = |rows: std::ops::Range<usize>| feature_cells(&spec, &count(&spec, &values[rows]));
+    let table = windows.table(Measurement::Ordinal, cells).expect("a finite value is in a bin");
     let counts = ReferenceCounts {
         bins: counts.bins()[..spec.bin_count()].to_vec(),
         nan: counts.nan(),
         infinity: counts.infinity(),
         infinity_negative: counts.infinity_negative(),
     };
-    Ok(BaselineFeature { name: name.to_owned(), spec, counts })
+    Ok(BaselineFeature { name: name.to_owned(), spec, counts, table })
 }
 
-/// At most 15 rising edges at the sixteenths of sorted, finite keys.
-///
-/// The value at a quantile may be repeated. Both ends of its run are places for an edge; the one that
-/// is nearer to the quantile is taken. So a value that fills several bins gets one of its own.
+fn count(spec: &BinSpec, values: &[f32]) -> BinCounts {
+    let mut counts = BinCounts::new();
+    values.iter().for_each(|&value| counts.observe_f32(spec, value));
+    counts
+}
+
+/// The counts per cell: below, the bins, above, not finite.
+fn feature_cells(spec: &BinSpec, counts: &BinCounts) -> Vec<u32> {
+    let not_finite = [counts.nan(), counts.infinity(), counts.infinity_negative()];
+    let not_finite = not_finite.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
+    let bins = &counts.bins()[..spec.bin_count()];
+    [&[counts.below()], bins, &[counts.above(), not_finite]].concat()
+}
+
+fn build_classes(reference: &ReferenceData<'_>, windows: &Windows) -> Option<BaselineClasses> {
+    let class_of = |answer: &ReferenceAnswer| answer.class.map(|class| class as usize);
+    let class_count = reference.class_count.min(LABELS_MAX);
+    if class_count == 0 || reference.answers.is_empty() {
+        return None;
+    }
+    let mut counts = vec![0_u32; class_count];
+    for class in reference.answers.iter().filter_map(class_of) {
+        if let Some(count) = counts.get_mut(class) {
+            *count = count.saturating_add(1);
+        }
+    }
+    let cells = class_cells(&counts);
+    let cell_count = class_count.min(CLASS_CELLS_MAX);
+    let count = |rows: std::ops::Range<usize>| {
+        let mut counts = vec![0_u32; cell_count];
+        for class in reference.answers[rows].iter().filter_map(class_of) {
+            if let Some(cell) = cells.get(class) {
+                counts[usize::from(*cell)] += 1;
+            }
+        }
+        counts
+    };
+    let table = (cell_count > 1).then(|| windows.table(Measurement::Nominal, count)).flatten();
+    Some(BaselineClasses { counts, cells, table })
+}
+
+/// The cell of each class: its own, or with more classes than cells one for the most frequent, and the last for
+/// all others. Classes that profiles do not count apart are among these.
+fn class_cells(counts: &[u32]) -> Vec<u8> {
+    let cell = |cell: usize| u8::try_from(cell).expect("there are at most 16 cells");
+    if counts.len() <= CLASS_CELLS_MAX {
+        return (0..counts.len()).map(cell).collect();
+    }
+    let mut by_count: Vec<usize> = (0..counts.len().min(CLASS_COUNT_MAX)).collect();
+    by_count.sort_by_key(|&class| std::cmp::Reverse(counts[class]));
+    let mut cells = vec![cell(CLASS_CELLS_MAX - 1); counts.len()];
+    for (place, class) in by_count.into_iter().take(CLASS_CELLS_MAX - 1).enumerate() {
+        cells[class] = cell(place);
+    }
+    cells
+}
+
+fn build_confidence(answers: &[ReferenceAnswer], windows: &Windows) -> Option<BaselineConfidence> {
+    let confidences = |rows: std::ops::Range<usize>| -> Vec<f32> {
+        answers[rows].iter().filter_map(|answer| answer.confidence).collect()
+    };
+    let known = answers.iter().filter_map(|answer| Some((answer.confidence?, answer.correct?)));
+    let known: Vec<(f32, bool)> = known.collect();
+    let spec = confidence_spec(&confidences(0..answers.len()), &known)?;
+    let counts = count(spec.bins(), &confidences(0..answers.len()));
+    let judged = (!known.is_empty()).then(|| {
+        let mut judged = vec![(0_u32, 0_u32); spec.bins().bin_count()];
+        for (confidence, correct) in known {
+            if let Some(bin) = spec.bin(confidence) {
+                judged[bin].0 += 1;
+                judged[bin].1 += u32::from(correct);
+            }
+        }
+        judged
+    });
+    let cells = |rows: std::ops::Range<usize>| {
+        feature_cells(spec.bins(), &count(spec.bins(), &confidences(rows)))
+    };
+    let table = windows.table(Measurement::Ordinal, cells)?;
+    let counts = counts.bins()[..spec.bins().bin_count()].to_vec();
+    Some(BaselineConfidence { spec, counts, judged, table })
+}
+
+/// Bins from 0 to 1 at the quantiles of `all`. One edge is the threshold of ATC: as many of the labelled answers
+/// lie at or above it as are right.
+fn confidence_spec(all: &[f32], known: &[(f32, bool)]) -> Option<ConfidenceSpec> {
+    let is_share = |value: &f32| (0.0..=1.0).contains(value);
+    let sorted = |values: &mut dyn Iterator<Item = f32>| {
+        let mut keys: Vec<i32> = values.filter(is_share).map(key_from_f32).collect();
+        keys.sort_unstable();
+        keys
+    };
+    let keys = sorted(&mut all.iter().copied());
+    if keys.is_empty() {
+        return None;
+    }
+    let mut edges = edges(&keys);
+    let labelled = sorted(&mut known.iter().map(|(confidence, _)| *confidence));
+    let wrong = known.iter().filter(|(value, correct)| is_share(value) && !correct).count();
+    let threshold = match labelled.get(wrong).or(labelled.last()) {
+        Some(threshold) => *threshold,
+        None => edges.get(edges.len() / 2).copied().unwrap_or(keys[0]),
+    };
+    let place = edges.partition_point(|edge| *edge < threshold);
+    match edges.get(place) {
+        Some(edge) if *edge == threshold => {}
+        _ if edges.len() < BIN_COUNT_MAX - 1 => edges.insert(place, threshold),
+        // The nearest edge gives way.
+        Some(_) => edges[place] = threshold,
+        None => edges[place - 1] = threshold,
+    }
+    let place = edges.partition_point(|edge| *edge < threshold);
+    let bins = BinSpec::new(&edges, key_from_f32(0.0), key_from_f32(1.0)).ok()?;
+    ConfidenceSpec::new(bins, u8::try_from(place).expect("there are at most 15 edges")).ok()
+}
+
+fn accuracy(answers: &[ReferenceAnswer]) -> Option<Accuracy> {
+    let judged = || answers.iter().filter_map(|answer| answer.correct);
+    let (rows, correct) = (judged().count() as u64, judged().filter(|correct| *correct).count());
+    (rows > 0).then_some(Accuracy { correct: correct as u64, rows })
+}
+
+/// At most 15 rising edges that share sorted, finite keys among 16 bins. A value with a share of its own or more gets
+/// a bin of its own, and what remains is shared among the bins that remain.
 fn edges(keys: &[i32]) -> Vec<i32> {
-    let bin_count = EDGE_COUNT_MAX + 1;
     let integers = keys.iter().all(|&key| f32_from_key(key).fract() == 0.0);
-    let ranks: BTreeSet<usize> = (1..bin_count)
-        .map(|k| {
-            let target = k * keys.len();
-            let value = keys[target / bin_count];
-            let run_start = keys.partition_point(|&key| key < value);
-            let run_end = keys.partition_point(|&key| key <= value);
-            let start_is_nearer =
-                target.abs_diff(run_start * bin_count) <= target.abs_diff(run_end * bin_count);
-            if start_is_nearer { run_start } else { run_end }
-        })
-        .filter(|&rank| rank > 0 && rank < keys.len())
-        .collect();
-    ranks.into_iter().map(|rank| edge_between(keys[rank - 1], keys[rank], integers)).collect()
+    let mut edges: Vec<i32> = Vec::new();
+    let (mut begin, mut end) = (0, 0);
+    for ties in keys.chunk_by(|a, b| a == b) {
+        let before = end;
+        end += ties.len();
+        let fills = |edges: &[i32], begin: usize, len: usize| {
+            len * (BIN_COUNT_MAX - edges.len()) >= keys.len() - begin
+        };
+        let has_room = |edges: &[i32]| edges.len() < BIN_COUNT_MAX - 1;
+        if before > begin && has_room(&edges) && fills(&edges, before, ties.len()) {
+            edges.push(edge_between(keys[before - 1], keys[before], integers));
+            begin = before;
+        }
+        if end < keys.len() && has_room(&edges) && fills(&edges, begin, end - begin) {
+            edges.push(edge_between(keys[end - 1], keys[end], integers));
+            begin = end;
+        }
+    }
+    edges
 }
 
 /// An edge that leaves `left` on its left and `right` on its right: `left < edge <= right`.
@@ -257,11 +578,11 @@ fn check(body: &Body) -> Result<(), String> {
     }
     let mut names = BTreeSet::new();
     body.features.iter().try_for_each(|feature| check_feature(feature, body.rows, &mut names))?;
-    if let Some(counts) = &body.class_counts {
-        let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
-        if counts.is_empty() || counts.len() > LABELS_MAX || total > body.rows {
-            return Err("the class counts do not fit the samples".to_owned());
-        }
+    if let Some(classes) = &body.classes {
+        check_classes(classes, body.rows)?;
+    }
+    if let Some(confidence) = &body.confidence {
+        check_confidence(confidence, body.rows)?;
     }
     match body.accuracy {
         Some(Accuracy { correct, rows }) if correct > rows || rows == 0 || rows > body.rows => {
@@ -286,6 +607,45 @@ fn check_feature<'a>(
     let counts = &feature.counts;
     if counts.bins.len() != feature.spec.bin_count() || counts.total() != rows {
         return Err(format!("the counts of feature {name:?} do not fit its bins and the samples"));
+    }
+    if feature.table.cell_count() != counts.cells().len() {
+        return Err(format!("the scores of feature {name:?} do not fit its bins"));
+    }
+    Ok(())
+}
+
+fn check_classes(classes: &BaselineClasses, rows: u64) -> Result<(), String> {
+    let BaselineClasses { counts, cells, table } = classes;
+    let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+    if counts.is_empty() || counts.len() > LABELS_MAX || total > rows {
+        return Err("the class counts do not fit the samples".to_owned());
+    }
+    if *cells != class_cells(counts) {
+        return Err("the cells do not fit the class counts".to_owned());
+    }
+    match table {
+        Some(table) if table.cell_count() != classes.cell_count() => {
+            Err("the scores of the classes do not fit their cells".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_confidence(confidence: &BaselineConfidence, rows: u64) -> Result<(), String> {
+    let BaselineConfidence { spec, counts, judged, table } = confidence;
+    let total: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+    if counts.len() != spec.bins().bin_count() || total > rows {
+        return Err("the counts of the confidence do not fit its bins and the samples".to_owned());
+    }
+    let fits = |judged: &Vec<(u32, u32)>| {
+        judged.len() == counts.len()
+            && judged
+                .iter()
+                .zip(counts)
+                .all(|((total, right), count)| right <= total && total <= count)
+    };
+    if !judged.as_ref().is_none_or(fits) || table.cell_count() != counts.len() + 3 {
+        return Err("what is known of the confidence does not fit its bins".to_owned());
     }
     Ok(())
 }
@@ -382,9 +742,9 @@ mod tests {
     fn a_baseline_of_another_version_or_with_other_bytes_is_refused() {
         let bytes = build(&[("a", vec![1.0, 2.0])]).expect("finite").encode();
         let mut newer = bytes.clone();
-        newer[0] = 2;
-        let error = Baseline::decode(&newer).expect_err("version 2");
-        assert!(error.to_string().contains("version is 2"), "{error}");
+        newer[0] = 3;
+        let error = Baseline::decode(&newer).expect_err("version 3");
+        assert!(error.to_string().contains("version is 3"), "{error}");
         for len in 0..bytes.len() {
             assert!(Baseline::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
         }
@@ -392,30 +752,85 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_of_version_1_stays_as_it_is() {
+    fn the_encoding_of_version_2_stays_as_it_is() {
         let features = [("a".to_owned(), vec![1.0, 2.0, 2.0])];
+        let answer = |class, correct| ReferenceAnswer {
+            class: Some(class),
+            confidence: Some(0.75),
+            correct: Some(correct),
+        };
         let reference = ReferenceData {
             features: &features,
-            class_counts: Some(vec![2, 1]),
+            answers: &[answer(0, true), answer(0, true), answer(1, false)],
+            class_count: 2,
             order: Order::Time,
-            accuracy: Some(Accuracy { correct: 2, rows: 3 }),
+            ..ReferenceData::default()
         };
         let baseline = Baseline::build(&reference).expect("finite");
-        let golden: &[u8] = &[
-            1, // version
-            3, // rows
-            1, // order: time
-            1, 1, b'a', // one feature with its name
-            1, 0x80, 0x80, 0x80, 0xfc, 7, // one edge: 1.5
-            0x80, 0x80, 0x80, 0xf8, 7, // min: 1.0
-            0x80, 0x80, 0x80, 0x80, 8, // max: 2.0
-            2, 1, 2, 0, 0, 0, // two bins; NaN, +inf, -inf
-            1, 2, 2, 1, // class counts
-            1, 2, 3, // accuracy
-        ];
-        assert_eq!(baseline.encode(), golden);
-        assert_eq!(Baseline::decode(golden).expect("our own"), baseline);
-        assert_eq!(baseline.spec_id().0[..], digest_of(golden).0[..8]);
+        let encoded = baseline.encode();
+        let digest = digest_of(&encoded).hex().to_string();
+        assert_eq!(
+            (encoded.len(), &digest[..16]),
+            (612, "d72da1580bc79274"),
+            "a new encoding is a new version"
+        );
+        assert_eq!(Baseline::decode(&encoded).expect("our own"), baseline);
+        assert_eq!(baseline.spec_id().0[..], digest_of(&encoded).0[..8]);
+        assert_eq!(baseline.accuracy(), Some(Accuracy { correct: 2, rows: 3 }));
+        let classes = baseline.classes().expect("there are answers");
+        assert_eq!((&classes.counts[..], &classes.cells[..]), (&[2, 1][..], &[0, 1][..]));
+        let confidence = baseline.confidence().expect("they have scores");
+        assert_eq!(confidence.counts.iter().sum::<u32>(), 3);
+        assert_eq!(baseline.streams().count(), 3);
+    }
+
+    #[test]
+    fn the_threshold_of_confidence_leaves_as_many_answers_above_as_are_right() {
+        let answers: Vec<ReferenceAnswer> = (0..1000)
+            .map(|row| ReferenceAnswer {
+                class: Some(0),
+                confidence: Some(row as f32 / 1000.0),
+                correct: Some(row % 10 < 7),
+            })
+            .collect();
+        let features = [("a".to_owned(), vec![1.0; 1000])];
+        let reference = ReferenceData {
+            features: &features,
+            answers: &answers,
+            class_count: 1,
+            ..ReferenceData::default()
+        };
+        let baseline = Baseline::build(&reference).expect("finite");
+        let confidence = baseline.confidence().expect("they have scores");
+        let above = &confidence.counts[confidence.spec.threshold_bin()..];
+        assert_eq!(above.iter().sum::<u32>(), 700);
+        assert!(baseline.classes().expect("there are answers").table.is_none(), "one class");
+    }
+
+    #[test]
+    fn more_classes_than_cells_share_the_last_one() {
+        let counts: Vec<u32> = (0..100).collect();
+        let cells = class_cells(&counts);
+        assert_eq!((cells[63], cells[62], cells[49]), (0, 1, 14));
+        assert!(cells[..49].iter().chain(&cells[64..]).all(|cell| *cell == 15));
+    }
+
+    #[test]
+    fn windows_do_not_span_sessions() {
+        let rows = 1000;
+        let features = [("a".to_owned(), vec![1.0; rows])];
+        let sessions: Vec<u32> = (0..rows as u32).map(|row| u32::from(row >= 510)).collect();
+        let reference = ReferenceData {
+            features: &features,
+            sessions: &sessions,
+            order: Order::Time,
+            ..ReferenceData::default()
+        };
+        let windows = Windows::of(&reference, rows).expect("they fit").windows;
+        assert_eq!(windows, [0..250, 250..500, 510..760]);
+        let short = ReferenceData { sessions: &sessions[1..], ..reference };
+        let error = Baseline::build(&short).expect_err("999 sessions");
+        assert!(error.to_string().contains("999 sessions for 1000 samples"), "{error}");
     }
 
     fn column() -> impl Strategy<Value = Vec<f32>> {

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use selvedge_sketch::SpecId;
 use selvedge_wire::Digest;
 
 use crate::ManifestError;
@@ -145,6 +146,14 @@ pub enum Error {
         /// What is wrong; both shapes where shapes differ.
         reason: String,
     },
+    /// A profile or a monitor is not of this baseline.
+    #[error("what was counted with {profile} cannot be judged with the baseline {baseline}")]
+    Drift {
+        /// What was counted with.
+        profile: SpecId,
+        /// The baseline.
+        baseline: SpecId,
+    },
     /// Reference data gives no baseline.
     #[error("no baseline: {reason}")]
     Reference {
@@ -185,6 +194,7 @@ impl Error {
             | Self::Patch { .. } => ErrorKind::Peer,
             Self::Tensor { .. }
             | Self::Reference { .. }
+            | Self::Drift { .. }
             | Self::Key { .. }
             | Self::Occupied { .. } => ErrorKind::Operator,
         }

@@ -14,6 +14,7 @@ mod baseline;
 mod chunk;
 mod cut;
 mod digest;
+mod drift;
 mod error;
 #[cfg(test)]
 mod example;
@@ -30,9 +31,13 @@ mod onnx;
 mod patch;
 mod tensor;
 
-pub use baseline::{Accuracy, Baseline, BaselineFeature, ReferenceCounts, ReferenceData};
+pub use baseline::{
+    Accuracy, Baseline, BaselineClasses, BaselineConfidence, BaselineFeature, ReferenceAnswer,
+    ReferenceCounts, ReferenceData, Stream,
+};
 pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
 pub use digest::digest_of;
+pub use drift::{DriftMonitor, DriftReport, StreamReport};
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
 pub use layout::{BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE};

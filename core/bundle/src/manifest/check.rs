@@ -29,6 +29,11 @@ pub(super) fn check(draft: &ManifestDraft) -> Checked {
         check_name("resources.latency_p95_us", board)?;
     }
     check_update(draft)?;
+    rule(
+        "drift",
+        draft.drift.detector().is_ok(),
+        "alarm_windows is at least 2, samples_min and clear_windows 1",
+    )?;
     check_provenance(&draft.provenance)
 }
 

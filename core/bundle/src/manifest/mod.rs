@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Deref, path::PathBuf, str::FromStr};
 
+use selvedge_sketch::DetectorPolicy;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
@@ -501,13 +502,43 @@ pub enum Order {
     Time,
 }
 
-/// The drift policy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// When a device says that the world, or the model, has changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct DriftPolicy {
     /// Whether the reference samples were in the order of time.
-    #[serde(default)]
     pub order: Order,
+    /// At most one false alarm in so many windows, on average and over all that is watched of a slot.
+    pub alarm_windows: u32,
+    /// The fewest samples of a window that is tested; smaller ones are tested together.
+    pub samples_min: u16,
+    /// After how many windows a rhythm repeats; 0 for none.
+    pub cycle_windows: u16,
+    /// A drift is over after so many windows in a row with little evidence for it.
+    pub clear_windows: u16,
+}
+
+impl DriftPolicy {
+    /// The detectors' policy.
+    ///
+    /// # Errors
+    /// [`selvedge_sketch::Error::Policy`] if a number is below the least.
+    pub fn detector(&self) -> Result<DetectorPolicy, selvedge_sketch::Error> {
+        let Self { alarm_windows, samples_min, cycle_windows, clear_windows, order: _ } = *self;
+        DetectorPolicy::new(alarm_windows, samples_min, cycle_windows, clear_windows)
+    }
+}
+
+impl Default for DriftPolicy {
+    fn default() -> Self {
+        Self {
+            order: Order::None,
+            alarm_windows: 10_000,
+            samples_min: 250,
+            cycle_windows: 0,
+            clear_windows: 10,
+        }
+    }
 }
 
 /// What a device lets the bundle do before it trusts it: a trial before it answers, and a probation

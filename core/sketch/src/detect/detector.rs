@@ -66,6 +66,16 @@ impl DetectorPolicy {
         self.alarm
     }
 
+    /// The fewest samples of a window that is tested.
+    pub const fn samples_min(&self) -> u16 {
+        self.form.samples_min
+    }
+
+    /// On average there are at least so many windows between false alarms.
+    pub const fn alarm_windows(&self) -> u32 {
+        self.form.alarm_windows
+    }
+
     /// The windows of a cycle, or `None` where there is no rhythm.
     pub const fn cycle_windows(&self) -> Option<u16> {
         if self.form.cycle_windows > 1 { Some(self.form.cycle_windows) } else { None }
