@@ -50,6 +50,9 @@ pub struct BinSpec {
     order_min: i32,
     order_span: u32,
     fixed_point: FixedPoint,
+    // The ends of the guard in units, which is what values beyond it enter the sums as.
+    units_min: i32,
+    units_max: i32,
 }
 
 impl BinSpec {
@@ -61,7 +64,8 @@ impl BinSpec {
     pub fn new(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
         check(edges, min, max)?;
         let fixed_point = FixedPoint::of_floats(edges, min, max);
-        Ok(Self::checked(edges, min, max, Values::Floats, fixed_point))
+        let units = (fixed_point.units(min), fixed_point.units(max));
+        Ok(Self::checked(edges, (min, max), Values::Floats, fixed_point, units))
     }
 
     /// A spec for integers that are their own keys.
@@ -71,7 +75,8 @@ impl BinSpec {
     pub fn integers(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
         check(edges, min, max)?;
         let fixed_point = FixedPoint::of_integers(edges, min, max);
-        Ok(Self::checked(edges, min, max, Values::Integers, fixed_point))
+        let units = (fixed_point.units(min), fixed_point.units(max));
+        Ok(Self::checked(edges, (min, max), Values::Integers, fixed_point, units))
     }
 
     /// A spec for floats whose edges and guard lie between the codes of `grid`, so that a value, and
@@ -99,8 +104,10 @@ impl BinSpec {
         let fixed_point = FixedPoint::of_grid(&grid, &of_codes);
         let snapped: heapless::Vec<i32, EDGE_COUNT_MAX> =
             codes.iter().map(|&code| grid.cell_start(code)).collect();
-        let (min, max) = (grid.cell_start(code_min), grid.cell_start(code_max + 1) - 1);
-        Ok(Self::checked(&snapped, min, max, Values::FloatsOnGrid(grid), fixed_point))
+        let guard = (grid.cell_start(code_min), grid.cell_start(code_max + 1) - 1);
+        // At the very border of a cell a float may be rounded away from its code.
+        let units = (of_codes.units(code_min), of_codes.units(code_max));
+        Ok(Self::checked(&snapped, guard, Values::FloatsOnGrid(grid), fixed_point, units))
     }
 
     /// The spec of the same feature for whoever counts its codes: each code is its own key. `None`
@@ -115,10 +122,10 @@ impl BinSpec {
 
     fn checked(
         edges: &[i32],
-        min: i32,
-        max: i32,
+        (min, max): (i32, i32),
         values: Values,
         fixed_point: FixedPoint,
+        (units_min, units_max): (i32, i32),
     ) -> Self {
         let order = |key: i32| match values {
             Values::Integers => key,
@@ -132,7 +139,18 @@ impl BinSpec {
         let order_min = order(min);
         // The end of the guard is the last value before the next key.
         let order_span = (order(max + 1) - 1).wrapping_sub(order_min).cast_unsigned();
-        Self { edges, min, max, values, order_edges, order_min, order_span, fixed_point }
+        Self {
+            edges,
+            min,
+            max,
+            values,
+            order_edges,
+            order_min,
+            order_span,
+            fixed_point,
+            units_min,
+            units_max,
+        }
     }
 
     /// The edges, in rising order.
@@ -229,8 +247,8 @@ impl TryFrom<SpecForm> for BinSpec {
             Values::Integers => Self::integers(&form.edges, form.min, form.max),
             Values::FloatsOnGrid(grid) => {
                 let spec = Self::on_grid(&form.edges, form.min, form.max, grid)?;
-                let is_snapped = spec.edges() == &form.edges[..]
-                    && (spec.min, spec.max) == (form.min, form.max);
+                let is_snapped =
+                    spec.edges() == &form.edges[..] && (spec.min, spec.max) == (form.min, form.max);
                 if is_snapped { Ok(spec) } else { Err(Error::OffGrid) }
             }
         }
@@ -292,10 +310,13 @@ impl BinCounts {
             None => spec.slot_outside(key),
         };
         self.counts.add(slot, count);
-        if slot <= SLOT_ABOVE {
-            let units = spec.fixed_point.units(key.clamp(spec.min, spec.max));
-            self.moments.add_many(units, count);
-        }
+        let units = match slot {
+            SLOT_BELOW => spec.units_min,
+            SLOT_ABOVE => spec.units_max,
+            SLOT_NAN.. => return,
+            _ => spec.fixed_point.units(key),
+        };
+        self.moments.add_many(units, count);
     }
 
     /// Adds what `other` counted with the same spec.
@@ -447,6 +468,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::f32_from_key;
 
     fn spec() -> impl Strategy<Value = BinSpec> {
         prop::collection::btree_set(-1000..1000i32, 1..=EDGE_COUNT_MAX + 2).prop_map(
@@ -530,6 +552,35 @@ mod tests {
                 prop_assert_eq!(counts.above(), 1);
             } else {
                 prop_assert_eq!(counts.bins()[bin_by_definition(&spec, key)], 1);
+            }
+        }
+
+        #[test]
+        fn floats_and_integers_are_counted_as_their_keys(
+            edges in prop::collection::btree_set(any::<f32>().prop_map(key_from_f32), 2..20),
+            value: f32,
+            key: i32,
+        ) {
+            let edges: Vec<i32> = edges.into_iter().collect();
+            let inner = &edges[1..edges.len() - 1];
+            let (min, max) = (edges[0], edges[edges.len() - 1]);
+            if let (Ok(floats), Ok(integers)) =
+                (BinSpec::new(inner, min, max), BinSpec::integers(inner, min, max))
+            {
+                for value in [value, f32_from_key(key), 0.0, -0.0] {
+                    let (mut by_value, mut by_key) = (BinCounts::new(), BinCounts::new());
+                    by_value.observe_f32(&floats, value);
+                    by_key.observe(&floats, key_from_f32(value));
+                    prop_assert_eq!(&by_value, &by_key);
+                    let mut of_integers = BinCounts::new();
+                    of_integers.observe(&integers, key_from_f32(value));
+                    prop_assert_eq!(by_value.bins(), of_integers.bins());
+                    prop_assert_eq!(by_value.counts, of_integers.counts);
+                }
+                let (mut by_value, mut by_key) = (BinCounts::new(), BinCounts::new());
+                by_value.observe_integer(&integers, key);
+                by_key.observe(&integers, key);
+                prop_assert_eq!(by_value, by_key);
             }
         }
 

@@ -88,7 +88,9 @@ impl fmt::Display for Error {
             Self::OffGrid => "the spec's edges or guard do not lie between the codes of its grid",
             Self::OutputsUnexpected => "the profile counts outputs where none are kept",
             Self::Dimension => "the vector does not have the length of those before it",
-            Self::Confidence => "the confidence bins do not span 0 to 1 with the threshold as an edge",
+            Self::Confidence => {
+                "the confidence bins do not span 0 to 1 with the threshold as an edge"
+            }
         })
     }
 }

@@ -23,9 +23,8 @@ pub struct LinearSums {
 }
 
 impl LinearSums {
-    pub(crate) const ENCODED_BYTES_MAX: usize = VARINT_BYTES_MAX
-        + Counts::<1>::ENCODED_BYTES_MAX
-        + DIMENSION_MAX * VARINT_U64_BYTES_MAX;
+    pub(crate) const ENCODED_BYTES_MAX: usize =
+        VARINT_BYTES_MAX + Counts::<1>::ENCODED_BYTES_MAX + DIMENSION_MAX * VARINT_U64_BYTES_MAX;
 
     /// Nothing summed.
     pub const fn new() -> Self {
