@@ -409,6 +409,7 @@ mod tests {
             1, 0x80, 0x80, 0x80, 0xfc, 7, // one edge: 1.5
             0x80, 0x80, 0x80, 0xf8, 7, // min: 1.0
             0x80, 0x80, 0x80, 0x80, 8, // max: 2.0
+            0, // floats
             2, 1, 2, 0, 0, 0, // two bins; NaN, +inf, -inf
             1, 2, 2, 1, // class counts
             1, 2, 3, // accuracy

@@ -44,9 +44,10 @@ pub struct BinSpec {
     min: i32,
     max: i32,
     values: Values,
-    // What follows is derived from the above for the update path: there values are compared in the
-    // order of `order_from_bits`, in which unused edges hold `i32::MAX`, and no value of a bin reaches that.
-    order_edges: [i32; EDGE_COUNT_MAX],
+    // What follows is derived from the above for the update path. Values are compared by how far they are
+    // above the guard's `min`, in the order of `order_from_bits`; unused edges hold `u32::MAX`, which no
+    // value of a bin reaches.
+    order_edges: [u32; EDGE_COUNT_MAX],
     order_min: i32,
     order_span: u32,
     fixed_point: FixedPoint,
@@ -131,12 +132,12 @@ impl BinSpec {
             Values::Integers => key,
             Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
         };
-        let mut order_edges = [i32::MAX; EDGE_COUNT_MAX];
+        let order_min = order(min);
+        let mut order_edges = [u32::MAX; EDGE_COUNT_MAX];
         for (place, &edge) in order_edges.iter_mut().zip(edges) {
-            *place = order(edge);
+            *place = order(edge).wrapping_sub(order_min).cast_unsigned();
         }
         let edges = heapless::Vec::from_slice(edges).expect("there are at most 15 edges");
-        let order_min = order(min);
         // The end of the guard is the last value before the next key.
         let order_span = (order(max + 1) - 1).wrapping_sub(order_min).cast_unsigned();
         Self {
@@ -184,13 +185,25 @@ impl BinSpec {
             Values::Integers => key,
             Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
         };
-        self.encloses(order).then(|| self.bin_of(order))
+        self.bin_in_order(order)
     }
 
-    /// One comparison for both ends of the guard.
+    /// One comparison for both ends of the guard, and a binary search whose four steps do not depend on
+    /// the value: the bin is how many edges are not above it.
     #[inline]
-    const fn encloses(&self, order: i32) -> bool {
-        order.wrapping_sub(self.order_min).cast_unsigned() <= self.order_span
+    fn bin_in_order(&self, order: i32) -> Option<usize> {
+        let above_min = order.wrapping_sub(self.order_min).cast_unsigned();
+        if above_min > self.order_span {
+            return None;
+        }
+        // Twice the bin, which spares the compiler an instruction with the last step.
+        let mut twice = 0;
+        for step in [8, 4, 2, 1] {
+            if self.order_edges[twice / 2 + step - 1] <= above_min {
+                twice += 2 * step;
+            }
+        }
+        Some(twice / 2)
     }
 
     fn slot_outside(&self, key: i32) -> usize {
@@ -201,19 +214,6 @@ impl BinSpec {
             Ordering::Less if key < self.min => SLOT_BELOW,
             Ordering::Less => SLOT_ABOVE,
         }
-    }
-
-    /// How many edges are not above a value: a binary search whose four steps do not depend on it.
-    #[inline]
-    fn bin_of(&self, order: i32) -> usize {
-        // Twice the bin, which spares the compiler an instruction with the last step.
-        let mut twice = 0;
-        for step in [8, 4, 2, 1] {
-            if self.order_edges[twice / 2 + step - 1] <= order {
-                twice += 2 * step;
-            }
-        }
-        twice / 2
     }
 }
 
@@ -281,12 +281,12 @@ impl BinCounts {
     pub fn observe_f32(&mut self, spec: &BinSpec, value: f32) {
         debug_assert!(spec.fixed_point.is_of_floats(), "the spec's keys are those of floats");
         let bits = value.to_bits();
-        let order = order_from_bits(bits);
-        if spec.encloses(order) {
-            self.counts.increment(SLOT_BINS + spec.bin_of(order));
-            self.moments.add(spec.fixed_point.units_of_float(bits));
-        } else {
-            self.observe_many(spec, key_from_f32(value), 1);
+        match spec.bin_in_order(order_from_bits(bits)) {
+            Some(bin) => {
+                self.counts.increment(SLOT_BINS + bin);
+                self.moments.add(spec.fixed_point.units_of_float(bits));
+            }
+            None => self.observe_many(spec, key_from_f32(value), 1),
         }
     }
 
@@ -294,11 +294,12 @@ impl BinCounts {
     #[inline]
     pub fn observe_integer(&mut self, spec: &BinSpec, value: i32) {
         debug_assert!(!spec.fixed_point.is_of_floats(), "the spec's keys are integers");
-        if spec.encloses(value) {
-            self.counts.increment(SLOT_BINS + spec.bin_of(value));
-            self.moments.add(spec.fixed_point.units_of_integer(value));
-        } else {
-            self.observe_many(spec, value, 1);
+        match spec.bin_in_order(value) {
+            Some(bin) => {
+                self.counts.increment(SLOT_BINS + bin);
+                self.moments.add(spec.fixed_point.units_of_integer(value));
+            }
+            None => self.observe_many(spec, value, 1),
         }
     }
 

@@ -133,7 +133,8 @@ mod tests {
             // Somewhere in the cell, as quantiles of floats that were never quantised lie.
             let key = |code: i32| {
                 let (start, end) = (grid.cell_start(code), grid.cell_start(code + 1) - 1);
-                start + ((i64::from(end) - i64::from(start)) * i64::from(within) / 1000) as i32
+                let (start, end) = (i64::from(start), i64::from(end));
+                (start + (end - start) * i64::from(within) / 1000) as i32
             };
             let keys: Vec<i32> = codes.into_iter().map(key).collect();
             let (edges, ends) = (&keys[1..keys.len() - 1], (keys[0], keys[keys.len() - 1]));
@@ -170,11 +171,10 @@ mod tests {
             sample in prop::collection::vec((any::<i8>(), -0.484..0.484f64), 0..40),
         ) {
             let codes_spec = spec.codes().expect("the spec has a grid");
-            let shift = i32::from(i8::MIN) - (grid.zero_point() - 128);
             let (mut node, mut gateway, mut raw) =
                 (BinCounts::new(), BinCounts::new(), BinCounts::new());
             for &(code, within) in &sample {
-                let code = i32::from(code) - shift;
+                let code = grid.zero_point() + i32::from(code);
                 node.observe_integer(&codes_spec, code);
                 gateway.observe_f32(&spec, f32_from_key(grid.key(code)));
                 let value = f64::from(grid.scale())
