@@ -8,7 +8,7 @@ use std::{
 
 use selvedge_bundle::{Bundle, DType, Limits, SampleSpec};
 use selvedge_runtime::Sample;
-use selvedge_sketch::{GatewayProfile, key_from_f32};
+use selvedge_sketch::GatewayProfile;
 use selvedge_trust::{
     Answer, BundleTarget, DeviceKey, Limits as TrustLimits, MessageSigner, Next, PublicKey,
     Refresh, Repository, Request, RoleName, SystemRandom, TargetFile, TrustedMetadata, UnixMillis,
@@ -195,7 +195,7 @@ fn profile(model: &LoadedModel) -> Result<String, String> {
     }
     let values = model.answerer.features(&sample).unwrap_or_default();
     for (feature, (value, bins)) in values.iter().zip(bins).enumerate() {
-        profile.observe_feature(feature, bins, key_from_f32(*value));
+        profile.observe_f32(feature, bins, *value);
     }
     let bytes = encode_profile(&profile);
     match GatewayProfile::decode(&bytes) {

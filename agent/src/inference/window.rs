@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use selvedge_runtime::{Answer, Sample};
-use selvedge_sketch::{GatewayProfile, key_from_f32};
+use selvedge_sketch::GatewayProfile;
 use selvedge_wire::{Digest, ProfileOrigin, ProfileRecord, SlotName, WindowRange};
 
 use crate::{clock::SharedClock, record::encode_profile};
@@ -59,7 +59,7 @@ impl Window {
         }
         let values = model.answerer.features(sample).unwrap_or_default();
         for (feature, (value, bins)) in values.iter().zip(&model.features.bins).enumerate() {
-            open.profile.observe_feature(feature, bins, key_from_f32(*value));
+            open.profile.observe_f32(feature, bins, *value);
         }
     }
 

@@ -44,12 +44,16 @@ pub struct BinSpec {
     min: i32,
     max: i32,
     values: Values,
-    // What follows is derived from the above for the update path: there values are compared in the
-    // order of `order_from_bits`, in which unused edges hold `i32::MAX`, and no value of a bin reaches that.
-    order_edges: [i32; EDGE_COUNT_MAX],
+    // What follows is derived from the above for the update path. Values are compared by how far they are
+    // above the guard's `min`, in the order of `order_from_bits`; unused edges hold `u32::MAX`, which no
+    // value of a bin reaches.
+    order_edges: [u32; EDGE_COUNT_MAX],
     order_min: i32,
     order_span: u32,
     fixed_point: FixedPoint,
+    // The ends of the guard in units, which is what values beyond it enter the sums as.
+    units_min: i32,
+    units_max: i32,
 }
 
 impl BinSpec {
@@ -61,7 +65,8 @@ impl BinSpec {
     pub fn new(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
         check(edges, min, max)?;
         let fixed_point = FixedPoint::of_floats(edges, min, max);
-        Ok(Self::checked(edges, min, max, Values::Floats, fixed_point))
+        let units = (fixed_point.units(min), fixed_point.units(max));
+        Ok(Self::checked(edges, (min, max), Values::Floats, fixed_point, units))
     }
 
     /// A spec for integers that are their own keys.
@@ -71,7 +76,8 @@ impl BinSpec {
     pub fn integers(edges: &[i32], min: i32, max: i32) -> Result<Self, Error> {
         check(edges, min, max)?;
         let fixed_point = FixedPoint::of_integers(edges, min, max);
-        Ok(Self::checked(edges, min, max, Values::Integers, fixed_point))
+        let units = (fixed_point.units(min), fixed_point.units(max));
+        Ok(Self::checked(edges, (min, max), Values::Integers, fixed_point, units))
     }
 
     /// A spec for floats whose edges and guard lie between the codes of `grid`, so that a value, and
@@ -99,8 +105,10 @@ impl BinSpec {
         let fixed_point = FixedPoint::of_grid(&grid, &of_codes);
         let snapped: heapless::Vec<i32, EDGE_COUNT_MAX> =
             codes.iter().map(|&code| grid.cell_start(code)).collect();
-        let (min, max) = (grid.cell_start(code_min), grid.cell_start(code_max + 1) - 1);
-        Ok(Self::checked(&snapped, min, max, Values::FloatsOnGrid(grid), fixed_point))
+        let guard = (grid.cell_start(code_min), grid.cell_start(code_max + 1) - 1);
+        // At the very border of a cell a float may be rounded away from its code.
+        let units = (of_codes.units(code_min), of_codes.units(code_max));
+        Ok(Self::checked(&snapped, guard, Values::FloatsOnGrid(grid), fixed_point, units))
     }
 
     /// The spec of the same feature for whoever counts its codes: each code is its own key. `None`
@@ -113,20 +121,37 @@ impl BinSpec {
         Some(spec.expect("edges between codes have rising codes on their right"))
     }
 
-    fn checked(edges: &[i32], min: i32, max: i32, values: Values, fixed_point: FixedPoint) -> Self {
+    fn checked(
+        edges: &[i32],
+        (min, max): (i32, i32),
+        values: Values,
+        fixed_point: FixedPoint,
+        (units_min, units_max): (i32, i32),
+    ) -> Self {
         let order = |key: i32| match values {
             Values::Integers => key,
             Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
         };
-        let mut order_edges = [i32::MAX; EDGE_COUNT_MAX];
+        let order_min = order(min);
+        let mut order_edges = [u32::MAX; EDGE_COUNT_MAX];
         for (place, &edge) in order_edges.iter_mut().zip(edges) {
-            *place = order(edge);
+            *place = order(edge).wrapping_sub(order_min).cast_unsigned();
         }
         let edges = heapless::Vec::from_slice(edges).expect("there are at most 15 edges");
-        let order_min = order(min);
         // The end of the guard is the last value before the next key.
         let order_span = (order(max + 1) - 1).wrapping_sub(order_min).cast_unsigned();
-        Self { edges, min, max, values, order_edges, order_min, order_span, fixed_point }
+        Self {
+            edges,
+            min,
+            max,
+            values,
+            order_edges,
+            order_min,
+            order_span,
+            fixed_point,
+            units_min,
+            units_max,
+        }
     }
 
     /// The edges, in rising order.
@@ -160,13 +185,25 @@ impl BinSpec {
             Values::Integers => key,
             Values::Floats | Values::FloatsOnGrid(_) => order_from_key(key),
         };
-        self.encloses(order).then(|| self.bin_of(order))
+        self.bin_in_order(order)
     }
 
-    /// One comparison for both ends of the guard.
+    /// One comparison for both ends of the guard, and a binary search whose four steps do not depend on
+    /// the value: the bin is how many edges are not above it.
     #[inline]
-    const fn encloses(&self, order: i32) -> bool {
-        order.wrapping_sub(self.order_min).cast_unsigned() <= self.order_span
+    fn bin_in_order(&self, order: i32) -> Option<usize> {
+        let above_min = order.wrapping_sub(self.order_min).cast_unsigned();
+        if above_min > self.order_span {
+            return None;
+        }
+        // Twice the bin, which spares the compiler an instruction with the last step.
+        let mut twice = 0;
+        for step in [8, 4, 2, 1] {
+            if self.order_edges[twice / 2 + step - 1] <= above_min {
+                twice += 2 * step;
+            }
+        }
+        Some(twice / 2)
     }
 
     fn slot_outside(&self, key: i32) -> usize {
@@ -177,19 +214,6 @@ impl BinSpec {
             Ordering::Less if key < self.min => SLOT_BELOW,
             Ordering::Less => SLOT_ABOVE,
         }
-    }
-
-    /// How many edges are not above a value: a binary search whose four steps do not depend on it.
-    #[inline]
-    fn bin_of(&self, order: i32) -> usize {
-        // Twice the bin, which spares the compiler an instruction with the last step.
-        let mut twice = 0;
-        for step in [8, 4, 2, 1] {
-            if self.order_edges[twice / 2 + step - 1] <= order {
-                twice += 2 * step;
-            }
-        }
-        twice / 2
     }
 }
 
@@ -257,12 +281,12 @@ impl BinCounts {
     pub fn observe_f32(&mut self, spec: &BinSpec, value: f32) {
         debug_assert!(spec.fixed_point.is_of_floats(), "the spec's keys are those of floats");
         let bits = value.to_bits();
-        let order = order_from_bits(bits);
-        if spec.encloses(order) {
-            self.counts.increment(SLOT_BINS + spec.bin_of(order));
-            self.moments.add(spec.fixed_point.units_of_float(bits));
-        } else {
-            self.observe_many(spec, key_from_f32(value), 1);
+        match spec.bin_in_order(order_from_bits(bits)) {
+            Some(bin) => {
+                self.counts.increment(SLOT_BINS + bin);
+                self.moments.add(spec.fixed_point.units_of_float(bits));
+            }
+            None => self.observe_many(spec, key_from_f32(value), 1),
         }
     }
 
@@ -270,11 +294,12 @@ impl BinCounts {
     #[inline]
     pub fn observe_integer(&mut self, spec: &BinSpec, value: i32) {
         debug_assert!(!spec.fixed_point.is_of_floats(), "the spec's keys are integers");
-        if spec.encloses(value) {
-            self.counts.increment(SLOT_BINS + spec.bin_of(value));
-            self.moments.add(spec.fixed_point.units_of_integer(value));
-        } else {
-            self.observe_many(spec, value, 1);
+        match spec.bin_in_order(value) {
+            Some(bin) => {
+                self.counts.increment(SLOT_BINS + bin);
+                self.moments.add(spec.fixed_point.units_of_integer(value));
+            }
+            None => self.observe_many(spec, value, 1),
         }
     }
 
@@ -286,10 +311,13 @@ impl BinCounts {
             None => spec.slot_outside(key),
         };
         self.counts.add(slot, count);
-        if slot <= SLOT_ABOVE {
-            let units = spec.fixed_point.units(key.clamp(spec.min, spec.max));
-            self.moments.add_many(units, count);
-        }
+        let units = match slot {
+            SLOT_BELOW => spec.units_min,
+            SLOT_ABOVE => spec.units_max,
+            SLOT_NAN.. => return,
+            _ => spec.fixed_point.units(key),
+        };
+        self.moments.add_many(units, count);
     }
 
     /// Adds what `other` counted with the same spec.
@@ -441,6 +469,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::f32_from_key;
 
     fn spec() -> impl Strategy<Value = BinSpec> {
         prop::collection::btree_set(-1000..1000i32, 1..=EDGE_COUNT_MAX + 2).prop_map(
@@ -524,6 +553,35 @@ mod tests {
                 prop_assert_eq!(counts.above(), 1);
             } else {
                 prop_assert_eq!(counts.bins()[bin_by_definition(&spec, key)], 1);
+            }
+        }
+
+        #[test]
+        fn floats_and_integers_are_counted_as_their_keys(
+            edges in prop::collection::btree_set(any::<f32>().prop_map(key_from_f32), 2..20),
+            value: f32,
+            key: i32,
+        ) {
+            let edges: Vec<i32> = edges.into_iter().collect();
+            let inner = &edges[1..edges.len() - 1];
+            let (min, max) = (edges[0], edges[edges.len() - 1]);
+            if let (Ok(floats), Ok(integers)) =
+                (BinSpec::new(inner, min, max), BinSpec::integers(inner, min, max))
+            {
+                for value in [value, f32_from_key(key), 0.0, -0.0] {
+                    let (mut by_value, mut by_key) = (BinCounts::new(), BinCounts::new());
+                    by_value.observe_f32(&floats, value);
+                    by_key.observe(&floats, key_from_f32(value));
+                    prop_assert_eq!(&by_value, &by_key);
+                    let mut of_integers = BinCounts::new();
+                    of_integers.observe(&integers, key_from_f32(value));
+                    prop_assert_eq!(by_value.bins(), of_integers.bins());
+                    prop_assert_eq!(by_value.counts, of_integers.counts);
+                }
+                let (mut by_value, mut by_key) = (BinCounts::new(), BinCounts::new());
+                by_value.observe_integer(&integers, key);
+                by_key.observe(&integers, key);
+                prop_assert_eq!(by_value, by_key);
             }
         }
 

@@ -302,3 +302,156 @@ impl LabelCounts {
 fn share(part: u64, of: u64) -> Option<f64> {
     (of > 0).then(|| part as f64 / of as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{boxed::Box, vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::confidence::tests::confidence_spec;
+
+    const SPEC_ID: SpecId = SpecId(*b"selvedge");
+
+    #[derive(Clone, Debug)]
+    enum Label {
+        Class { predicted: u32, truth: u32, confidence: Option<f32> },
+        Error(f32),
+    }
+
+    fn error_spec() -> ErrorSpec {
+        ErrorSpec::for_errors_up_to(10.0).expect("the bound is moderate")
+    }
+
+    fn label() -> impl Strategy<Value = Label> {
+        let confidence = prop::option::of(-0.1..1.1f32);
+        let class = prop_oneof![4 => 0..4u32, 1 => any::<u32>()];
+        prop_oneof![
+            (class.clone(), class, confidence).prop_map(|(predicted, truth, confidence)| {
+                Label::Class { predicted, truth, confidence }
+            }),
+            prop_oneof![-20.0..20.0f32, any::<f32>()].prop_map(Label::Error),
+        ]
+    }
+
+    fn counts_of(labels: &[Label]) -> Box<LabelCounts> {
+        let (spec, mut counts) = (confidence_spec(), Box::new(LabelCounts::new(SPEC_ID)));
+        for label in labels {
+            match *label {
+                Label::Class { predicted, truth, confidence } => {
+                    let confidence = confidence.map(|confidence| (&spec, confidence));
+                    counts.observe_class(predicted, truth, confidence);
+                }
+                Label::Error(error) => counts.observe_error(error_spec(), error),
+            }
+        }
+        counts
+    }
+
+    fn merged(mut a: Box<LabelCounts>, b: &LabelCounts) -> Box<LabelCounts> {
+        a.merge(b).expect("both have the same spec");
+        a
+    }
+
+    fn encoded(counts: &LabelCounts) -> Vec<u8> {
+        let mut buffer = vec![0; LabelCounts::ENCODED_BYTES_MAX];
+        counts.encode(&mut buffer).expect("the buffer holds the longest form").to_vec()
+    }
+
+    #[test]
+    fn accuracy_precision_recall_and_f1_are_those_of_the_confusion() {
+        // Class 0: 3 hits, 1 missed, 2 wrongly claimed. Class 200 stands for all that share a row.
+        let pairs = [(0, 0), (0, 0), (0, 0), (1, 0), (0, 1), (0, 200), (1, 1), (200, 201)];
+        let mut counts = LabelCounts::new(SPEC_ID);
+        for (predicted, truth) in pairs {
+            counts.observe_class(predicted, truth, None);
+        }
+        assert_eq!(counts.accuracy(), Some(0.5));
+        assert_eq!(counts.precision(0), Some(0.6));
+        assert_eq!(counts.recall(0), Some(0.75));
+        assert_eq!(counts.f1(0), Some(6.0 / 9.0));
+        assert_eq!((counts.precision(2), counts.recall(2), counts.f1(2)), (None, None, None));
+        assert_eq!((counts.precision(200), counts.recall(201), counts.f1(64)), (None, None, None));
+        assert_eq!((counts.confusion(200, 201), counts.confusion(64, 65)), (1, 1));
+        assert_eq!(counts.labelled()[BIN_COUNT_MAX], 8);
+        assert_eq!(LabelCounts::new(SPEC_ID).accuracy(), None);
+    }
+
+    #[test]
+    fn errors_are_summed_up_to_their_bound() {
+        let mut counts = LabelCounts::new(SPEC_ID);
+        for error in [3.0, -1.0, 0.0, -0.0, 1e-30, f32::NAN, f32::NEG_INFINITY] {
+            counts.observe_error(error_spec(), error);
+        }
+        assert_eq!(counts.mean_error(error_spec()), Some(0.4));
+        assert_eq!(counts.mean_squared_error(error_spec()), Some(2.0));
+        assert_eq!((counts.errors(), counts.errors_cut(), counts.errors_not_finite()), (5, 0, 2));
+        counts.observe_error(error_spec(), f32::MAX);
+        assert_eq!(counts.errors_cut(), 1);
+        for bound in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-30, 1e31] {
+            assert_eq!(ErrorSpec::for_errors_up_to(bound), Err(Error::Guard), "{bound}");
+        }
+    }
+
+    #[test]
+    fn labels_of_another_spec_or_version_are_refused() {
+        let mut counts = counts_of(&[Label::Error(1.0)]);
+        let before = counts.clone();
+        let other = LabelCounts::new(SpecId(*b"another1"));
+        assert_eq!(counts.merge(&other), Err(Error::SpecMismatch));
+        assert_eq!(counts, before);
+        let mut bytes = encoded(&counts);
+        bytes[0] = LABELS_VERSION + 1;
+        assert_eq!(LabelCounts::decode(&bytes), Err(Error::Version));
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_is_within_half_a_unit_of_its_fixed_point(error in -10.0..10.0f32) {
+            let mut counts = LabelCounts::new(SPEC_ID);
+            counts.observe_error(error_spec(), error);
+            let read = counts.mean_error(error_spec()).expect("one error");
+            prop_assert!((read - f64::from(error)).abs() <= error_spec().unit() / 2.0, "{read}");
+            prop_assert_eq!(counts.errors_cut(), 0);
+        }
+
+        #[test]
+        fn merging_labels_is_a_commutative_monoid(
+            parts in prop::array::uniform3(prop::collection::vec(label(), 0..12)),
+        ) {
+            let [a, b, c] = parts.clone().map(|part| counts_of(&part));
+            prop_assert_eq!(
+                merged(merged(a.clone(), &b), &c),
+                merged(a.clone(), &merged(b.clone(), &c))
+            );
+            prop_assert_eq!(merged(a.clone(), &b), merged(b, &a));
+            prop_assert_eq!(merged(a.clone(), &LabelCounts::new(SPEC_ID)), a);
+            let whole = counts_of(&parts.concat());
+            let received = parts.iter().map(|part| LabelCounts::decode(&encoded(&counts_of(part))));
+            let sum = received.fold(Box::new(LabelCounts::new(SPEC_ID)), |sum, part| {
+                merged(sum, &part.expect("it was just encoded"))
+            });
+            prop_assert_eq!(encoded(&sum), encoded(&whole));
+        }
+
+        #[test]
+        fn labels_come_back_as_they_were_written(labels in prop::collection::vec(label(), 0..20)) {
+            let counts = counts_of(&labels);
+            let bytes = encoded(&counts);
+            prop_assert_eq!(LabelCounts::decode(&bytes).map(Box::new), Ok(counts.clone()));
+            for len_bytes in 0..bytes.len() {
+                prop_assert_eq!(LabelCounts::decode(&bytes[..len_bytes]), Err(Error::Truncated));
+            }
+            prop_assert_eq!(counts.is_empty(), labels.is_empty());
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes: Vec<u8>) {
+            let bytes = [&[LABELS_VERSION], &bytes[..]].concat();
+            if let Ok(counts) = LabelCounts::decode(&bytes) {
+                prop_assert_eq!(encoded(&counts), bytes);
+            }
+        }
+    }
+}

@@ -1,18 +1,20 @@
-//! Mergeable summaries of samples: counts in frozen bins, classes, latency.
+//! Mergeable summaries of samples: counts in frozen bins with sums, codes, classes, confidence, latency,
+//! embeddings, and what labels said later.
 //!
 //! A [`Profile`] holds the counters of one window. Profiles with the same [`SpecId`] form a commutative
 //! monoid under [`Profile::merge`]: in any order and any grouping, the same samples give the same
 //! counters, and the same counters give the same bytes. Duplicates are *not* absorbed; whoever stores
 //! profiles keeps one per origin and window.
 //!
-//! No allocation, no float arithmetic while counting: a value enters as an integer *key* that keeps its order
-//! ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after that
-//! is integer addition. [`Detector`] judges counts in integers too; floats make its tables at the desk,
-//! and the measures that people read.
+//! No allocation, and no float arithmetic per value: a value enters as an integer *key* that keeps its
+//! order ([`key_from_f32`] for `f32`; an integer in a fixed unit is its own key), and everything after
+//! that is integer arithmetic. [`Detector`] judges counts in integers, too. Floats are calculated with where specs
+//! and tables are made, and where people read.
 //!
 //! Vocabulary: a *spec* says where the edges of the bins are, frozen with the reference data; a
-//! *guard* is the range of the reference, and what lies outside of it is counted apart; a counter that
-//! would exceed `u32::MAX` stays there, and its group is marked *saturated*.
+//! *guard* is the range of the reference, and what lies outside of it is counted apart; a *grid* are the
+//! values that codes of a quantised feature stand for; *units* are what sums are counted in; a counter
+//! that would exceed `u32::MAX` stays there, and its group is marked *saturated*.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -257,3 +257,128 @@ impl Moments {
 fn is_counted(count: u64) -> bool {
     (1..=VALUE_COUNT_MAX).contains(&count)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{BinCounts, BinSpec, f32_from_key, key_from_f32};
+
+    fn floats(edges: &[f32], min: f32, max: f32) -> BinSpec {
+        let edges: std::vec::Vec<i32> = edges.iter().map(|&edge| key_from_f32(edge)).collect();
+        BinSpec::new(&edges, key_from_f32(min), key_from_f32(max)).expect("the spec is sound")
+    }
+
+    /// Two edges between the ends of a guard, all of them any finite floats.
+    fn any_floats() -> impl Strategy<Value = BinSpec> {
+        prop::array::uniform4(
+            prop::num::f32::NORMAL | prop::num::f32::ZERO | prop::num::f32::SUBNORMAL,
+        )
+        .prop_filter_map("four values", |mut values| {
+            values.sort_unstable_by(f32::total_cmp);
+            let keys = values.map(key_from_f32);
+            BinSpec::new(&keys[1..3], keys[0], keys[3]).ok()
+        })
+    }
+
+    fn units_of(spec: &BinSpec, key: i32) -> i64 {
+        let mut counts = BinCounts::new();
+        counts.observe(spec, key);
+        counts.sum_units()
+    }
+
+    #[test]
+    fn mean_and_variance_are_those_of_the_values() {
+        let spec = floats(&[19.0, 20.0, 21.0], 10.0, 30.0);
+        let mut counts = BinCounts::new();
+        for value in [18.0, 19.5, 20.0, 20.5, 22.0, f32::NAN, f32::INFINITY] {
+            counts.observe_f32(&spec, value);
+        }
+        assert_eq!(counts.mean(&spec), Some(20.0));
+        assert_eq!(counts.variance(&spec), Some((4.0 + 0.25 + 0.25 + 4.0) / 5.0));
+        // Beyond the guard a value is taken as the guard's end.
+        counts.observe_f32(&spec, 1e9);
+        assert_eq!(counts.mean(&spec), Some(130.0 / 6.0));
+        assert_eq!(BinCounts::new().mean(&spec), None);
+        assert_eq!(BinCounts::new().variance(&spec), None);
+    }
+
+    #[test]
+    fn integers_are_their_own_fixed_point_and_long_ranges_are_coarser() {
+        let spec = BinSpec::integers(&[-5, 0, 5], -100, 100).expect("the spec is sound");
+        let mut counts = BinCounts::new();
+        [-100, 7, 9, 1000].into_iter().for_each(|value| counts.observe_integer(&spec, value));
+        assert_eq!((counts.sum_units(), counts.sum_squared_units()), (16, 2 * 10_000 + 49 + 81));
+        assert_eq!(counts.mean(&spec), Some(4.0));
+
+        let wide = BinSpec::integers(&[0], -0x7f00_0000, 0x7f00_0000).expect("the spec is sound");
+        let mut counts = BinCounts::new();
+        [i32::MIN / 2, i32::MAX / 2].into_iter().for_each(|value| counts.observe(&wide, value));
+        let mean = counts.mean(&wide).expect("two values");
+        assert!(mean.abs() < f64::from(1 << 17), "{mean}");
+    }
+
+    #[test]
+    fn the_sums_of_the_most_values_do_not_overflow() {
+        let most = i64::from(UNITS_MAX);
+        let count = i64::try_from(VALUE_COUNT_MAX).expect("it is 2³²");
+        assert!(most.checked_mul(count).is_some());
+        assert!((most * most).cast_unsigned().checked_mul(VALUE_COUNT_MAX).is_some());
+        const { assert!(1 << SPAN_BITS < UNITS_MAX) };
+        let mut moments = Moments::new();
+        for _ in 0..2 {
+            moments.add_many(-UNITS_MAX.cast_signed(), u32::MAX);
+        }
+        assert_eq!(moments.mean(2 * u64::from(u32::MAX)), None, "more values than 2³²");
+    }
+
+    proptest! {
+        #[test]
+        fn a_float_is_within_a_unit_of_its_fixed_point(spec in any_floats(), value: f32) {
+            prop_assume!(!value.is_nan());
+            let cut = key_from_f32(value).clamp(spec.min(), spec.max());
+            let mut counts = BinCounts::new();
+            counts.observe_f32(&spec, f32_from_key(cut));
+            let unit = FixedPoint::of_floats(spec.edges(), spec.min(), spec.max()).unit();
+            let read = counts.mean(&spec).expect("it is finite");
+            prop_assert!((read - f64::from(f32_from_key(cut))).abs() <= unit * 0.502, "{read} {unit}");
+            prop_assert!(counts.sum_units().unsigned_abs() <= 1 + (1 << SPAN_BITS));
+            prop_assert_eq!(counts.sum_squared_units(), counts.sum_units().pow(2).cast_unsigned());
+        }
+
+        #[test]
+        fn a_larger_value_has_no_fewer_units(spec in any_floats(), a: i32, b: i32) {
+            let (low, high) = (a.min(b), a.max(b));
+            prop_assume!(low > -crate::KEY_INFINITY && high < crate::KEY_INFINITY);
+            prop_assert!(units_of(&spec, low) <= units_of(&spec, high));
+        }
+
+        #[test]
+        fn integers_have_few_units_wherever_they_lie(
+            bounds in prop::array::uniform4(-0x7f00_0000..0x7f00_0000i32),
+            value: i32,
+        ) {
+            let mut bounds = bounds;
+            bounds.sort_unstable();
+            if let Ok(spec) = BinSpec::integers(&bounds[1..3], bounds[0], bounds[3]) {
+                prop_assume!(value.unsigned_abs() < crate::KEY_INFINITY.unsigned_abs());
+                prop_assert!(units_of(&spec, value).unsigned_abs() <= 1 + (1 << SPAN_BITS));
+            }
+        }
+
+        #[test]
+        fn many_of_a_value_are_as_many_times_one(units in -32_769..=32_769i32, count in 0..50u32) {
+            let (mut many, mut one_by_one) = (Moments::new(), Moments::new());
+            many.add_many(units, count);
+            (0..count).for_each(|_| one_by_one.add(units));
+            prop_assert_eq!(many, one_by_one);
+        }
+
+        #[test]
+        fn the_variance_is_never_negative_whatever_was_read(sum: i64, squares: u64, count: u64) {
+            let variance = Moments { sum, squares }.variance(count);
+            prop_assert!(variance.is_none_or(|variance| variance >= 0.0));
+        }
+    }
+}

@@ -20,7 +20,7 @@ pub fn temperature_bins() -> BinSpec {
     for place in 1..edges.len() {
         edges[place] = edges[place - 1] + EDGE_STEP_MCELSIUS;
     }
-    BinSpec::new(&edges, MIN_MCELSIUS, MAX_MCELSIUS).expect("the edges rise inside the range")
+    BinSpec::integers(&edges, MIN_MCELSIUS, MAX_MCELSIUS).expect("the edges rise inside the range")
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ impl<I2C: I2c, C: Clock, L: Write> Node<I2C, C, L> {
     fn report(&mut self, temperature: Celsius) -> Result<(), L::Error> {
         let value = temperature.milli;
         self.profile.count_sample();
-        self.profile.observe_feature(0, &self.bins, value);
+        self.profile.observe_integer(0, &self.bins, value);
         let (count, uptime_ms) = (self.readings, self.clock.uptime_ms());
         self.readings = self.readings.wrapping_add(1);
         let quantity = Quantity::TemperatureMilliCelsius;
