@@ -1183,6 +1183,7 @@ impl Updates {
             desired: update.desired(),
             reason: update.reason().map(shortened),
             comparison: update.comparison(),
+            drift: None,
         });
         let slots = slots.filter(|report| report.running.is_some() || report.desired.is_some());
         let state = self.metadata.stored_state();

@@ -64,7 +64,7 @@ fn as_json(bundle: &Bundle) -> anyhow::Result<Value> {
         json!({
             "rows": baseline.rows(),
             "features": features,
-            "class_counts": baseline.class_counts(),
+            "class_counts": baseline.classes().map(|classes| &classes.counts),
             "accuracy": baseline.accuracy().map(|accuracy| accuracy.share()),
         })
     });

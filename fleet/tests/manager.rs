@@ -390,6 +390,7 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
         desired: Some(bundle.digest()),
         reason: Some("golden vector 3 of <y> is off by 0.5".into()),
         comparison: None,
+        drift: None,
     };
     let watched = SlotReport {
         slot: "aux".parse().expect("the name is well formed"),
@@ -403,6 +404,7 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
             latency_us_p95: 1500,
             latency_us_p95_before: 900,
         }),
+        drift: None,
         ..slot.clone()
     };
     let trust = TrustReport {
@@ -936,6 +938,7 @@ async fn a_patch_is_offered_while_somebody_can_use_it() {
         desired: Some(new.digest()),
         reason: None,
         comparison: None,
+        drift: None,
     };
     let report = |revision, slots| Reported { slots, ..follows(Boot(1), revision, 1) };
     let state = Topic::State(device.id.clone());

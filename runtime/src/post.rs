@@ -16,6 +16,14 @@ pub struct Answer {
     pub probabilities: Option<Vec<f32>>,
 }
 
+impl Answer {
+    /// How sure the model is of the class, 0 to 1: its probability; none where the manifest asks for no softmax.
+    pub fn confidence(&self) -> Option<f32> {
+        let class = self.class.as_ref()?;
+        self.probabilities.as_ref()?.get(class.index).copied()
+    }
+}
+
 /// The class of one sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassAnswer {

@@ -505,6 +505,7 @@ fn claim() -> Vec<u8> {
         desired: Some(digest),
         reason: None,
         comparison: Some(Comparison::default()),
+        drift: None,
     };
     let trust = TrustReport::default();
     encode(&Reported { boot: Boot(9), revision: 9, generation: 9, trust, slots: vec![slot] })

@@ -315,6 +315,7 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         desired: Some(digest),
         reason: None,
         comparison: None,
+        drift: None,
     };
     let reported = Reported {
         boot: Boot(9),

@@ -100,6 +100,7 @@ fn reported() -> Reported {
         desired: Some(digest(2)),
         reason: reason.map(Into::into),
         comparison: None,
+        drift: None,
     };
     let comparison = Comparison {
         samples: 200,
@@ -111,6 +112,7 @@ fn reported() -> Reported {
     };
     let watched = |name: &str, phase, running| SlotReport {
         comparison: Some(comparison),
+        drift: None,
         ..slot(name, phase, running, None)
     };
     let running = Running { bundle: digest(1), name: "shuttle".into(), version: "1.0.0".into() };

@@ -15,10 +15,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use selvedge_bundle::{
     Accuracy, Baseline, Bundle, BundleBuilder, Golden, GoldenOrigin, Manifest, ManifestDraft,
-    Reference, ReferenceData, SampleSpec,
+    Reference, ReferenceAnswer, ReferenceData, SampleSpec,
 };
 use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWORK};
-use selvedge_runtime::{FeatureReader, Limits, LoadOptions, Model, Sample};
+use selvedge_runtime::{Answer, FeatureReader, Limits, LoadOptions, Model, Sample};
 use serde_json::json;
 
 use crate::data::{Labels, Samples, class_of, read_file};
@@ -407,8 +407,7 @@ fn baseline(manifest: &Manifest, model: &Model, reference: &Samples) -> anyhow::
         .iter()
         .map(|name| (name.clone(), Vec::with_capacity(reference.samples.len())))
         .collect();
-    let mut class_counts: Option<Vec<u32>> = None;
-    let mut accuracy = Accuracy { correct: 0, rows: 0 };
+    let mut answers = Vec::with_capacity(reference.samples.len());
     let bar = progress(reference.samples.len(), "answering the reference");
     for (row, sample) in reference.samples.iter().enumerate() {
         for (column, value) in
@@ -418,22 +417,28 @@ fn baseline(manifest: &Manifest, model: &Model, reference: &Samples) -> anyhow::
         }
         bar.inc(1);
         // A row with a missing value is counted by the baseline and has no class.
-        let Some(class) = model.answer(sample).ok().and_then(|answer| answer.class) else {
-            continue;
-        };
-        let counts = class_counts.get_or_insert_with(|| vec![0; class_count(manifest)]);
-        counts[class.index] += 1;
-        if let Some(labels) = &reference.labels {
-            accuracy.rows += 1;
-            accuracy.correct += u64::from(class.index == class_of(&labels[row], &manifest.labels)?);
-        }
+        let answer = model.answer(sample).ok();
+        let class = answer.as_ref().and_then(|answer| answer.class.as_ref());
+        let truth =
+            reference.labels.as_ref().map(|labels| class_of(&labels[row], &manifest.labels));
+        answers.push(match (class, truth.transpose()?) {
+            (Some(class), truth) => ReferenceAnswer {
+                class: Some(u32::try_from(class.index).context("a class has a small index")?),
+                confidence: answer.as_ref().and_then(Answer::confidence),
+                correct: truth.map(|truth| truth == class.index),
+            },
+            (None, _) => ReferenceAnswer::default(),
+        });
     }
     bar.finish_and_clear();
+    let decides = answers.iter().any(|answer| answer.class.is_some());
     let data = ReferenceData {
         features: &features,
-        class_counts,
+        answers: if decides { &answers } else { &[] },
+        class_count: if decides { class_count(manifest) } else { 0 },
         order: manifest.drift.order,
-        accuracy: (accuracy.rows > 0).then_some(accuracy),
+        sessions: &[],
+        policy: manifest.drift.detector().context("drift policy")?,
     };
     Baseline::build(&data).context("the reference data gives no baseline")
 }

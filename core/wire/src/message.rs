@@ -108,6 +108,59 @@ pub struct SlotReport {
     pub reason: Option<String>,
     /// How the desired bundle compares with the one before: in the shadow, or on probation.
     pub comparison: Option<Comparison>,
+    /// Whether what the bundle that answers sees and says is as its reference; none without a baseline, and
+    /// before the first window.
+    pub drift: Option<DriftStatus>,
+}
+
+/// Whether what a bundle sees and says is as its reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftStatus {
+    /// The worst that is said of a stream.
+    pub state: DriftState,
+    /// How much windows vary was not measured on the reference: it was guessed.
+    pub uncalibrated: bool,
+    /// The streams that drifted, the one with the most evidence first; at most [`DRIFTED_STREAMS_MAX`].
+    pub streams: Vec<DriftedStream>,
+}
+
+/// The most drifted streams that a report names.
+pub const DRIFTED_STREAMS_MAX: usize = 8;
+
+/// A feature, the classes or the confidence of the answers, which drifted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftedStream {
+    /// What drifted: a feature by name, or `class` or `confidence` of the answers.
+    pub name: String,
+    /// How it changed, in one or two words.
+    pub change: String,
+    /// When the change most likely began: Unix time in milliseconds, by the device's clock.
+    pub since_ms: u64,
+}
+
+/// What is said of a stream of counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DriftState {
+    /// There are not enough samples yet to say anything.
+    Insufficient,
+    /// It is as the reference.
+    Steady,
+    /// There is evidence for a change, not enough for an alarm.
+    Suspect,
+    /// There was an alarm, and it is not over.
+    Drifted,
+}
+
+impl DriftState {
+    /// The state's name in the API and on pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Insufficient => "insufficient",
+            Self::Steady => "steady",
+            Self::Suspect => "suspect",
+            Self::Drifted => "drifted",
+        }
+    }
 }
 
 /// How a new bundle compares with the one before it.
@@ -369,6 +422,10 @@ pub enum EventKind {
     RolledBack,
     /// A message that claims to come from the fleet is not signed by its director.
     FleetDisbelieved,
+    /// What a bundle sees or says is not as its reference any more.
+    Drifted,
+    /// It is again.
+    DriftOver,
 }
 
 impl EventKind {
@@ -391,6 +448,8 @@ impl EventKind {
             Self::Confirmed => "confirmed",
             Self::RolledBack => "rolled-back",
             Self::FleetDisbelieved => "fleet-disbelieved",
+            Self::Drifted => "drifted",
+            Self::DriftOver => "drift-over",
         }
     }
 }

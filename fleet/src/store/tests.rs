@@ -532,6 +532,7 @@ fn reported(boot: u32, revision: u64, running: u8) -> Upward {
         desired: None,
         reason: None,
         comparison: None,
+        drift: None,
     };
     Upward::Reported(Reported {
         boot: Boot(boot),
