@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use selvedge_sketch::{
-    BinCounts, BinSpec, CLASS_COUNT_MAX, EDGE_COUNT_MAX, SpecId, f32_from_key, key_from_f32,
+    BinCounts, BinSpec, CLASS_COUNT_MAX, EDGE_COUNT_MAX, SpecId, Values, f32_from_key, key_from_f32,
 };
 use serde::{Deserialize, Serialize};
 
@@ -283,6 +283,9 @@ fn check_feature<'a>(
     if !names.insert(name) {
         return Err(format!("feature {name:?} is there twice"));
     }
+    if feature.spec.values() == Values::Integers {
+        return Err(format!("the bins of feature {name:?} are not for floats"));
+    }
     let counts = &feature.counts;
     if counts.bins.len() != feature.spec.bin_count() || counts.total() != rows {
         return Err(format!("the counts of feature {name:?} do not fit its bins and the samples"));
@@ -389,6 +392,16 @@ mod tests {
             assert!(Baseline::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
         }
         assert!(Baseline::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
+    }
+
+    #[test]
+    fn bins_for_integers_are_refused_since_devices_count_floats() {
+        let mut bytes = build(&[("a", vec![1.0, 2.0])]).expect("finite").encode();
+        let floats = 1 + 1 + 1 + 3 + 6 + 5 + 5;
+        assert_eq!(bytes[floats], 0, "what stands behind the guard");
+        bytes[floats] = 2;
+        let error = Baseline::decode(&bytes).expect_err("integers");
+        assert!(error.to_string().contains("not for floats"), "{error}");
     }
 
     #[test]
