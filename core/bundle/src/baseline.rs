@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 
 use selvedge_sketch::{
     BIN_COUNT_MAX, BinCounts, BinSpec, CLASS_COUNT_MAX, Calibration, ClassCounts, ConfidenceSpec,
-    DetectorPolicy, GatewayProfile, Judged, Measurement, ScoreTable, SpecId, VarianceInflation,
-    f32_from_key, key_from_f32,
+    DetectorPolicy, GatewayProfile, Judged, Measurement, ScoreTable, SpecId, Values,
+    VarianceInflation, f32_from_key, key_from_f32,
 };
 use serde::{Deserialize, Serialize};
 
@@ -604,6 +604,9 @@ fn check_feature<'a>(
     if !names.insert(name) {
         return Err(format!("feature {name:?} is there twice"));
     }
+    if feature.spec.values() == Values::Integers {
+        return Err(format!("the bins of feature {name:?} are not for floats"));
+    }
     let counts = &feature.counts;
     if counts.bins.len() != feature.spec.bin_count() || counts.total() != rows {
         return Err(format!("the counts of feature {name:?} do not fit its bins and the samples"));
@@ -749,6 +752,17 @@ mod tests {
             assert!(Baseline::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
         }
         assert!(Baseline::decode(&[&bytes[..], &[0]].concat()).is_err(), "a byte too many");
+    }
+
+    #[test]
+    fn bins_for_integers_are_refused_since_devices_count_floats() {
+        let mut bytes = build(&[("a", vec![1.0, 2.0])]).expect("finite").encode();
+        // Version, rows, order, policy; number of features, name; edges; min, max.
+        let floats = 3 + 6 + 3 + 6 + 5 + 5;
+        assert_eq!(bytes[floats], 0, "what stands behind the guard");
+        bytes[floats] = 2;
+        let error = Baseline::decode(&bytes).expect_err("integers");
+        assert!(error.to_string().contains("not for floats"), "{error}");
     }
 
     #[test]
