@@ -1,4 +1,5 @@
-//! How accurate a model is: from labels that come late, and without labels from its confidence.
+//! How accurate a model is without labels, from its confidence; [`LabelCounts`](crate::LabelCounts) say it when labels
+//! came.
 //!
 //! Without labels it is an estimate, right only as long as a confidence means what it meant on the
 //! reference. Every confidence-based estimate stays too high when inputs change much; whoever shows one
@@ -98,94 +99,8 @@ pub fn calibration_error(bins: &[Judged], confidences: &[f32]) -> Option<f64> {
     Some(parts.sum::<f64>() / total)
 }
 
-/// How answers and labels of one class meet. Adding the counts of several windows is exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClassOutcome {
-    /// Answered and labelled with this class.
-    pub true_positives: u32,
-    /// Answered with this class, labelled with another.
-    pub false_positives: u32,
-    /// Labelled with this class, answered with another.
-    pub false_negatives: u32,
-}
-
-impl ClassOutcome {
-    /// The share of right answers among those with this class; `None` if there are none.
-    pub fn precision(&self) -> Option<f64> {
-        share(self.true_positives, self.false_positives)
-    }
-
-    /// The share of this class that was found; `None` if there is none.
-    pub fn recall(&self) -> Option<f64> {
-        share(self.true_positives, self.false_negatives)
-    }
-
-    /// The harmonic mean of both, 2 TP / (2 TP + FP + FN); `None` if the class was neither answered nor
-    /// labelled.
-    pub fn f1(&self) -> Option<f64> {
-        let missed = u64::from(self.false_positives) + u64::from(self.false_negatives);
-        let found = 2 * u64::from(self.true_positives);
-        (found + missed > 0).then(|| found as f64 / (found + missed) as f64)
-    }
-}
-
-/// The share of right answers; `None` without labels. Every sample has one label and one answer.
-pub fn accuracy(classes: &[ClassOutcome]) -> Option<f64> {
-    let sum = |count: fn(&ClassOutcome) -> u32| {
-        classes.iter().map(|class| u64::from(count(class))).sum::<u64>()
-    };
-    let (right, wrong) = (sum(|class| class.true_positives), sum(|class| class.false_negatives));
-    (right + wrong > 0).then(|| right as f64 / (right + wrong) as f64)
-}
-
-/// The mean of F1 over the classes that were answered or labelled; `None` if none was.
-pub fn macro_f1(classes: &[ClassOutcome]) -> Option<f64> {
-    let mut f1 = classes.iter().filter_map(ClassOutcome::f1);
-    let first = f1.next()?;
-    let (sum, count) = f1.fold((first, 1.0), |(sum, count), f1| (sum + f1, count + 1.0));
-    Some(sum / count)
-}
-
-/// The sum of squared errors in fixed point: `unit` is what one step of an error is worth.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SquaredError {
-    /// Answers whose label is known.
-    pub count: u32,
-    /// The sum of the squares of their errors, in steps.
-    pub sum: u64,
-}
-
-impl SquaredError {
-    /// Adds an error in steps. A sum that would exceed its range stays at the largest number.
-    pub fn add(&mut self, error: i32) {
-        let square = u64::from(error.unsigned_abs()) * u64::from(error.unsigned_abs());
-        self.count = self.count.saturating_add(1);
-        self.sum = self.sum.saturating_add(square);
-    }
-
-    /// Adds what `other` counted.
-    pub fn merge(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        self.sum = self.sum.saturating_add(other.sum);
-    }
-
-    /// The mean squared error in units²; `None` without labels.
-    pub fn mean(&self, unit: f64) -> Option<f64> {
-        (self.count > 0).then(|| self.sum as f64 / f64::from(self.count) * unit * unit)
-    }
-}
-
-fn share(part: u32, rest: u32) -> Option<f64> {
-    let total = f64::from(part) + f64::from(rest);
-    (total > 0.0).then(|| f64::from(part) / total)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::vec::Vec;
-
-    use proptest::prelude::*;
-
     use super::*;
 
     fn judged(total: u32, correct: u32) -> Judged {
@@ -226,53 +141,5 @@ mod tests {
         assert_eq!(cbpe(&[judged(1, 1)], &[1, 1], false), None);
         assert_eq!(atc(0, &[], false), None);
         assert_eq!(calibration_error(&[judged(0, 0)], &[0.5]), None);
-        assert_eq!(accuracy(&[ClassOutcome::default()]), None);
-        assert_eq!(macro_f1(&[ClassOutcome::default()]), None);
-        assert_eq!(SquaredError::default().mean(1.0), None);
-    }
-
-    proptest! {
-        #[test]
-        fn outcomes_agree_with_a_list_of_answers(
-            answers in prop::collection::vec((0..4usize, 0..4usize), 1..100)
-        ) {
-            let mut classes = [ClassOutcome::default(); 4];
-            for &(answer, label) in &answers {
-                if answer == label {
-                    classes[answer].true_positives += 1;
-                } else {
-                    classes[answer].false_positives += 1;
-                    classes[label].false_negatives += 1;
-                }
-            }
-            let right = answers.iter().filter(|(answer, label)| answer == label).count();
-            prop_assert_eq!(accuracy(&classes), Some(right as f64 / answers.len() as f64));
-            for (class, outcome) in classes.iter().enumerate() {
-                let of_class: Vec<_> = answers.iter().filter(|answer| answer.0 == class).collect();
-                let found = of_class.iter().filter(|answer| answer.1 == class).count();
-                let expected = (!of_class.is_empty()).then(|| found as f64 / of_class.len() as f64);
-                prop_assert_eq!(outcome.precision(), expected);
-                if let (Some(p), Some(r), Some(f1)) = (outcome.precision(), outcome.recall(), outcome.f1())
-                    && p + r > 0.0
-                {
-                    prop_assert!((f1 - 2.0 * p * r / (p + r)).abs() < 1e-12);
-                }
-            }
-        }
-
-        #[test]
-        fn squared_errors_add_up(errors in prop::collection::vec(-1000..1000i32, 1..50), cut in 0..50usize) {
-            let sum = |errors: &[i32]| {
-                let mut sum = SquaredError::default();
-                errors.iter().for_each(|&error| sum.add(error));
-                sum
-            };
-            let (left, right) = errors.split_at(cut.min(errors.len()));
-            let mut merged = sum(left);
-            merged.merge(&sum(right));
-            prop_assert_eq!(merged, sum(&errors));
-            let exact = errors.iter().map(|&e| f64::from(e * e)).sum::<f64>() / errors.len() as f64;
-            prop_assert!((merged.mean(0.5).expect("labels came") - exact / 4.0).abs() < 1e-6);
-        }
     }
 }

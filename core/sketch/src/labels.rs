@@ -204,6 +204,13 @@ impl LabelCounts {
         self.is_known(class).then(|| share(2 * hits, answered + there)).flatten()
     }
 
+    /// The mean of F1 over the classes that are or were answered; `None` if none is known.
+    pub fn macro_f1(&self) -> Option<f64> {
+        let classes = (0..CLASS_COUNT_MAX as u32).filter_map(|class| self.f1(class));
+        let (sum, count) = classes.fold((0.0, 0.0), |(sum, count), f1| (sum + f1, count + 1.0));
+        (count > 0.0).then(|| sum / count)
+    }
+
     /// Errors that are finite numbers.
     pub const fn errors(&self) -> u32 {
         self.errors.counters()[SLOT_FINITE]
@@ -371,6 +378,8 @@ mod tests {
         assert_eq!(counts.precision(0), Some(0.6));
         assert_eq!(counts.recall(0), Some(0.75));
         assert_eq!(counts.f1(0), Some(6.0 / 9.0));
+        let known = counts.f1(0).into_iter().chain(counts.f1(1));
+        assert_eq!(counts.macro_f1(), Some(known.sum::<f64>() / 2.0));
         assert_eq!((counts.precision(2), counts.recall(2), counts.f1(2)), (None, None, None));
         assert_eq!((counts.precision(200), counts.recall(201), counts.f1(64)), (None, None, None));
         assert_eq!((counts.confusion(200, 201), counts.confusion(64, 65)), (1, 1));

@@ -47,10 +47,7 @@ mod projection;
 mod space_saving;
 mod statistics;
 
-pub use accuracy::{
-    ClassOutcome, Estimate, Judged, SquaredError, accuracy, atc, atc_threshold, calibration_error,
-    cbpe, macro_f1,
-};
+pub use accuracy::{Estimate, Judged, atc, atc_threshold, calibration_error, cbpe};
 pub use auto_range::{AUTO_RANGE_BUCKET_COUNT, AutoRangeHistogram};
 pub use bins::{BIN_COUNT_MAX, BinCounts, BinSpec, EDGE_COUNT_MAX, Values};
 pub use classes::{CLASS_COUNT_MAX, ClassCounts};
@@ -73,6 +70,6 @@ pub use outputs::{NoOutputs, OutputCounts, Outputs};
 pub use profile::{
     FEATURE_COUNT_MAX, GatewayProfile, NodeProfile, PROFILE_VERSION, Profile, SpecId,
 };
-pub use projection::{Projection, VECTOR_COUNT_MAX, VECTOR_WIDTH_MAX, VectorSums, shift_for};
+pub use projection::{Projection, VECTOR_WIDTH_MAX, shift_for};
 pub use space_saving::{FrequentItem, SPACE_SAVING_ITEMS, SpaceSaving};
 pub use statistics::{BinningError, CRITICAL_PROBABILITY, Measures, Statistic};

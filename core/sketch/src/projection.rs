@@ -1,5 +1,5 @@
-//! Sums of quantised embeddings, and of their random Fourier features: what a multivariate test needs
-//! of a window, in a few hundred bytes that add up exactly.
+//! Random Fourier features of quantised embeddings: summed up over a window, they are what a multivariate test
+//! needs of it, in a few hundred bytes that add up exactly.
 //!
 //! The random Fourier features of an embedding `x` are `cos(2π (w·x + b) / 2^(shift + 8))`, one for each
 //! row `w` of random weights. Their mean over a window is an estimate of its kernel mean embedding
@@ -20,10 +20,7 @@
 //! Two embeddings that differ by a distance `r`, in codes, have angles that differ by about
 //! `0.9 r / 2^shift` radians. [`shift_for`] makes that about 1 for the median distance.
 
-use crate::{
-    Error,
-    codec::{Reader, VARINT_BYTES_MAX, Writer},
-};
+use crate::Error;
 
 /// The most components of an embedding, and the most features of a projection.
 pub const VECTOR_WIDTH_MAX: usize = 128;
@@ -78,24 +75,25 @@ impl<const WIDTH: usize, const FEATURES: usize> Projection<WIDTH, FEATURES> {
         self.feature_count
     }
 
-    /// Adds the features of one embedding. `codes`: \[feature\] i8, as quantised.
+    /// The features of one embedding, as [`LinearSums`](crate::LinearSums) take them. `codes`: \[feature\] i8, as
+    /// quantised. Features from [`feature_count`](Self::feature_count) on are 0.
     ///
     /// # Errors
-    /// [`Error::Size`] if `codes` or `sums` have another width than the projection.
-    pub fn observe(&self, codes: &[i8], sums: &mut VectorSums<FEATURES>) -> Result<(), Error> {
-        if codes.len() != self.width || sums.width() != self.feature_count {
+    /// [`Error::Size`] if `codes` has another width than the projection.
+    pub fn features(&self, codes: &[i8]) -> Result<[i8; FEATURES], Error> {
+        if codes.len() != self.width {
             return Err(Error::Size);
         }
         let mut features = [0; FEATURES];
         for (feature, (weights, &phase)) in
-            features.iter_mut().zip(self.weights.iter().zip(&self.phases))
+            features.iter_mut().zip(self.weights.iter().zip(&self.phases)).take(self.feature_count)
         {
             let product = |(&weight, &code): (&i8, &i8)| i32::from(weight) * i32::from(code);
             let projected: i32 = weights.iter().zip(codes).map(product).sum();
             let angle = projected.cast_unsigned().wrapping_add(phase) >> self.shift;
             *feature = COSINES[(angle & 0xff) as usize];
         }
-        sums.observe(&features[..self.feature_count])
+        Ok(features)
     }
 }
 
@@ -109,128 +107,6 @@ pub const fn shift_for(distance: u32) -> u32 {
         Some(shift) if shift <= SHIFT_MAX => shift,
         Some(_) => SHIFT_MAX,
         None => 0,
-    }
-}
-
-/// Sums of vectors of i8: a count, and one sum for each of at most `N` components.
-///
-/// Vectors of the same meaning alone may be added: the codes of one output of one model, or the features
-/// of one projection of it. The sums are exact for [`VECTOR_COUNT_MAX`] vectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VectorSums<const N: usize> {
-    count: u32,
-    width: usize,
-    sums: [i32; N],
-}
-
-/// The most vectors whose sums surely fit: 2³¹ / 128. Beyond, sums are only known modulo 2³², which the
-/// count tells; a sum that stopped at its bound would depend on the order of adding.
-pub const VECTOR_COUNT_MAX: u32 = (1 << 24) - 1;
-
-impl<const N: usize> VectorSums<N> {
-    /// The longest encoded form.
-    pub const ENCODED_BYTES_MAX: usize = VARINT_BYTES_MAX * (N + 2);
-
-    /// No vectors, of `width` components each.
-    ///
-    /// # Errors
-    /// [`Error::Size`] if `width` is 0 or exceeds `N`.
-    pub const fn new(width: usize) -> Result<Self, Error> {
-        const { assert!(N <= VECTOR_WIDTH_MAX) };
-        if width == 0 || width > N {
-            return Err(Error::Size);
-        }
-        Ok(Self { count: 0, width, sums: [0; N] })
-    }
-
-    /// Adds a vector. `codes`: \[component\] i8.
-    ///
-    /// # Errors
-    /// [`Error::Size`] if it has another width.
-    pub fn observe(&mut self, codes: &[i8]) -> Result<(), Error> {
-        if codes.len() != self.width {
-            return Err(Error::Size);
-        }
-        for (sum, &code) in self.sums.iter_mut().zip(codes) {
-            *sum = sum.wrapping_add(i32::from(code));
-        }
-        self.count = self.count.saturating_add(1);
-        Ok(())
-    }
-
-    /// Adds the vectors of `other`.
-    ///
-    /// # Errors
-    /// [`Error::SpecMismatch`] if they have another width.
-    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
-        if self.width != other.width {
-            return Err(Error::SpecMismatch);
-        }
-        for (sum, &others) in self.sums.iter_mut().zip(&other.sums) {
-            *sum = sum.wrapping_add(others);
-        }
-        self.count = self.count.saturating_add(other.count);
-        Ok(())
-    }
-
-    /// How many vectors there were.
-    pub const fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// How many components a vector has.
-    pub const fn width(&self) -> usize {
-        self.width
-    }
-
-    /// The sum of each component, unless there were too many vectors to know.
-    pub fn sums(&self) -> Option<&[i32]> {
-        (!self.saturated()).then(|| &self.sums[..self.width])
-    }
-
-    /// Whether there were more vectors than [`VECTOR_COUNT_MAX`], so that the sums are lost.
-    pub const fn saturated(&self) -> bool {
-        self.count > VECTOR_COUNT_MAX
-    }
-
-    /// Writes, as varints, the width, the count and the sums, these with their sign in the lowest bit.
-    ///
-    /// # Errors
-    /// [`Error::BufferTooShort`]; [`ENCODED_BYTES_MAX`](Self::ENCODED_BYTES_MAX) always suffices.
-    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], Error> {
-        let mut writer = Writer::new(buffer);
-        writer.varint(u32::try_from(self.width).expect("there are at most 128 components"))?;
-        writer.varint(self.count)?;
-        for &sum in &self.sums[..self.width] {
-            writer.varint((sum << 1 ^ sum >> 31).cast_unsigned())?;
-        }
-        Ok(writer.finish())
-    }
-
-    /// Reads sums.
-    ///
-    /// # Errors
-    /// [`Error::Truncated`], [`Error::TrailingBytes`]; [`Error::Malformed`] also for sums that so many
-    /// vectors cannot have; [`Error::TooLarge`] if a vector has more than `N` components.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader::new(bytes);
-        let width = reader.varint()? as usize;
-        if width == 0 {
-            return Err(Error::Malformed);
-        }
-        let mut read = Self::new(width).map_err(|_| Error::TooLarge)?;
-        read.count = reader.varint()?;
-        let saturated = read.saturated();
-        for sum in &mut read.sums[..width] {
-            let folded = reader.varint()?;
-            *sum = (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed();
-            let possible = -128 * i64::from(read.count)..=127 * i64::from(read.count);
-            if !saturated && !possible.contains(&i64::from(*sum)) {
-                return Err(Error::Malformed);
-            }
-        }
-        reader.end()?;
-        Ok(read)
     }
 }
 
@@ -273,11 +149,10 @@ const COSINES: [i8; 256] = [
 
 #[cfg(test)]
 mod tests {
-    use std::{f64::consts::TAU, vec::Vec};
-
-    use proptest::prelude::*;
+    use std::f64::consts::TAU;
 
     use super::*;
+    use crate::LinearSums;
 
     const WIDTH: usize = 5;
     const FEATURES: usize = 6;
@@ -290,31 +165,19 @@ mod tests {
 
     const GOLDEN_WEIGHTS: [i8; WIDTH] = [-5, 11, -42, 21, -34];
     const GOLDEN_PHASE: u32 = 3_729_011_194;
-    const GOLDEN_SUMS: [i32; FEATURES] = [160, -259, 340, -322, -271, 142];
-    const GOLDEN_BYTES: [u8; 14] = [6, 3, 0xc0, 2, 0x85, 4, 0xa8, 5, 0x83, 5, 0x9d, 4, 0x9c, 2];
-
-    fn sums(vectors: &[[i8; WIDTH]]) -> VectorSums<WIDTH> {
-        let mut sums = VectorSums::new(WIDTH).expect("the width fits");
-        vectors.iter().for_each(|vector| sums.observe(vector).expect("the width is the same"));
-        sums
-    }
-
-    fn encoded<const N: usize>(sums: &VectorSums<N>) -> Vec<u8> {
-        let mut buffer = [0; VECTOR_WIDTH_MAX * VARINT_BYTES_MAX + 10];
-        sums.encode(&mut buffer).expect("the buffer holds the longest form").to_vec()
-    }
+    const GOLDEN_SUMS: [i64; FEATURES] = [160, -259, 340, -322, -271, 142];
 
     /// Computed by another program, after the description at the top of this file.
     #[test]
     fn features_of_a_seed_are_the_same_everywhere() {
         assert_eq!(IN_FLASH.weights[0], GOLDEN_WEIGHTS);
         assert_eq!(IN_FLASH.phases[0], GOLDEN_PHASE);
-        let mut sums = VectorSums::<FEATURES>::new(FEATURES).expect("the width fits");
+        let mut sums = LinearSums::new();
         for codes in [[-128, 127, 0, 5, -7], [1, 2, 3, 4, 5], [100, -100, 50, -50, 25]] {
-            IN_FLASH.observe(&codes, &mut sums).expect("the widths fit");
+            let features = IN_FLASH.features(&codes).expect("the width fits");
+            sums.observe(&features).expect("all are as long");
         }
-        assert_eq!(sums.sums(), Some(&GOLDEN_SUMS[..]));
-        assert_eq!(encoded(&sums), GOLDEN_BYTES);
+        assert_eq!(sums.sums(), GOLDEN_SUMS);
     }
 
     #[test]
@@ -356,54 +219,9 @@ mod tests {
             let outcome = Small::new(1, width, feature_count, shift);
             assert_eq!(outcome, Err(Error::Size), "{width} {feature_count} {shift}");
         }
-        let mut three = VectorSums::<FEATURES>::new(3).expect("the width fits");
-        assert_eq!(IN_FLASH.observe(&[0; WIDTH], &mut three), Err(Error::Size));
-        assert_eq!(three.observe(&[0; 4]), Err(Error::Size));
-        let four = VectorSums::new(4).expect("the width fits");
-        assert_eq!(three.merge(&four), Err(Error::SpecMismatch));
-    }
-
-    #[test]
-    fn too_many_vectors_make_the_sums_unknown_in_any_order() {
-        let many = VectorSums::<1> { count: VECTOR_COUNT_MAX, width: 1, sums: [i32::MIN + 128] };
-        let one = VectorSums::<1> { count: 1, width: 1, sums: [-128] };
-        assert!(many.sums().is_some());
-        let (mut a, mut b) = (many.clone(), one.clone());
-        a.merge(&one).expect("the widths are the same");
-        b.merge(&many).expect("the widths are the same");
-        assert_eq!((a.sums(), &a), (None, &b));
-    }
-
-    proptest! {
-        #[test]
-        fn merging_parts_in_any_order_is_observing_all_at_once(
-            mut parts in prop::collection::vec(prop::collection::vec(any::<[i8; WIDTH]>(), 0..20), 1..5),
-        ) {
-            let expected = sums(&parts.concat());
-            parts.reverse();
-            let mut merged = sums(&[]);
-            for part in &parts {
-                merged.merge(&sums(part)).expect("the widths are the same");
-            }
-            prop_assert_eq!(encoded(&merged), encoded(&expected));
-            prop_assert_eq!(merged, expected);
-        }
-
-        #[test]
-        fn sums_come_back_as_they_were_written(
-            vectors in prop::collection::vec(any::<[i8; WIDTH]>(), 0..20)
-        ) {
-            let sums = sums(&vectors);
-            prop_assert_eq!(VectorSums::decode(&encoded(&sums)), Ok(sums));
-        }
-
-        #[test]
-        fn whatever_is_read_has_only_the_bytes_it_was_read_from(
-            bytes in prop::collection::vec(prop_oneof![0..6u8, any::<u8>()], 0..16)
-        ) {
-            if let Ok(sums) = VectorSums::<WIDTH>::decode(&bytes) {
-                prop_assert_eq!(bytes, encoded(&sums));
-            }
-        }
+        assert_eq!(IN_FLASH.features(&[0; WIDTH + 1]), Err(Error::Size));
+        let three = Small::new(42, WIDTH, 3, 8).expect("the sizes fit");
+        let features = three.features(&[1; WIDTH]).expect("the width fits");
+        assert_eq!(features[3..], [0; FEATURES - 3]);
     }
 }

@@ -15,7 +15,7 @@ use selvedge_fleet::drift::multivariate::{
     Reference, ReferenceMoments, Refusal, SourceId, WindowSums, conformal_threshold,
 };
 use selvedge_sketch::{
-    BinCounts, BinSpec, Error, Projection, VECTOR_WIDTH_MAX, VectorSums, key_from_f32, shift_for,
+    BinCounts, BinSpec, Error, Projection, VECTOR_WIDTH_MAX, key_from_f32, shift_for,
 };
 
 use super::corruptions::{Corruption, Image, PIXEL_MAX, PIXELS, SIDE};
@@ -166,11 +166,8 @@ impl Eyes {
 
     fn see(&self, image: &Image, answer: &Answer) -> Result<Sample, Error> {
         let features = self.projections.iter().map(|projection| {
-            let mut sums = VectorSums::new(projection.feature_count())?;
-            projection.observe(&answer.embedding, &mut sums)?;
-            let sums = sums.sums().expect("one vector is not too many");
-            let feature = |&sum: &i32| i8::try_from(sum).expect("a single feature is an i8");
-            Ok(sums.iter().map(feature).collect())
+            let features = projection.features(&answer.embedding)?;
+            Ok(features[..projection.feature_count()].to_vec())
         });
         Ok(Sample {
             features: features.collect::<Result<_, Error>>()?,
