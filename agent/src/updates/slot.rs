@@ -239,6 +239,13 @@ pub enum Happening {
         /// The bundle.
         bundle: Digest,
     },
+    /// The metadata does not speak for the bundle at this moment, though it did.
+    Unsure {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
+    },
     /// The bundle was checked and is on the disk as a whole.
     Verified(Candidate),
     /// The trial has ended.
@@ -634,6 +641,13 @@ impl SlotUpdate {
                     todo.push(Action::Seek(bundle));
                 }
             }
+            Happening::Unsure { bundle, reason } => {
+                let waits = matches!(self.state, State::Verifying { .. } | State::Loading { .. });
+                if waits && self.target() == Some(bundle) {
+                    let seeking = Seeking::new(bundle, now_ms);
+                    self.state = State::Seeking(Seeking { untargeted: Some(reason), ..seeking });
+                }
+            }
             Happening::Verified(candidate) => self.verified(candidate, todo),
             Happening::Tried { bundle, outcome } => self.tried(bundle, outcome, todo),
             Happening::Loaded { bundle } => self.loaded(bundle, now_ms, todo),
@@ -647,6 +661,11 @@ impl SlotUpdate {
             Happening::Tick => self.tick(now_ms, todo),
         }
         actions
+    }
+
+    /// Whether the metadata does not speak for what is sought.
+    pub fn is_untargeted(&self) -> bool {
+        matches!(&self.state, State::Seeking(seeking) if seeking.untargeted.is_some())
     }
 
     fn seeking(&mut self, bundle: Digest) -> Option<&mut Seeking> {
