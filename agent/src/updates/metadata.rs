@@ -389,6 +389,10 @@ impl Metadata {
     /// There may be a timestamp that this device has not heard of: it asks for it once more, but not for
     /// every reason anew.
     pub(super) fn ask_again(&mut self, now: Now) {
+        // What is overdue of a newer one is asked for with the timestamp.
+        if self.requested.is_some() {
+            return;
+        }
         let rested_ms = self.asked_ms.map_or(0, |asked_ms| asked_ms + METADATA_RETRY_MS);
         self.retry_at_ms.get_or_insert(rested_ms.max(now.elapsed_ms));
     }
