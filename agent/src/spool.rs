@@ -181,9 +181,10 @@ impl Spool {
         self.log_mut(stream).commit(&disk, boot)
     }
 
-    /// Whether records of `stream` wait for [`Spool::commit`].
+    /// Whether records of `stream`, or what a fault of the disk left, wait for [`Spool::commit`].
     pub fn has_pending(&self, stream: Stream) -> bool {
-        !self.log(stream).pending.is_empty()
+        let log = self.log(stream);
+        !log.pending.is_empty() || log.unsettled
     }
 
     /// The next durable records behind `after`, of one boot; from the first that is not stored if
@@ -481,6 +482,8 @@ impl StreamLog {
     }
 
     fn commit(&mut self, disk: &SharedDisk, boot: Boot) -> Result<(), DiskError> {
+        // What a fault of the disk left is settled even if nothing new came since.
+        self.settle(disk, boot)?;
         while !self.pending.is_empty() {
             self.settle(disk, boot)?;
             self.commit_segment(disk, boot)?;

@@ -344,6 +344,10 @@ impl Updates {
             self.consider(self.refused_document.clone(), now);
         }
         self.seek_overdue_again(now);
+        if self.slots.values().any(SlotUpdate::is_untargeted) {
+            // The director knows of a target that this device has not heard of.
+            self.metadata.ask_again(now);
+        }
         let slots: Vec<_> = self.slots.keys().cloned().collect();
         slots.iter().for_each(|slot| self.tell_slot(slot, Happening::Tick, now));
         self.finish(now)
@@ -883,10 +887,14 @@ impl Updates {
             Action::Request(piece) => self.subscribe(Topic::Chunk(piece)),
             Action::RequestAgain(piece) => self.subscribe_again(Topic::Chunk(piece)),
             Action::StopRequesting(piece) => self.unsubscribe(Topic::Chunk(piece)),
-            Action::Verify(bundle) => return Some(self.verify(bundle)),
+            Action::Verify(bundle) => {
+                return Some(self.unsure(slot, bundle).unwrap_or_else(|| self.verify(bundle)));
+            }
             Action::Record(record) => return Some(self.record(slot, &record)),
             Action::Try(bundle) => self.try_out(slot, bundle),
-            Action::Load(bundle) => return Some(self.load(slot, bundle)),
+            Action::Load(bundle) => {
+                return Some(self.unsure(slot, bundle).unwrap_or_else(|| self.load(slot, bundle)));
+            }
             Action::Unload => {
                 self.loaded.remove(slot);
             }
@@ -1019,6 +1027,20 @@ impl Updates {
         if self.seeking.get(slot) == Some(&bundle) {
             self.seeking.remove(slot);
             self.unsubscribe(Topic::Bundle(bundle));
+        }
+    }
+
+    /// What speaks against a bundle that has yet to answer: whoever holds the broker may let a timestamp through
+    /// that has the bundle's target revoked, and keep back the file which says so.
+    fn unsure(&self, slot: &SlotName, bundle: Digest) -> Option<Happening> {
+        let record = self.slots.get(slot).map(SlotUpdate::record)?;
+        if record.current == Some(bundle) || record.previous == Some(bundle) {
+            return None;
+        }
+        match self.target_of(slot, bundle) {
+            Ok(_) => None,
+            Err(OfferError::Untargeted(reason)) => Some(Happening::Unsure { bundle, reason }),
+            Err(error) => Some(offered(bundle, Err(error))),
         }
     }
 

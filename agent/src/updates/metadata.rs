@@ -196,9 +196,14 @@ impl Metadata {
         orders.push(Order::Listen(timestamp_file()));
         self.watch_time(now, orders);
         let kept = self.trusted.file(&RoleName::timestamp()).map(<[u8]>::to_vec);
-        if let Some(timestamp) = kept.filter(|_| !self.frozen) {
+        if let Some(timestamp) = kept.filter(|_| !self.timestamp_expired(now)) {
             self.refresh_with(timestamp, now, orders);
         }
+    }
+
+    /// That the timestamp has expired was told. A fresh one may lead to a snapshot in the place of one that expired.
+    fn timestamp_expired(&self, now: Now) -> bool {
+        self.frozen && self.time(now).unix_ms >= self.state.timestamp_fresh_until.0
     }
 }
 
@@ -384,15 +389,18 @@ impl Metadata {
     /// There may be a timestamp that this device has not heard of: it asks for it once more, but not for
     /// every reason anew.
     pub(super) fn ask_again(&mut self, now: Now) {
+        // What is overdue of a newer one is asked for with the timestamp.
+        if self.requested.is_some() {
+            return;
+        }
         let rested_ms = self.asked_ms.map_or(0, |asked_ms| asked_ms + METADATA_RETRY_MS);
         self.retry_at_ms.get_or_insert(rested_ms.max(now.elapsed_ms));
     }
 
     fn take_timestamp(&mut self, bytes: Vec<u8>, now: Now, orders: &mut Vec<Order>) {
         let is_current = self.repository.is_some() && self.current == Some(digest_of(&bytes));
-        // That it has expired was told.
         let known = self.trusted.file(&RoleName::timestamp());
-        let is_old_news = self.frozen && known.is_some_and(|known| known == bytes);
+        let is_old_news = self.timestamp_expired(now) && known.is_some_and(|known| known == bytes);
         let is_underway = self.refresh.as_ref().is_some_and(|one| one.timestamp == bytes);
         if !is_current && !is_underway && !is_old_news {
             self.refresh_with(bytes, now, orders);

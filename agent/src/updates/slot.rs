@@ -50,6 +50,9 @@ pub struct SlotRecord {
     pub previous: Option<Digest>,
     /// The bundle that was refused last.
     pub refused: Option<Refusal>,
+    /// Why `current` or `previous` failed, where it stayed for want of another.
+    #[serde(default)]
+    pub stays: Option<Refusal>,
     /// The bundle that is being tried; what answers is another.
     pub trial: Option<Attempt>,
     /// That `current` has not been confirmed.
@@ -135,6 +138,7 @@ impl SlotRecord {
     fn confirm(&mut self, candidate: &Candidate) {
         self.probation = None;
         self.proven = Some(candidate.bundle);
+        self.stays.take_if(|stays| stays.bundle == candidate.bundle);
         let Candidate { name, version, .. } = candidate;
         let known = self.confirmed_version(name).filter(|known| {
             // Versions that differ in their build alone are of one age.
@@ -238,6 +242,13 @@ pub enum Happening {
     Unpatched {
         /// The bundle.
         bundle: Digest,
+    },
+    /// The metadata does not speak for the bundle at this moment, though it did.
+    Unsure {
+        /// The bundle.
+        bundle: Digest,
+        /// One sentence for people.
+        reason: String,
     },
     /// The bundle was checked and is on the disk as a whole.
     Verified(Candidate),
@@ -602,8 +613,14 @@ impl SlotUpdate {
         let todo = &mut actions;
         match happening {
             Happening::Desired { generation, bundle, shadow_samples } => {
+                let other_shadow = self.shadow_samples != shadow_samples;
                 self.shadow_samples = shadow_samples;
                 self.desire(generation, bundle, now_ms, todo);
+                if other_shadow && let State::Shadow { candidate, .. } = &self.state {
+                    let candidate = candidate.clone();
+                    todo.push(Action::EndShadow);
+                    self.load(candidate, shadow_samples > 0, todo);
+                }
             }
             Happening::Untargeted { bundle, reason } => {
                 if let Some(seeking) = self.seeking(bundle) {
@@ -634,6 +651,13 @@ impl SlotUpdate {
                     todo.push(Action::Seek(bundle));
                 }
             }
+            Happening::Unsure { bundle, reason } => {
+                let waits = matches!(self.state, State::Verifying { .. } | State::Loading { .. });
+                if waits && self.target() == Some(bundle) {
+                    let seeking = Seeking::new(bundle, now_ms);
+                    self.state = State::Seeking(Seeking { untargeted: Some(reason), ..seeking });
+                }
+            }
             Happening::Verified(candidate) => self.verified(candidate, todo),
             Happening::Tried { bundle, outcome } => self.tried(bundle, outcome, todo),
             Happening::Loaded { bundle } => self.loaded(bundle, now_ms, todo),
@@ -647,6 +671,11 @@ impl SlotUpdate {
             Happening::Tick => self.tick(now_ms, todo),
         }
         actions
+    }
+
+    /// Whether the metadata does not speak for what is sought.
+    pub fn is_untargeted(&self) -> bool {
+        matches!(&self.state, State::Seeking(seeking) if seeking.untargeted.is_some())
     }
 
     fn seeking(&mut self, bundle: Digest) -> Option<&mut Seeking> {
@@ -690,7 +719,9 @@ impl SlotUpdate {
         let refused = self.record.refused.as_ref().filter(|refusal| {
             Some(refusal.bundle) == self.desired && (refusal.generation >= self.generation || stays)
         });
-        if let Some(refusal) = refused {
+        let stayed =
+            self.record.stays.as_ref().filter(|it| stays && Some(it.bundle) == self.desired);
+        if let Some(refusal) = refused.or(stayed) {
             self.state = State::Refused(refusal.clone());
         } else if self.desired == self.record.current && self.desired == self.answering {
             if self.rewrite_at_ms.is_some() {
@@ -870,10 +901,13 @@ impl SlotUpdate {
             Some(_) => previous,
             None => replaced.or(previous),
         };
+        let previous = kept.filter(|kept| Some(*kept) != current);
+        let is_kept = |stays: &Refusal| [current, previous].contains(&Some(stays.bundle));
         SlotRecord {
             current,
-            previous: kept.filter(|kept| Some(*kept) != current),
+            previous,
             refused: None,
+            stays: self.record.stays.clone().filter(is_kept),
             trial: None,
             probation,
             proven: self.record.proven,
@@ -1037,6 +1071,7 @@ impl SlotUpdate {
     fn stay(&mut self, refusal: Refusal, todo: &mut Vec<Action>) {
         self.record.probation = None;
         self.record.refused = Some(refusal.clone());
+        self.record.stays = Some(refusal.clone());
         self.probationer = None;
         self.state = State::Refused(refusal.clone());
         todo.push(Action::Record(self.record.clone()));

@@ -219,6 +219,16 @@ fn a_failed_bundle_with_none_before_it_stays_and_says_why() {
     assert_eq!((slot.record().current, slot.phase()), (Some(NEW), SlotPhase::Refused));
     assert!(slot.reason().is_some_and(|reason| reason.contains("none to go back to")));
 
+    // What became of another bundle meanwhile does not make it good.
+    let crashes_max = UpdatePolicy::default().crashes_max;
+    let attempt = Attempt { crashes: crashes_max, ..attempt(NEXT, 2) };
+    let mut record = SlotRecord { trial: Some(attempt), ..slot.record().clone() }.after_crash();
+    assert_eq!(record.give_up_crashed().len(), 1);
+    let mut slot = SlotUpdate::revived(record, Some(candidate(NEW)), 0);
+    slot.handle(desired(3, NEW), 0);
+    assert_eq!(slot.phase(), SlotPhase::Refused);
+    assert!(slot.reason().is_some_and(|reason| reason.contains("failed its probation")));
+
     // The same where the one before cannot be loaded any more.
     let mut slot = new_on_probation();
     slot.handle(observed(NEW, seen(20, 20)), 0);
@@ -311,6 +321,16 @@ fn a_shadow_gets_its_samples_and_then_the_bundle_takes_over() {
 
     let mut slot = in_shadow();
     assert_eq!(slot.handle(desired(2, NEXT), 1), [Action::EndShadow, Action::Seek(NEXT)]);
+
+    // Another number of samples, or no shadow any more: what counts is the newest desired state.
+    for (wanted, then) in [(80, Some(Action::Shadow(80))), (0, None)] {
+        let mut slot = in_shadow();
+        let newer = Happening::Desired { generation: 2, bundle: Some(NEW), shadow_samples: wanted };
+        assert_eq!(slot.handle(newer.clone(), 1), over);
+        let loaded = slot.handle(Happening::Loaded { bundle: NEW }, 1);
+        assert_eq!(loaded.iter().find(|action| matches!(action, Action::Shadow(_))), then.as_ref());
+        assert!(slot.handle(newer, 1).is_empty(), "the same again changes nothing");
+    }
 }
 
 #[test]

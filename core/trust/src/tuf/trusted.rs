@@ -27,6 +27,8 @@ pub struct MetadataState {
     /// When root, timestamp or snapshot expires; 0 if one is missing. Who hears nothing until then may
     /// be kept from news, and should say so.
     pub fresh_until: UnixMillis,
+    /// When the timestamp itself expires; 0 if there is none. Until then it may lead to a newer snapshot.
+    pub timestamp_fresh_until: UnixMillis,
     /// When the timestamp was signed; 0 if that is unknown. This time has passed.
     ///
     /// It is a floor of the time for who has no clock, and not to be stored apart from the metadata: a stolen
@@ -78,6 +80,7 @@ impl TrustedMetadata {
             root_version,
             timestamp_version: timestamp.version,
             fresh_until: fresh_until.unwrap_or_default(),
+            timestamp_fresh_until: timestamp.expires,
             issued: timestamp.issued.unwrap_or_default(),
         }
     }

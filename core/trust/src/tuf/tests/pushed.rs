@@ -160,8 +160,13 @@ fn the_state_is_what_the_metadata_says_and_forgotten_with_it() {
     server.document_mut("timestamp")["expires"] = json!(expires);
     server.publish_all(&[]);
     server.push(server.timestamp(), &mut trusted).expect("the repository is sound");
-    let state =
-        MetadataState { root_version: 1, timestamp_version: 3, fresh_until: expires, issued: NOW };
+    let state = MetadataState {
+        root_version: 1,
+        timestamp_version: 3,
+        fresh_until: expires,
+        timestamp_fresh_until: expires,
+        issued: NOW,
+    };
     assert_eq!(trusted.state(), state);
     server.rotate_online_key();
     server.publish(&["root"]);
