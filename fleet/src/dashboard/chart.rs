@@ -171,7 +171,8 @@ fn scale(cells: &[&CellView], width: f64) -> Vec<(f64, &'static str, String)> {
     if cells.iter().all(|cell| cell.kind == CellKind::Class) {
         let named = if cells.len() <= CLASSES_NAMED { cells } else { &[] };
         let label = |(index, cell): (usize, &&CellView)| {
-            let text: String = cell.label.iter().flat_map(|it| it.chars()).take(CLASS_CHARS).collect();
+            let text: String =
+                cell.label.iter().flat_map(|it| it.chars()).take(CLASS_CHARS).collect();
             ((index as f64 + 0.5) * width, "middle", text)
         };
         return named.iter().enumerate().map(label).collect();

@@ -335,13 +335,15 @@ fn time_section(view: &DriftView) -> Markup {
     let begin_ms = verdicts().filter_map(|it| it.changes.first()).map(|it| it.at_ms).min();
     let end_ms = origins.iter().map(|origin| origin.newest_ms).max().unwrap_or(view.to_ms);
     let begin_ms = begin_ms.unwrap_or(end_ms);
-    let line = |name: Markup, verdict: &VerdictView, end_ms: u64| html! {
-        tr {
-            th scope="row" { (name) }
-            td .wide data-name="States" {
-                (chart::states(&verdict.changes, begin_ms, end_ms))
-                p .unseen {
-                    @for change in &verdict.changes { (change.state) " from " (minute(change.at_ms)) "; " }
+    let line = |name: Markup, verdict: &VerdictView, end_ms: u64| {
+        html! {
+            tr {
+                th scope="row" { (name) }
+                td .wide data-name="States" {
+                    (chart::states(&verdict.changes, begin_ms, end_ms))
+                    p .unseen {
+                        @for change in &verdict.changes { (change.state) " from " (minute(change.at_ms)) "; " }
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use selvedge_sketch::{Kll200, KLL_K_DEFAULT};
+use selvedge_sketch::{KLL_K_DEFAULT, Kll200};
 
 use super::{CellKind, CellView, DriftView, StreamKind, StreamView};
 use crate::Error;

@@ -7,8 +7,8 @@
 //! **The cohort.** The windows of all origins are put by the time at which they closed into steps as long as
 //! a window (the median of those that are stored, which is a setting that devices mostly share), and each
 //! step's sum goes through one more monitor. Devices do not close their windows together: a step may hold
-//! two windows of one device and none of the next, but each window is in exactly one. A step that is
-//! not over yet is left out. What devices have alone is not seen in the sum, what they share is seen early.
+//! two windows of one device and none of the next, but each window is in exactly one. The newest step is
+//! left out until it is over. What devices have alone is not seen in the sum, what they share is seen early.
 //! Reference windows come from one place; that they tell how much the sum over places varies is
 //! empirical, not a theorem. A cohort of one origin has the verdict of that origin.
 //!
@@ -148,10 +148,11 @@ fn judge_cohort(
     for window in windows {
         steps.entry(window.closed_ms / step_ms).or_default().push(window);
     }
+    let newest = steps.keys().next_back().copied();
     let mut replay = Replay::new(baseline);
     for (step, windows) in steps {
         let ends_ms = step.saturating_add(1).saturating_mul(step_ms);
-        if ends_ms > now_ms {
+        if ends_ms > now_ms && Some(step) == newest {
             break;
         }
         let merged = super::merge(baseline, windows);
@@ -320,7 +321,8 @@ mod tests {
         let culprit = &judgement.origins[13].verdict;
         assert!(is_drifted(culprit));
         let streams = baseline.streams().zip(&culprit.streams);
-        let found = streams.filter_map(|((stream, _), said)| Some((stream, said.finding?, said.since_ms)));
+        let found =
+            streams.filter_map(|((stream, _), said)| Some((stream, said.finding?, said.since_ms)));
         let found: Vec<_> = found.collect();
         assert_eq!(found.len(), 1, "{found:?}");
         let (stream, finding, since_ms) = found[0];
@@ -369,10 +371,11 @@ mod tests {
     fn a_step_that_is_not_over_is_left_out() {
         let baseline = baseline(50);
         let all = windows(&baseline, (2, 3), 50, None, 0.0);
-        let judgement = judge(&baseline, &all, 2 * STEP_MS, 64);
-        assert_eq!(judgement.step_ms, STEP_MS);
-        assert_eq!(judgement.cohort.windows, 1, "of four steps one is over");
-        assert_eq!(judgement.origins[0].verdict.windows, 3);
+        for (now_ms, steps) in [(4 * STEP_MS - 1, 2), (4 * STEP_MS, 3)] {
+            let judgement = judge(&baseline, &all, now_ms, 64);
+            assert_eq!((judgement.step_ms, judgement.cohort.windows), (STEP_MS, steps));
+            assert_eq!(judgement.origins[0].verdict.windows, 3);
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use judge::{Judgement, OriginVerdict, StateChange, StreamVerdict, Verdict, j
 pub use merge::{Merged, Origin, Window, merge};
 pub use query::DriftQuery;
 pub use view::{
-    AccuracyView, BaselineView, CellKind, CellView, DriftView, EstimateView, FindingView, MomentsView,
-    OriginView, PolicyView, StateChangeView, StatisticView, StatisticsView, StreamKind, StreamView,
-    Subject, VerdictView,
+    AccuracyView, BaselineView, CellKind, CellView, DriftView, EstimateView, FindingView,
+    MomentsView, OriginView, PolicyView, StateChangeView, StatisticView, StatisticsView,
+    StreamKind, StreamView, Subject, VerdictView,
 };

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn filters_add_up_and_what_is_wrong_is_named() {
         let bundle = format!("bundle={}", Digest([7; 32]));
-        let good = format!("{bundle}&device=a&device=b&label=site=north&slot=main&from_ms=5&to_ms=5");
+        let good =
+            format!("{bundle}&device=a&device=b&label=site=north&slot=main&from_ms=5&to_ms=5");
         let query = read(&good).expect("every pair is known");
         assert_eq!(query.devices.len(), 2);
         assert_eq!(query.labels, [("site".to_owned(), "north".to_owned())]);

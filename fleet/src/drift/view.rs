@@ -409,9 +409,8 @@ fn evidence_nats(evidence: selvedge_sketch::LogEvidence) -> Option<f32> {
 
 fn verdict_view(subject: &Subject<'_>, verdict: &Verdict) -> VerdictView {
     let streams = subject.baseline.streams().zip(&verdict.streams);
-    let mut drifted: Vec<FindingView> = streams
-        .filter_map(|((stream, _), said)| finding_view(subject, stream, said))
-        .collect();
+    let mut drifted: Vec<FindingView> =
+        streams.filter_map(|((stream, _), said)| finding_view(subject, stream, said)).collect();
     drifted.sort_by(|a, b| b.evidence_nats.total_cmp(&a.evidence_nats));
     let change = |change: &StateChange| StateChangeView {
         at_ms: change.at_ms,
@@ -461,9 +460,7 @@ fn class_label(subject: &Subject<'_>, cell: u8) -> String {
     let of_cell = |(_, other): &(usize, &u8)| **other == cell;
     let mut members = classes.cells.iter().enumerate().filter(of_cell).map(|(class, _)| class);
     match (members.next(), members.count()) {
-        (Some(class), 0) => {
-            subject.labels.get(class).cloned().unwrap_or_else(|| class.to_string())
-        }
+        (Some(class), 0) => subject.labels.get(class).cloned().unwrap_or_else(|| class.to_string()),
         (_, more) => format!("{} other classes", more + 1),
     }
 }

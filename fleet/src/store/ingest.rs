@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult, Outcome, ProfileOrigin,
-    ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough, Stream,
+    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult, Outcome,
+    ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough,
+    Stream,
 };
 
 use super::{EnrolledKey, Store, Tx, integer, natural};

@@ -3,8 +3,8 @@ use tempfile::TempDir;
 
 use selvedge_wire::{
     Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Outcome, ProfileOrigin,
-    ProfileRecord, Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport,
-    WindowRange,
+    ProfileRecord, Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status,
+    StoredThrough, Stream, TrustReport, WindowRange,
 };
 
 use super::{
@@ -210,15 +210,15 @@ async fn a_look_reads_the_newest_profiles_and_says_that_there_are_more() {
     store.apply(&messages, &[]).await.expect("the database takes it");
     let read = async |filter: WindowFilter| {
         let read = store.windows(&Digest([7; 32]), &filter).await.expect("profiles can be read");
-        let place = |window: &crate::drift::Window| {
-            (window.origin.device.to_string(), window.first)
-        };
+        let place =
+            |window: &crate::drift::Window| (window.origin.device.to_string(), window.first);
         (read.windows.iter().map(place).collect::<Vec<_>>(), read.cut)
     };
     let place = |device: &str, first| (device.to_owned(), first);
     let all = read(WindowFilter::default()).await;
     assert_eq!(all, (vec![place("a", 2), place("b", 1), place("b", 3)], true));
-    let some = WindowFilter { devices: Some(vec![name("b")]), to_ms: Some(20), ..Default::default() };
+    let some =
+        WindowFilter { devices: Some(vec![name("b")]), to_ms: Some(20), ..Default::default() };
     assert_eq!(read(some).await, (vec![place("b", 1)], false));
     let slot = Some("spare".parse().expect("the name is well formed"));
     assert_eq!(read(WindowFilter { slot, ..Default::default() }).await, (vec![], false));
