@@ -54,6 +54,7 @@ pub use {
     store::{EventRow, ProfileRow, ResultRow, StreamRow},
     view::{
         AssignmentView, ClassView, ComparisonView, DesiredView, DeviceView, DisbeliefView,
-        HealthView, PhaseView, ReportedView, RunningView, SlotView, TrustView,
+        DriftStatusView, DriftedStreamView, HealthView, PhaseView, ReportedView, RunningView,
+        SlotView, TrustView,
     },
 };

@@ -22,6 +22,10 @@ pub struct Limits {
     pub profiles_kept_max: u32,
     /// Events that are kept per device; the oldest go first.
     pub events_kept_max: u32,
+    /// Profiles that one look at drift reads; the newest come first.
+    pub drift_profiles_max: u32,
+    /// Changes of a state that one look at drift tells, per device; the newest.
+    pub drift_changes_max: usize,
     /// Health messages that are kept per device for the charts; the oldest go first.
     pub health_kept_max: u32,
     /// Boots whose sequences are kept per device. What an older boot sends again is discarded.
@@ -69,6 +73,8 @@ impl Default for Limits {
             results_kept_max: 100_000,
             profiles_kept_max: 20_000,
             events_kept_max: 10_000,
+            drift_profiles_max: 20_000,
+            drift_changes_max: 64,
             health_kept_max: 120,
             boots_kept_max: 1024,
             senders_counted_max: 1000,

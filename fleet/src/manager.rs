@@ -12,12 +12,15 @@ use crate::{
     broker::{MANAGER, RunningBroker},
     director::Director,
     downlink::Downlink,
+    drift::{DriftQuery, DriftView, Subject, Window, judge, merge},
     ingest::IngestState,
     live::Live,
-    registry::Registry,
+    registry::{Registry, Stock},
     repository::Repository,
     secret::new_password,
-    store::{BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store},
+    store::{
+        BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store, WindowFilter, Windows,
+    },
 };
 
 /// The parts of a running manager.
@@ -130,6 +133,57 @@ impl Manager {
         Ok(proposed.sentences)
     }
 
+    /// What a bundle sees and says now, against its reference.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such bundle or device, or no profile that the query takes;
+    /// [`Error::Conflict`] if the bundle has no baseline, or no profile was counted with it.
+    pub async fn read_drift(&self, query: &DriftQuery) -> Result<DriftView, Error> {
+        let bundle = query.bundle;
+        let row = self.store.bundle(&bundle).await?;
+        let row = row.ok_or_else(|| Error::NotFound(format!("there is no bundle {bundle}")))?;
+        let stock = self.registry.stock(bundle).await?;
+        if stock.baseline().is_none() {
+            let (name, version) = (&row.name, &row.version);
+            let why = format!("{name} {version} has no baseline, so nothing can be compared");
+            return Err(Error::Conflict(why));
+        }
+        let devices = self.drift_devices(query).await?;
+        let filter = WindowFilter { devices, slot: query.slot.clone(), to_ms: query.to_ms };
+        let windows = self.store.windows(&bundle, &filter).await?;
+        let (query, now_ms) = (query.clone(), self.now_ms());
+        let changes_max = self.limits.drift_changes_max;
+        let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, changes_max);
+        tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
+    }
+
+    /// The devices that the query takes; none for all.
+    async fn drift_devices(&self, query: &DriftQuery) -> Result<Option<Vec<DeviceId>>, Error> {
+        let DriftQuery { devices, labels, .. } = query;
+        for device in devices {
+            self.store.device(device).await?;
+        }
+        if labels.is_empty() {
+            return Ok((!devices.is_empty()).then(|| devices.clone()));
+        }
+        let rows = self.store.devices().await?.into_iter();
+        let has_labels = |known: &BTreeMap<String, String>| {
+            labels.iter().all(|(name, value)| known.get(name) == Some(value))
+        };
+        let taken: Vec<DeviceId> = rows
+            .filter(|row| devices.is_empty() || devices.contains(&row.id))
+            .filter(|row| has_labels(&row.labels))
+            .map(|row| row.id)
+            .collect();
+        if taken.is_empty() {
+            let labels: Vec<String> =
+                labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let labels = labels.join(", ");
+            return Err(Error::NotFound(format!("no device has the labels {labels}")));
+        }
+        Ok(Some(taken))
+    }
+
     /// Signs again what is about to expire: desired states, timestamp, snapshot.
     pub async fn renew(&self) -> Result<(), Error> {
         let renewed = self.director.renew(&self.store, self.now_ms()).await?;
@@ -140,6 +194,43 @@ impl Manager {
         }
         Ok(())
     }
+}
+
+fn look_at_drift(
+    row: &BundleRow,
+    stock: &Stock,
+    query: &DriftQuery,
+    Windows { windows, cut }: &Windows,
+    now_ms: u64,
+    changes_max: usize,
+) -> Result<DriftView, Error> {
+    let baseline = stock.baseline().expect("a bundle without one was refused before");
+    let (name, version) = (&row.name, &row.version);
+    let nothing = |what: &str| {
+        let what = format!("there is no profile of {name} {version} {what}");
+        Error::NotFound(what)
+    };
+    if windows.is_empty() {
+        return Err(nothing("from these devices and times"));
+    }
+    let is_compared =
+        |window: &&Window| query.from_ms.is_none_or(|from_ms| from_ms <= window.closed_ms);
+    let mut compared = windows.iter().filter(is_compared).peekable();
+    if compared.peek().is_none() {
+        return Err(nothing(&format!("from {} on", query.from_ms.unwrap_or_default())));
+    }
+    let merged = merge(baseline, compared);
+    if merged.profiles == 0 {
+        let (count, spec) = (merged.unreadable, baseline.spec_id());
+        return Err(Error::Conflict(format!(
+            "none of the {count} profiles of {name} {version} was counted with its baseline {spec}"
+        )));
+    }
+    let now_ms = query.to_ms.unwrap_or(now_ms);
+    let judgement = judge(baseline, windows, now_ms, changes_max);
+    let labels = stock.labels();
+    let subject = Subject { bundle: row.digest, name, version, labels, baseline };
+    Ok(DriftView::new(&subject, &merged, &judgement, *cut))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Error> {

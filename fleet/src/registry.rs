@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, Patch, apply_patch, compress};
+use selvedge_bundle::{Baseline, Bundle, ChunkIndex, ChunkRef, Patch, apply_patch, compress};
 use selvedge_wire::{Chunk, ChunkCodec, Digest, encode};
 
 use crate::{
@@ -98,6 +98,16 @@ impl Stock {
             (chunk.digest, encode(&compress(content)).len() as u64)
         });
         Stocked { index: self.index.encode(), pieces: pieces.collect() }
+    }
+
+    /// The reference that its windows are compared with, if it has one.
+    pub fn baseline(&self) -> Option<&Baseline> {
+        self.bundle.baseline()
+    }
+
+    /// The names of its classes.
+    pub fn labels(&self) -> &[String] {
+        &self.bundle.manifest().labels
     }
 
     /// The content of a chunk, if it is one of the bundle's.

@@ -20,6 +20,9 @@ use crate::{
     store::{EnrolledKey, Store},
 };
 
+#[path = "../tests/support/reference.rs"]
+pub mod reference;
+
 pub const NOW_MS: u64 = 1_800_000_000_000;
 
 const YEAR_S: u64 = 365 * 24 * 60 * 60;

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use selvedge_sketch::{ClassCounts, GatewayProfile, LatencyHistogram};
 use selvedge_trust::{KeyId, PublishedRole, Role, RoleName};
 use selvedge_wire::{
-    Comparison, DeviceId, Digest, SlotName, SlotPhase, SlotReport, TrustReport, VERSION,
-    VERSION_OLDEST,
+    Comparison, DeviceId, Digest, DriftStatus, DriftedStream, SlotName, SlotPhase, SlotReport,
+    TrustReport, VERSION, VERSION_OLDEST,
 };
 
 use crate::{
@@ -276,6 +276,33 @@ pub struct SlotView {
     pub desired: Option<Digest>,
     /// Why it does not.
     pub reason: Option<String>,
+    /// Whether what the bundle that answers sees and says is as its reference, as the device says; none if the
+    /// bundle has none.
+    pub drift: Option<DriftStatusView>,
+}
+
+/// Whether what a bundle sees and says is as its reference.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DriftStatusView {
+    /// `insufficient`, `steady`, `suspect` or `drifted`: the worst of its streams.
+    pub state: &'static str,
+    /// How much windows vary was not measured on the reference: it was guessed.
+    pub uncalibrated: bool,
+    /// The streams that drifted, the one with the most evidence first.
+    pub streams: Vec<DriftedStreamView>,
+    /// When the first of these changes most likely began, in Unix milliseconds by the device's clock.
+    pub since_ms: Option<u64>,
+}
+
+/// A stream that drifted.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DriftedStreamView {
+    /// A feature by name, or `class` or `confidence` of the answers.
+    pub name: String,
+    /// How it changed.
+    pub change: String,
+    /// When that most likely began, in Unix milliseconds by the device's clock.
+    pub since_ms: u64,
 }
 
 /// How a new bundle compares with the one before.
@@ -700,6 +727,22 @@ impl From<SlotReport> for SlotView {
             }),
             desired: report.desired,
             reason: report.reason,
+            drift: report.drift.map(DriftStatusView::from),
+        }
+    }
+}
+
+impl From<DriftStatus> for DriftStatusView {
+    fn from(status: DriftStatus) -> Self {
+        let stream = |stream: DriftedStream| {
+            let DriftedStream { name, change, since_ms } = stream;
+            DriftedStreamView { name, change, since_ms }
+        };
+        Self {
+            state: status.state.as_str(),
+            uncalibrated: status.uncalibrated,
+            since_ms: status.streams.iter().map(|stream| stream.since_ms).min(),
+            streams: status.streams.into_iter().map(stream).collect(),
         }
     }
 }

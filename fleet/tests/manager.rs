@@ -6,19 +6,21 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 
-use selvedge_bundle::{Bundle, ChunkIndex, Patch, digest_of, expand};
+use selvedge_bundle::{Bundle, BundleBuilder, ChunkIndex, Patch, digest_of, expand};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
 use selvedge_trust::{DeviceKey, SigningKey, SystemRandom, TrustedRoot, UnixMillis};
 use selvedge_wire::{
-    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, Event, EventKind,
-    Health, InferenceResult, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading,
-    Record, Reported, Running, Sequence, Signed, SlotPhase, SlotReport, Status, Stored, Stream,
-    Topic, TrustReport, WindowRange, decode,
+    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
+    DriftStatus, DriftedStream, Event, EventKind, Health, InferenceResult, NodeId, Outcome,
+    ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running, Sequence, Signed,
+    SlotPhase, SlotReport, Status, Stored, Stream, Topic, TrustReport, WindowRange, decode,
 };
 
 use support::{
-    Desk, Device, builder, bundle_target, fleet_name, new_device_key, public_hex, root_document,
+    Desk, Device, builder, bundle_target, fleet_name, new_device_key, public_hex,
+    reference::{Noise, WINDOW, baseline, encoded, profile},
+    root_document,
 };
 
 /// Makes a bundle that was packed well one to refuse.
@@ -1119,4 +1121,203 @@ async fn a_simulated_fleet_does_what_the_manager_does() {
     fleet.tick(NOW_MS + 25 * 60 * 60 * 1000).await.expect("the keys are there");
     assert_ne!(fleet.repository().timestamp(), before);
     fleet.end().await;
+}
+
+/// Where the test's time begins.
+const BEGIN_MS: u64 = 1_800_000_000_000;
+const WINDOW_MS: u64 = 60_000;
+
+/// Sends 40 windows of `bundle`, whose pressure is `shift` standard deviations higher from the 25th on.
+async fn send_windows(device: &Device, bundle: Digest, seed: u64, shift: f32) {
+    let baseline = baseline(WINDOW as u16);
+    let mut noise = Noise(seed);
+    let record = |window: u64| {
+        let shift = if window >= 25 { shift } else { 0.0 };
+        let counted = profile(&baseline, &mut noise, WINDOW, shift);
+        Record::One(ProfileRecord {
+            origin: ProfileOrigin::Model {
+                slot: "main".parse().expect("the name is well formed"),
+                bundle,
+            },
+            windows: WindowRange { first: window, last: window },
+            opened_ms: BEGIN_MS + window * WINDOW_MS,
+            closed_ms: BEGIN_MS + (window + 1) * WINDOW_MS,
+            profile: encoded(&counted),
+        })
+    };
+    let batch = Batch { boot: Boot(1), first: Sequence(1), records: (0..40).map(record).collect() };
+    let up = Topic::Stream(device.id.clone(), Stream::Profiles);
+    for _ in 0..2 {
+        assert_eq!(device.say(up.clone(), &batch).await, Delivery::Accepted);
+    }
+}
+
+/// A device that has found the drift itself says so.
+async fn report_drift(device: &Device, bundle: Digest) {
+    let running = Running { bundle, name: "example".into(), version: "1.0.1".into() };
+    let stream = DriftedStream {
+        name: "pressure".into(),
+        change: "rises".into(),
+        since_ms: BEGIN_MS + 25 * WINDOW_MS,
+    };
+    let drift = Some(DriftStatus {
+        state: DriftState::Drifted,
+        uncalibrated: false,
+        streams: vec![stream],
+    });
+    let slot = SlotReport {
+        slot: "main".parse().expect("the name is well formed"),
+        phase: SlotPhase::Settled,
+        comparison: None,
+        running: Some(running),
+        desired: Some(bundle),
+        reason: None,
+        drift,
+    };
+    let report = Reported {
+        boot: Boot(1),
+        revision: 1,
+        generation: 0,
+        trust: TrustReport::default(),
+        slots: vec![slot],
+    };
+    assert_eq!(device.say(Topic::State(device.id.clone()), &report).await, Delivery::Accepted);
+}
+
+/// A bundle with a reference, and two devices that send windows of it twice; the second one drifts.
+async fn desk_with_drift() -> (Desk, Bundle, [Device; 2]) {
+    let desk = Desk::start().await;
+    let with_reference = BundleBuilder { baseline: Some(baseline(WINDOW as u16)), ..builder(1) };
+    let bundle = with_reference.build().expect("the bundle is sound");
+    let folder = desk.folder.path().join("with-reference");
+    bundle.write(&folder).expect("the folder can be written");
+    let (status, answer) = desk.publish(&folder).await;
+    assert_eq!(status, 201, "{answer}");
+    let devices = [desk.connect_device("line-1").await, desk.connect_device("line-2").await];
+    for (device, (seed, shift)) in devices.iter().zip([(3, 0.0), (4, 0.5)]) {
+        send_windows(device, bundle.digest(), seed, shift).await;
+    }
+    report_drift(&devices[1], bundle.digest()).await;
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 80).await;
+    desk.wait_for("/api/v1/devices/line-2", |device| device["reported"].is_object()).await;
+    (desk, bundle, devices)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_is_found_named_and_shown_and_a_restart_loses_nothing() {
+    let (mut desk, bundle, _devices) = desk_with_drift().await;
+    let path = format!("/api/v1/drift?bundle={}", bundle.digest());
+    let all = desk.get(&path).await;
+    assert_eq!((&all["windows"], &all["samples"]), (&json!(80), &json!(20_000)));
+    assert_eq!(all["streams"].as_array().map(Vec::len), Some(4));
+    let culprits = all["culprits"].as_array().expect("it is a list");
+    assert_eq!(culprits.len(), 1, "{culprits:?}");
+    assert_eq!(culprits[0]["device"], "line-2");
+    let found = &culprits[0]["verdict"]["drifted"];
+    assert_eq!((&found[0]["stream"], &found[0]["change"]), (&json!("pressure"), &json!("rises")));
+    let since_ms = found[0]["since_ms"].as_u64().expect("it is found");
+    assert!(since_ms.abs_diff(BEGIN_MS + 25 * WINDOW_MS) <= 2 * WINDOW_MS, "{since_ms}");
+    assert_eq!(all["origins"][0]["verdict"]["state"], "steady");
+    assert_eq!(all["accuracy"]["extrapolating"], true);
+    let estimated = all["accuracy"]["cbpe"]["accuracy"].as_f64().expect("there is a reference");
+    assert!((estimated - 0.75).abs() < 0.02, "{estimated}");
+
+    let calm = desk.get(&format!("{path}&device=line-1&slot=main")).await;
+    assert_eq!((&calm["cohort"]["state"], &calm["windows"]), (&json!("steady"), &json!(40)));
+    assert_eq!(calm["accuracy"]["extrapolating"], false);
+    let pressure = &calm["streams"][0];
+    let psi = &pressure["statistics"]["psi"];
+    assert!(psi["value"].as_f64() < psi["critical"].as_f64(), "{psi}");
+    let mean = pressure["moments"]["mean"].as_f64().expect("there are values");
+    assert!(mean.abs() < 0.05, "{mean}");
+    let before =
+        desk.get(&format!("{path}&device=line-2&to_ms={}", BEGIN_MS + 25 * WINDOW_MS)).await;
+    assert_eq!(before["cohort"]["state"], "steady");
+    let after =
+        desk.get(&format!("{path}&device=line-2&from_ms={}", BEGIN_MS + 30 * WINDOW_MS)).await;
+    assert_eq!((&after["windows"], &after["cohort"]["state"]), (&json!(11), &json!("drifted")));
+
+    let device = desk.get("/api/v1/devices/line-2").await;
+    let said = &device["reported"]["slots"][0]["drift"];
+    assert_eq!(
+        (&said["state"], &said["streams"][0]["name"]),
+        (&json!("drifted"), &json!("pressure"))
+    );
+    for (page, words) in [
+        ("/".to_owned(), vec!["/devices/line-2/drift", "drifted", "pressure rises"]),
+        (format!("/drift/{}", bundle.digest()), vec!["Named among all", "line-2", "extrapolating"]),
+        (
+            "/devices/line-2/drift".to_owned(),
+            vec!["The device says", "flow", "confidence", "class"],
+        ),
+        ("/devices/line-1/drift".to_owned(), vec!["Nothing runs on it yet"]),
+    ] {
+        let shown = String::from_utf8(desk.download(&page).await).expect("a page is UTF-8");
+        let missing: Vec<_> = words.into_iter().filter(|word| !shown.contains(word)).collect();
+        assert!(missing.is_empty(), "{missing:?} is not on {page}:\n{shown}");
+    }
+
+    desk.stop_fleet().await;
+    desk.start_fleet().await;
+    assert_eq!(desk.get(&path).await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_is_exported_as_a_table_as_json_and_as_a_kll_sketch() {
+    let (desk, bundle, _devices) = desk_with_drift().await;
+    let path = format!("/api/v1/drift/export?bundle={}&device=line-1", bundle.digest());
+    let csv = desk.download(&format!("{path}&format=csv")).await;
+    let csv = String::from_utf8(csv).expect("CSV is UTF-8");
+    let header = csv.lines().next().expect("there is a header");
+    let column = header.split(',').position(|name| name == "now").expect("it has that column");
+    let rows = csv.lines().skip(1).filter(|row| row.contains(",pressure,feature,"));
+    let counts: Vec<u64> = rows
+        .map(|row| row.split(',').nth(column).and_then(|it| it.parse().ok()).expect("a count"))
+        .collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (19, 10_000));
+    let json = desk.get(&format!("{path}&format=json")).await;
+    assert_eq!(json["streams"][1]["name"], "flow");
+    let kll = desk.download(&format!("{path}&format=kll&stream=pressure")).await;
+    let sketch = selvedge_sketch::Kll200::decode(&kll, 1).expect("it is Apache's form");
+    assert_eq!(sketch.count(), 10_000);
+    let median = sketch.quantile(0.5).expect("there are values");
+    assert!(median.abs() < 0.15, "{median}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_question_about_drift_is_named() {
+    let (desk, bundle, _devices) = desk_with_drift().await;
+    let bare = desk.release(2).await.digest();
+    desk.add_device("line-3").await;
+    let bundle = bundle.digest();
+    let unknown = Digest([9; 32]);
+    for (query, expected, named) in [
+        (String::new(), 400, "names no bundle"),
+        ("bundle=7".to_owned(), 400, "bundle=7 cannot be read"),
+        (format!("bundle={unknown}"), 404, "there is no bundle"),
+        (format!("bundle={bare}"), 409, "has no baseline"),
+        (format!("bundle={bundle}&device=line-9"), 404, "there is no device line-9"),
+        (format!("bundle={bundle}&device=line-3"), 404, "no profile of example 1.0.1"),
+        (format!("bundle={bundle}&slot=spare"), 404, "no profile of example 1.0.1"),
+        (format!("bundle={bundle}&label=site%3Dnorth"), 404, "no device has the labels site=north"),
+        (format!("bundle={bundle}&from_ms=2&to_ms=1"), 400, "ends before it begins"),
+        (format!("bundle={bundle}&from_ms={}", u64::MAX), 404, "from 18446744073709551615 on"),
+        (format!("bundle={bundle}&since=1"), 400, "nothing is asked with since=1"),
+    ] {
+        let (status, answer) = desk.call("GET", &format!("/api/v1/drift?{query}"), None).await;
+        let said = answer["error"].as_str().expect("an error is a sentence");
+        assert!(status == expected && said.contains(named), "{query}: {status} {said}");
+    }
+    for (query, expected, named) in [
+        ("", 400, "format= is not known"),
+        ("&format=xml", 400, "format=xml is not known"),
+        ("&format=kll", 400, "add stream=NAME"),
+        ("&format=kll&stream=depth", 404, "there are pressure, flow, class, confidence"),
+        ("&format=kll&stream=class", 400, "class has no order"),
+    ] {
+        let path = format!("/api/v1/drift/export?bundle={bundle}{query}");
+        let (status, answer) = desk.call("GET", &path, None).await;
+        let said = answer["error"].as_str().expect("an error is a sentence");
+        assert!(status == expected && said.contains(named), "{query}: {status} {said}");
+    }
 }

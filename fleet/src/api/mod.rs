@@ -2,6 +2,7 @@
 
 mod bundles;
 mod devices;
+mod drift;
 mod fleet;
 mod repository;
 mod telemetry;
@@ -36,6 +37,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
         (name = "bundles", description = "The bundle registry."),
         (name = "repository", description = "The TUF repository: which bundles devices may run."),
         (name = "telemetry", description = "What devices sent."),
+        (name = "drift", description = "Whether what bundles see and say is as their references."),
         (name = "fleet", description = "The fleet as a whole.")
     )
 )]
@@ -81,6 +83,8 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(telemetry::list_events))
         .routes(routes!(telemetry::list_nodes))
         .routes(routes!(telemetry::list_streams))
+        .routes(routes!(drift::read_drift))
+        .routes(routes!(drift::export_drift))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -159,7 +163,7 @@ fn json_fault(rejection: &JsonRejection) -> Response {
 }
 
 /// Parts of the path, with the same kind of answer to faults.
-struct Path<T>(T);
+pub struct Path<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
     type Rejection = Response;
@@ -176,7 +180,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
 }
 
 /// The query, with the same kind of answer to faults.
-struct Query<T>(T);
+pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Response;
@@ -211,7 +215,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 17, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 19, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

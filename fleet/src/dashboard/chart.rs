@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
+use super::drift::number;
+use crate::drift::{CellKind, CellView, StateChangeView, StreamView};
+
 const SPARK_WIDTH: f64 = 120.0;
 const SPARK_HEIGHT: f64 = 28.0;
 /// Keeps the line's own width inside the picture.
@@ -12,6 +15,14 @@ const SPARK_POINTS: usize = 40;
 
 const BAR_WIDTH: f64 = 160.0;
 const BAR_HEIGHT: f64 = 8.0;
+
+const HISTOGRAM_WIDTH: f64 = 320.0;
+const HISTOGRAM_HEIGHT: f64 = 110.0;
+/// Below the bars, for the ends of the scale.
+const HISTOGRAM_FOOT: f64 = 16.0;
+
+const STATES_WIDTH: f64 = 600.0;
+const STATES_HEIGHT: f64 = 12.0;
 
 /// The style sheet has this many colours for classes; they repeat.
 const CLASS_COLOURS: usize = 10;
@@ -86,6 +97,125 @@ pub fn progress(present: u32, total: u32) -> Markup {
             aria-hidden="true" {
             rect .track width=(BAR_WIDTH) height="4" {}
             rect .done width=(format!("{width:.1}")) height="4" {}
+        }
+    }
+}
+
+/// A stream's shares now as bars, those of its reference as a line over them.
+pub fn histogram(stream: &StreamView) -> Markup {
+    let is_shown = |cell: &&CellView| {
+        matches!(cell.kind, CellKind::Bin | CellKind::Class) || cell.now > 0 || cell.reference > 0
+    };
+    let cells: Vec<&CellView> = stream.cells.iter().filter(is_shown).collect();
+    let shares = cells.iter().flat_map(|cell| [cell.now_share, cell.reference_share]);
+    let highest = shares.fold(f64::MIN_POSITIVE, f64::max);
+    let width = HISTOGRAM_WIDTH / cells.len().max(1) as f64;
+    let base = HISTOGRAM_HEIGHT - HISTOGRAM_FOOT;
+    let height = |share: f64| (base - SPARK_MARGIN) * share / highest;
+    let mut line = format!("M0 {base:.1}");
+    for (index, cell) in cells.iter().enumerate() {
+        let (left, y) = (index as f64 * width, base - height(cell.reference_share));
+        write!(line, "L{left:.1} {y:.1}H{:.1}", left + width)
+            .expect("a string takes all that is written");
+    }
+    write!(line, "V{base:.1}").expect("a string takes all that is written");
+    let look = if stream.state == "drifted" { "drifted" } else { "" };
+    html! {
+        svg .histogram viewBox=(format!("0 0 {HISTOGRAM_WIDTH} {HISTOGRAM_HEIGHT}")) role="img"
+            aria-label=(described(stream, &cells)) {
+            @for (index, cell) in cells.iter().enumerate() {
+                @let tall = height(cell.now_share);
+                rect .now .(look) .beyond[is_beyond(cell)]
+                    x=(format!("{:.1}", index as f64 * width + 1.0)) y=(format!("{:.1}", base - tall))
+                    width=(format!("{:.1}", (width - 2.0).max(1.0))) height=(format!("{tall:.1}")) {}
+            }
+            path .reference d=(line) {}
+            @for (x, anchor, text) in scale(&cells, width) {
+                text x=(format!("{x:.1}")) y=(HISTOGRAM_HEIGHT - 4.0) text-anchor=(anchor) { (text) }
+            }
+        }
+    }
+}
+
+fn is_beyond(cell: &CellView) -> bool {
+    matches!(cell.kind, CellKind::Below | CellKind::Above | CellKind::NotFinite)
+}
+
+/// The picture in a sentence: where most of what changed is.
+fn described(stream: &StreamView, cells: &[&CellView]) -> String {
+    let change = |cell: &&&CellView| (cell.now_share - cell.reference_share).abs();
+    let most = cells.iter().max_by(|a, b| change(a).total_cmp(&change(b)));
+    let Some(most) = most.filter(|_| stream.now_total > 0) else {
+        return format!("{}: nothing was counted", stream.name);
+    };
+    let place = match (most.low, most.high, &most.label) {
+        (Some(low), Some(high), _) => format!("from {} to {}", number(low), number(high)),
+        (None, Some(high), _) => format!("below {}", number(high)),
+        (Some(low), None, _) => format!("above {}", number(low)),
+        (None, None, Some(label)) => label.clone(),
+        (None, None, None) => "not finite".into(),
+    };
+    format!(
+        "{}, {} values now: most is changed {place}, {:.1} % now and {:.1} % in the reference",
+        stream.name,
+        stream.now_total,
+        most.now_share * 100.0,
+        most.reference_share * 100.0
+    )
+}
+
+/// Texts below the bars: both ends and the middle of the bins, or the classes where they are few.
+fn scale(cells: &[&CellView], width: f64) -> Vec<(f64, &'static str, String)> {
+    const CLASSES_NAMED: usize = 6;
+    const CLASS_CHARS: usize = 10;
+    if cells.iter().all(|cell| cell.kind == CellKind::Class) {
+        let named = if cells.len() <= CLASSES_NAMED { cells } else { &[] };
+        let label = |(index, cell): (usize, &&CellView)| {
+            let text: String =
+                cell.label.iter().flat_map(|it| it.chars()).take(CLASS_CHARS).collect();
+            ((index as f64 + 0.5) * width, "middle", text)
+        };
+        return named.iter().enumerate().map(label).collect();
+    }
+    let bins = || cells.iter().enumerate().filter(|(_, cell)| cell.kind == CellKind::Bin);
+    let count = bins().count();
+    let begin = |(index, cell): (usize, &&CellView), anchor| {
+        cell.low.map(|low| (index as f64 * width, anchor, number(low)))
+    };
+    let first = bins().next().and_then(|bin| begin(bin, "start"));
+    let middle = bins().nth(count / 2).filter(|_| count > 2).and_then(|bin| begin(bin, "middle"));
+    let last = bins().last().and_then(|(index, cell)| {
+        cell.high.map(|high| ((index + 1) as f64 * width, "end", number(high)))
+    });
+    [first, middle, last].into_iter().flatten().collect()
+}
+
+/// States over a span of time, each as a piece of a bar.
+pub fn states(changes: &[StateChangeView], begin_ms: u64, end_ms: u64) -> Markup {
+    let span_ms = end_ms.saturating_sub(begin_ms).max(1) as f64;
+    let place = |at_ms: u64| {
+        STATES_WIDTH * (at_ms.clamp(begin_ms, end_ms.max(begin_ms)) - begin_ms) as f64 / span_ms
+    };
+    let ends = changes.iter().skip(1).map(|next| next.at_ms).chain([end_ms]);
+    html! {
+        svg .states viewBox=(format!("0 0 {STATES_WIDTH} {STATES_HEIGHT}"))
+            preserveAspectRatio="none" aria-hidden="true" {
+            rect .track width=(STATES_WIDTH) height=(STATES_HEIGHT) {}
+            @for (change, end_ms) in changes.iter().zip(ends) {
+                @let (left, right) = (place(change.at_ms), place(end_ms));
+                // A state of one window is still to be seen.
+                rect .(format!("state-{}", change.state)) x=(format!("{left:.1}"))
+                    width=(format!("{:.1}", (right - left).max(2.0))) height=(STATES_HEIGHT) {}
+            }
+        }
+    }
+}
+
+/// The colour of a state, for a legend.
+pub fn state_key(state: &str) -> Markup {
+    html! {
+        svg .key viewBox="0 0 8 8" width="8" height="8" aria-hidden="true" {
+            rect .(format!("state-{state}")) width="8" height="8" rx="2" {}
         }
     }
 }

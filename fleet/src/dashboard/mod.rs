@@ -4,6 +4,7 @@
 //! again when the event stream says that something changed. Nothing is loaded from elsewhere.
 
 mod chart;
+mod drift;
 
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub fn router(manager: Arc<Manager>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/live", get(live))
+        .route("/drift/{bundle}", get(drift::bundle_page))
+        .route("/devices/{id}/drift", get(drift::device_page))
         .with_state(manager)
         .route("/style.css", get(|| asset("text/css; charset=utf-8", STYLE)))
         .route("/live.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))
@@ -46,25 +49,42 @@ pub fn router(manager: Arc<Manager>) -> Router {
 
 async fn page(State(manager): State<Arc<Manager>>) -> Result<Markup, Error> {
     let content = read_content(&manager).await?;
+    let live = html! { p #link .quiet role="status" { "not live" } };
+    Ok(document(&manager, "Selvedge", true, &live, &content))
+}
+
+/// A page beside the first, which does not change by itself.
+fn frame(manager: &Manager, title: &str, content: &Markup) -> Markup {
+    let back = html! { p .back { a href="/" { "all devices" } } };
+    document(manager, &format!("{title} · Selvedge"), false, &back, content)
+}
+
+fn document(
+    manager: &Manager,
+    title: &str,
+    is_live: bool,
+    aside: &Markup,
+    content: &Markup,
+) -> Markup {
     let fleet = manager.director.fleet();
-    Ok(html! {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (fleet) " · Selvedge" }
+                title { (fleet) " · " (title) }
                 link rel="stylesheet" href="/style.css";
                 link rel="icon" href="data:,";
-                script src="/live.js" defer {}
+                @if is_live { script src="/live.js" defer {} }
             }
             body {
                 header {
                     (mark())
-                    h1 { "Selvedge" }
+                    @if is_live { h1 { "Selvedge" } } @else { p .name { "Selvedge" } }
                     p .fleet { "fleet " strong { (fleet) } }
-                    p #link .quiet role="status" { "not live" }
+                    (aside)
                 }
                 main { (content) }
                 footer {
@@ -73,7 +93,7 @@ async fn page(State(manager): State<Arc<Manager>>) -> Result<Markup, Error> {
                 }
             }
         }
-    })
+    }
 }
 
 /// The main part alone, for the script.
@@ -240,6 +260,9 @@ fn state(device: &DeviceView, slots: &[SlotView]) -> Markup {
                 PhaseView::Refused => { span .pill .bad { "refused" } }
             }
             @if let Some(comparison) = &slot.comparison { (compared(comparison)) }
+            @if let Some(status) = &slot.drift {
+                div .under { a .drift href=(format!("/devices/{}/drift", device.id)) { "drift" } " " (drift::said(status)) }
+            }
         }
         @if slots.is_empty() && device.desired.is_some() { span .pill .busy { "waiting" } }
         @for problem in &device.problems { p .reason { (problem) } }
@@ -318,7 +341,8 @@ fn bundle_section(view: &FleetView, now_ms: u64) -> Markup {
                 ul {
                     @for bundle in &view.bundles {
                         li {
-                            span { (bundle.name) " " strong { (bundle.version) } " "
+                            span { a href=(format!("/drift/{}", bundle.digest)) title="drift" {
+                                (bundle.name) " " strong { (bundle.version) } } " "
                                 small { code { (bundle.digest.short()) } } " "
                                 @if bundle.revoked { span .pill .bad { "revoked" } }
                                 @else if bundle.target.is_none() { span .pill { "no target" } } }

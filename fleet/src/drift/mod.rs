@@ -1,3 +1,26 @@
 //! What the fleet says about drift, computed from what devices summed up.
+//!
+//! All of it are pure functions of a baseline and of stored profiles, computed when somebody asks: nothing
+//! is kept in the process, so nothing is lost with it, and a profile that comes late counts as if it had
+//! come in time. A look reads at most [`Limits::drift_profiles_max`](crate::Limits::drift_profiles_max)
+//! profiles, the newest; what that costs stands in the fleet's README.
+//!
+//! Vocabulary: an *origin* is a slot of a device; a *window* is a stored profile, which may stand for several
+//! windows that the device merged; a *cohort* are the origins that somebody asks about.
 
+mod export;
+mod judge;
+mod merge;
 pub mod multivariate;
+mod query;
+mod view;
+
+pub use export::{kll, to_csv};
+pub use judge::{Judgement, OriginVerdict, StateChange, StreamVerdict, Verdict, judge};
+pub use merge::{Merged, Origin, Window, merge};
+pub use query::DriftQuery;
+pub use view::{
+    AccuracyView, BaselineView, CellKind, CellView, DriftView, EstimateView, FindingView,
+    MomentsView, OriginView, PolicyView, StateChangeView, StatisticView, StatisticsView,
+    StreamKind, StreamView, Subject, VerdictView,
+};

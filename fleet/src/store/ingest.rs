@@ -2,15 +2,17 @@
 //!
 //! One call is one transaction over many messages. Each sequence number of a (device, boot, stream) is
 //! taken once, whatever the order and however often it comes; a record that covers several numbers is
-//! taken as a whole or, where some of them were stored before, not at all.
+//! taken as a whole or, where some of them were stored before, not at all. A profile that covers more than
+//! stored ones of the same origin, and all of each, takes their place: it has their counts in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DeviceId, Digest, Event, Health, InferenceResult, Outcome, ProfileOrigin,
-    ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough, Stream,
+    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult, Outcome,
+    ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough,
+    Stream,
 };
 
 use super::{EnrolledKey, Store, Tx, integer, natural};
@@ -303,13 +305,22 @@ impl Store {
                 "boots before {floor} are settled; their records are discarded"
             )));
         }
-        let plan = match plan_batch(batch, load_ranges(tx, device, batch.boot, stream).await?) {
+        let mut plan = match plan_batch(batch, load_ranges(tx, device, batch.boot, stream).await?) {
             Ok(plan) => plan,
             Err(reason) => return Ok(Taken::Refused(reason)),
         };
         for &(sequence, covers, value) in &plan.fresh {
             let place = Place { device, boot: batch.boot, sequence, covers };
             value.insert(tx, &place, &self.limits).await?;
+        }
+        for (sequence, covers, value) in std::mem::take(&mut plan.overlapping) {
+            let place = Place { device, boot: batch.boot, sequence, covers };
+            if value.make_room(tx, &place).await? {
+                value.insert(tx, &place, &self.limits).await?;
+                plan.fresh.push((sequence, covers, value));
+            } else {
+                plan.conflicting += 1;
+            }
         }
         let new_stream = save_ranges(tx, device, batch.boot, stream, &plan.ranges).await?;
         count_batch(tx, device, batch.boot, stream, &plan, at_ms).await?;
@@ -448,9 +459,11 @@ struct BatchPlan<'a, T> {
     ranges: SequenceRanges,
     /// Records to store: the first number, how many it covers, the value.
     fresh: Vec<(u64, u64, &'a T)>,
+    /// Records whose numbers were stored in part.
+    overlapping: Vec<(u64, u64, &'a T)>,
     /// Numbers that are new and stand for dropped records.
     dropped: u64,
-    /// Records whose numbers were stored in part as something else.
+    /// Those of them that cannot take the place of what is stored.
     conflicting: u64,
     /// Records of this stream that were stored before.
     records_before: u64,
@@ -460,8 +473,8 @@ fn plan_batch<T>(
     batch: &Batch<T>,
     (mut ranges, records_before): (SequenceRanges, u64),
 ) -> Result<BatchPlan<'_, T>, String> {
-    let mut fresh = Vec::new();
-    let (mut dropped, mut conflicting) = (0, 0);
+    let (mut fresh, mut overlapping) = (Vec::new(), Vec::new());
+    let mut dropped = 0;
     let Sequence(mut next) = batch.first;
     for record in &batch.records {
         let covers = record.covers();
@@ -481,11 +494,13 @@ fn plan_batch<T>(
                 fresh.push((next, covers, value));
             }
             Record::One(_) | Record::Merged { .. } if new == 0 => {}
-            Record::One(_) | Record::Merged { .. } => conflicting += 1,
+            Record::One(value) | Record::Merged { value, .. } => {
+                overlapping.push((next, covers, value));
+            }
         }
         next = span.last + 1;
     }
-    Ok(BatchPlan { ranges, fresh, dropped, conflicting, records_before })
+    Ok(BatchPlan { ranges, fresh, overlapping, dropped, conflicting: 0, records_before })
 }
 
 /// Where a row belongs.
@@ -502,6 +517,16 @@ trait Row {
     const TRIM: &'static str;
 
     fn kept_max(limits: &Limits) -> u32;
+
+    /// Deletes stored records whose content is in this one, where the numbers of some of them are among its
+    /// own; returns whether it can be stored then.
+    async fn make_room(
+        &self,
+        _: &mut SqliteConnection,
+        _: &Place<'_>,
+    ) -> Result<bool, sqlx::Error> {
+        Ok(false)
+    }
 
     async fn insert(
         &self,
@@ -562,17 +587,50 @@ impl Row for ProfileRecord {
         limits.profiles_kept_max
     }
 
+    async fn make_room(
+        &self,
+        tx: &mut SqliteConnection,
+        place: &Place<'_>,
+    ) -> Result<bool, sqlx::Error> {
+        let (slot, bundle, node) = origin_columns(&self.origin);
+        let last = place.sequence + (place.covers - 1);
+        let foreign: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM profiles WHERE device = $1 AND boot = $2 AND sequence <= $4 \
+             AND sequence + covers > $3 AND NOT (sequence >= $3 AND sequence + covers - 1 <= $4 \
+             AND slot IS $5 AND bundle IS $6 AND node IS $7)",
+        )
+        .bind(place.device.as_str())
+        .bind(place.boot.0)
+        .bind(integer(place.sequence))
+        .bind(integer(last))
+        .bind(slot)
+        .bind(bundle)
+        .bind(node)
+        .fetch_one(&mut *tx)
+        .await?;
+        if foreign > 0 {
+            return Ok(false);
+        }
+        sqlx::query(
+            "DELETE FROM profiles WHERE device = $1 AND boot = $2 AND sequence <= $4 \
+             AND sequence + covers > $3",
+        )
+        .bind(place.device.as_str())
+        .bind(place.boot.0)
+        .bind(integer(place.sequence))
+        .bind(integer(last))
+        .execute(tx)
+        .await
+        .map(|_| true)
+    }
+
     async fn insert(
         &self,
         tx: &mut SqliteConnection,
         place: &Place<'_>,
         _: &Limits,
     ) -> Result<(), sqlx::Error> {
-        let (slot, bundle, node) = match &self.origin {
-            ProfileOrigin::Model { slot, bundle } => (Some(slot.as_str()), Some(bundle), None),
-            // SQLite's integers are signed: the node's 64 bits are kept, not their value.
-            ProfileOrigin::Node { node, .. } => (None, None, Some(node.0.cast_signed())),
-        };
+        let (slot, bundle, node) = origin_columns(&self.origin);
         sqlx::query(
             "INSERT INTO profiles (device, boot, sequence, covers, slot, bundle, node, \
              window_first, window_last, opened_ms, closed_ms, profile) \
@@ -583,7 +641,7 @@ impl Row for ProfileRecord {
         .bind(integer(place.sequence))
         .bind(integer(place.covers))
         .bind(slot)
-        .bind(bundle.map(|bundle| &bundle.0[..]))
+        .bind(bundle)
         .bind(node)
         .bind(integer(self.windows.first))
         .bind(integer(self.windows.last))
@@ -613,6 +671,15 @@ impl Row for ProfileRecord {
             .await
             .map(drop),
         }
+    }
+}
+
+/// Slot, bundle and node of a profile.
+fn origin_columns(origin: &ProfileOrigin) -> (Option<&str>, Option<&[u8]>, Option<i64>) {
+    match origin {
+        ProfileOrigin::Model { slot, bundle } => (Some(slot.as_str()), Some(&bundle.0), None),
+        // SQLite's integers are signed: the node's 64 bits are kept, not their value.
+        ProfileOrigin::Node { node, .. } => (None, None, Some(node.0.cast_signed())),
     }
 }
 
@@ -762,6 +829,13 @@ async fn store_reported(
         if let Some(running) = &mut slot.running {
             running.name = cut(&running.name, limits).into();
             running.version = cut(&running.version, limits).into();
+        }
+        if let Some(drift) = &mut slot.drift {
+            drift.streams.truncate(DRIFTED_STREAMS_MAX);
+            for stream in &mut drift.streams {
+                stream.name = cut(&stream.name, limits).into();
+                stream.change = cut(&stream.change, limits).into();
+            }
         }
     }
     sqlx::query(

@@ -7,6 +7,7 @@
 mod bundles;
 mod desired;
 mod devices;
+mod drift;
 mod ingest;
 mod keys;
 mod repository;
@@ -36,6 +37,7 @@ pub use desired::{
     Assignment, Change, DesiredRow, DesiredSet, GENERATION_JUMP_MAX, SignedDesired, SlotRow, Slots,
 };
 pub use devices::DeviceRow;
+pub use drift::{WindowFilter, Windows};
 pub use ingest::{Applied, Malformed, MalformedKind, Received, Upward};
 pub use keys::{EnrolledKey, Sender};
 pub use repository::{RepositoryChange, TIMESTAMP_FILE};
@@ -131,6 +133,7 @@ fn migrations() -> Vec<Migration> {
         ("first", include_str!("../../migrations/0001_first.sql")),
         ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
         ("repository", include_str!("../../migrations/0003_repository.sql")),
+        ("profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -2,18 +2,23 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use selvedge_wire::{
-    Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Outcome, Record, Reported,
-    Running, Sequence, SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport,
+    Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Outcome, ProfileOrigin,
+    ProfileRecord, Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status,
+    StoredThrough, Stream, TrustReport, WindowRange,
 };
 
 use super::{
     Assignment, Change, Cursor, EnrolledKey, Malformed, MalformedKind, Received, RepositoryChange,
-    SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward,
+    SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward, WindowFilter,
 };
 use crate::{
     ErrorKind, Limits,
+    drift::merge,
     store::BundleRow,
-    testing::{NOW_MS, add_device, key_of, name},
+    testing::{
+        NOW_MS, add_device, key_of, name,
+        reference::{Noise, baseline, encoded, profile},
+    },
 };
 
 async fn store_with(limits: Limits, devices: &[&str]) -> (TempDir, Store) {
@@ -99,6 +104,124 @@ proptest! {
             store.close().await;
         });
     }
+}
+
+/// A profile of the windows `first` to `last` of one boot, counted from `windows`.
+fn profiles(windows: &[selvedge_sketch::GatewayProfile], first: u64, last: u64) -> Upward {
+    let mut merged = windows[first as usize].clone();
+    for window in &windows[first as usize + 1..=last as usize] {
+        merged.merge(window).expect("they have one baseline");
+    }
+    let value = ProfileRecord {
+        origin: ProfileOrigin::Model {
+            slot: "main".parse().expect("the name is well formed"),
+            bundle: Digest([7; 32]),
+        },
+        windows: WindowRange { first, last },
+        opened_ms: first * 10,
+        closed_ms: last * 10 + 10,
+        profile: encoded(&merged),
+    };
+    let covers = last - first + 1;
+    let record = if covers == 1 { Record::One(value) } else { Record::Merged { covers, value } };
+    Upward::Profiles(Batch { boot: Boot(1), first: Sequence(first + 1), records: vec![record] })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Ranges are halves, quarters and eighths of sixteen windows, or single ones: of two that overlap, one
+    /// contains the other, as a device merges them.
+    #[test]
+    fn profiles_in_any_order_with_duplicates_and_wider_ranges_are_counted_once(
+        sent in prop::collection::vec((0u32..5, 0u64..16), 1..24),
+        per_commit in 1usize..5,
+    ) {
+        let baseline = baseline(50);
+        let mut noise = Noise(9);
+        let windows: Vec<_> =
+            (0..16).map(|at| profile(&baseline, &mut noise, 3, at as f32)).collect();
+        let range = |&(level, at): &(u32, u64)| {
+            let first = at >> level << level;
+            (first, first + (1 << level) - 1)
+        };
+        block_on(async {
+            let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+            let messages: Vec<Received> = sent
+                .iter()
+                .map(range)
+                .map(|(first, last)| received("a", profiles(&windows, first, last)))
+                .collect();
+            for group in messages.chunks(per_commit) {
+                store.apply(group, &[]).await.expect("the database takes it");
+            }
+            let covered: std::collections::BTreeSet<u64> =
+                sent.iter().map(range).flat_map(|(first, last)| first..=last).collect();
+            let mut expected = windows[0].clone();
+            expected = selvedge_sketch::GatewayProfile::new(expected.spec_id(), 2)
+                .expect("two features fit");
+            for &window in &covered {
+                expected.merge(&windows[window as usize]).expect("they have one baseline");
+            }
+            let filter = WindowFilter::default();
+            let stored =
+                store.windows(&Digest([7; 32]), &filter).await.expect("profiles can be read");
+            let merged = merge(&baseline, &stored.windows);
+            assert_eq!(merged.windows, covered.len() as u64);
+            assert_eq!(encoded(&merged.profile), encoded(&expected));
+            let streams = store.streams(&name("a")).await.expect("streams can be read");
+            assert_eq!(streams[0].conflicting, 0);
+            store.close().await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn profiles_that_overlap_in_part_conflict_and_the_first_stays() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let baseline = baseline(50);
+    let mut noise = Noise(9);
+    let windows: Vec<_> = (0..4).map(|_| profile(&baseline, &mut noise, 3, 0.0)).collect();
+    let messages = [
+        received("a", profiles(&windows, 0, 1)),
+        received("a", profiles(&windows, 1, 2)),
+        received("a", profiles(&windows, 3, 3)),
+    ];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let stored = store.windows(&Digest([7; 32]), &WindowFilter::default()).await;
+    let stored = stored.expect("profiles can be read").windows;
+    let ranges: Vec<_> = stored.iter().map(|window| (window.first, window.last)).collect();
+    assert_eq!(ranges, [(0, 1), (3, 3)]);
+    let streams = store.streams(&name("a")).await.expect("streams can be read");
+    assert_eq!(streams[0].conflicting, 1);
+}
+
+#[tokio::test]
+async fn a_look_reads_the_newest_profiles_and_says_that_there_are_more() {
+    let limits = Limits { drift_profiles_max: 3, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a", "b"]).await;
+    let baseline = baseline(50);
+    let windows: Vec<_> = (0..4).map(|_| profile(&baseline, &mut Noise(9), 3, 0.0)).collect();
+    let messages = [
+        received("a", profiles(&windows, 0, 0)),
+        received("a", profiles(&windows, 2, 2)),
+        received("b", profiles(&windows, 1, 1)),
+        received("b", profiles(&windows, 3, 3)),
+    ];
+    store.apply(&messages, &[]).await.expect("the database takes it");
+    let read = async |filter: WindowFilter| {
+        let read = store.windows(&Digest([7; 32]), &filter).await.expect("profiles can be read");
+        let place =
+            |window: &crate::drift::Window| (window.origin.device.to_string(), window.first);
+        (read.windows.iter().map(place).collect::<Vec<_>>(), read.cut)
+    };
+    let place = |device: &str, first| (device.to_owned(), first);
+    let all = read(WindowFilter::default()).await;
+    assert_eq!(all, (vec![place("a", 2), place("b", 1), place("b", 3)], true));
+    let some =
+        WindowFilter { devices: Some(vec![name("b")]), to_ms: Some(20), ..Default::default() };
+    assert_eq!(read(some).await, (vec![place("b", 1)], false));
+    let slot = Some("spare".parse().expect("the name is well formed"));
+    assert_eq!(read(WindowFilter { slot, ..Default::default() }).await, (vec![], false));
 }
 
 #[tokio::test]

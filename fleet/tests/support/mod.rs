@@ -1,5 +1,7 @@
 //! A manager on free ports with keys of its own, devices that speak to it, and its API.
 
+pub mod reference;
+
 use std::{
     fs,
     path::{Path, PathBuf},
