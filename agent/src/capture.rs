@@ -276,7 +276,7 @@ mod tests {
             let (capture, samples) = Capture::new(&CONFIG, Boot(4), Arc::new(SystemClock::new()));
             let sink = capture.sink();
             for number in first..first + 9 {
-                candidate(number, &Sample::Row(vec![f32::NAN, 1.0]), |offered| sink(offered));
+                candidate(number, &Sample::Row(vec![f32::NAN, 1.0]), &sink);
             }
             drop((capture, sink));
             run_ring(disk.clone(), CONFIG, samples).await;

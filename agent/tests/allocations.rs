@@ -116,7 +116,7 @@ fn baseline() -> Baseline {
     let answer = |row: u32| ReferenceAnswer {
         class: Some(row % 2),
         confidence: Some(0.5 + row as f32 / 8000.0),
-        correct: Some(row % 3 > 0),
+        correct: Some(!row.is_multiple_of(3)),
     };
     let answers: Vec<ReferenceAnswer> = (0..4000).map(answer).collect();
     let reference = ReferenceData {

@@ -14,7 +14,7 @@ use selvedge_trust::{
     Authority, Expiry, PatchTarget, Proposal, RepositoryState, Role, RoleName, Root, RootDraft,
     RootEdit, SigningKey, SystemRandom, TargetsDraft, TargetsEdit, metadata_chunk,
 };
-use selvedge_wire::{ChunkCodec, Comparison, encode};
+use selvedge_wire::{ChunkCodec, Comparison, DriftState, encode};
 
 use super::super::*;
 use crate::{disk::simulated::SimulatedDisk, inference::Answerer};
@@ -327,6 +327,14 @@ impl World {
     pub(super) fn observe(&mut self, bundle: &Bundle, observation: Observation) {
         let now = self.now;
         let effects = self.updates().observed(&slot(), bundle.digest(), observation, now);
+        self.apply(effects);
+    }
+
+    /// The detectors of a bundle say something.
+    pub(super) fn judge(&mut self, bundle: &Bundle, state: DriftState) {
+        let drift = DriftStatus { state, uncalibrated: false, streams: Vec::new() };
+        let now = self.now;
+        let effects = self.updates().judged(&slot(), bundle.digest(), drift, now);
         self.apply(effects);
     }
 
