@@ -20,7 +20,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    limits::{CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN},
+    limits::{
+        CAPTURES_MAX, CAPTURES_PER_HOUR_MAX, CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN,
+        STUCK_SAMPLES_DEFAULT,
+    },
     spool::SpoolQuotas,
 };
 
@@ -50,6 +53,10 @@ pub struct Config {
     pub publish_results: bool,
     /// How long a profile's window is.
     pub profile_window: Duration,
+    /// A feature that has the same value so often in a row is stuck; 0 if that is not looked for.
+    pub stuck_samples: u32,
+    /// What is kept of samples that are odd, or come while their bundle drifts; nothing if it is not configured.
+    pub capture: Option<CaptureConfig>,
     /// How often health is sent.
     pub health_interval: Duration,
     /// How the spool keeps and sends records.
@@ -140,6 +147,17 @@ pub struct SpoolConfig {
     pub resend_after: Duration,
     /// How often results are made durable and sent: the most that a power cut loses.
     pub sync_interval: Duration,
+}
+
+/// What is kept on the disk of samples that are odd, or come while their bundle drifts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// The most samples; the oldest make room.
+    pub samples_max: usize,
+    /// The most bytes of all samples.
+    pub bytes_max: u64,
+    /// The most samples that are taken in an hour.
+    pub per_hour_max: usize,
 }
 
 /// What bundles may take.
@@ -308,6 +326,9 @@ struct Document {
     #[serde(default)]
     profile: ProfileTable,
     #[serde(default)]
+    inputs: InputsTable,
+    capture: Option<CaptureTable>,
+    #[serde(default)]
     health: HealthTable,
     #[serde(default)]
     spool: SpoolTable,
@@ -358,6 +379,20 @@ struct ProfileTable {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct InputsTable {
+    stuck_samples: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaptureTable {
+    samples_max: Option<Spanned<usize>>,
+    bytes_max: Option<Spanned<u64>>,
+    per_hour_max: Option<Spanned<usize>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct HealthTable {
     interval_s: Option<Spanned<u64>>,
 }
@@ -399,6 +434,13 @@ impl Document {
             profile_window: reader
                 .number(self.profile.window_s, 60, 1..=86_400, "seconds")
                 .map(Duration::from_secs)?,
+            stuck_samples: reader.number(
+                self.inputs.stuck_samples,
+                STUCK_SAMPLES_DEFAULT,
+                0..=1_000_000,
+                "samples",
+            )?,
+            capture: self.capture.map(|capture| capture.check(reader)).transpose()?,
             health_interval: reader
                 .number(self.health.interval_s, 10, 1..=3_600, "seconds")
                 .map(Duration::from_secs)?,
@@ -624,6 +666,22 @@ impl SourceTable {
 fn missing(reader: &Reader<'_>, whole: &Range<usize>, key: &str) -> ConfigError {
     let found = reader.at(whole, format!("this source lacks the key {key}"));
     ConfigError { key: Some("[[source]]".into()), ..found }
+}
+
+impl CaptureTable {
+    fn check(self, reader: &Reader<'_>) -> Result<CaptureConfig, ConfigError> {
+        const MIB: u64 = 1024 * 1024;
+        Ok(CaptureConfig {
+            samples_max: reader.number(self.samples_max, 500, 1..=CAPTURES_MAX, "samples")?,
+            bytes_max: reader.number(self.bytes_max, 16 * MIB, 4096..=64 * 1024 * MIB, "bytes")?,
+            per_hour_max: reader.number(
+                self.per_hour_max,
+                60,
+                1..=CAPTURES_PER_HOUR_MAX,
+                "samples an hour",
+            )?,
+        })
+    }
 }
 
 impl SpoolTable {

@@ -27,18 +27,20 @@ use selvedge_wire::{
     Topics, VERSION, VERSION_OLDEST, decode, encode,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Interval, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     boot::{begin_run, end_run, next_boot, skip_to},
+    capture::{Capture, run_ring},
     clock::{SharedClock, SystemClock},
     config::{BrokerConfig, Config, SourceKind},
     disk::{DiskError, SharedDisk, StateDir},
     error::Error,
-    inference::{InferenceCounters, LoadedModel, SlotHandle, WorkerSettings},
+    inference::{DriftOutlet, InferenceCounters, LoadedModel, SlotHandle, WorkerSettings},
+    keeper::{keep, kept},
     outbox::{Outbox, OutboxEnded, OutboxInput},
     record::merge_profile_records,
     reporter::Reporter,
@@ -112,6 +114,8 @@ struct Agent {
     reporter: Reporter,
     counters: Arc<InferenceCounters>,
     slots: BTreeMap<SlotName, Slot>,
+    // Nothing if no samples are captured.
+    capture: Option<Capture>,
     trials: Trials,
     updates: UpdatesHandle,
     link: Link,
@@ -153,6 +157,12 @@ impl Agent {
         let (outbox, inbox) = mpsc::channel(OUTBOX_INPUTS_MAX);
         let (link_out, clock_out) = (link.clone(), clock.clone());
         let sender = Outbox::new(link_out, signer.clone(), spool.clone(), clock_out, config.spool);
+        let capture = config.capture.map(|ring| {
+            let (capture, samples) = Capture::new(&ring, boot, clock.clone());
+            // It ends with the last slot, once what waited is on the disk.
+            tokio::spawn(run_ring(disk.clone(), ring, samples));
+            capture
+        });
         let mut agent = Self {
             config: config.clone(),
             boot,
@@ -165,6 +175,7 @@ impl Agent {
             reporter,
             counters: Arc::default(),
             slots: BTreeMap::new(),
+            capture,
             trials: Trials::new(trials, &config.state_dir),
             updates,
             link,
@@ -233,8 +244,9 @@ impl Agent {
     async fn end(mut self) {
         tracing::info!("ending");
         self.tasks.shutdown().await;
-        for slot in self.slots.values() {
+        for slot in self.slots.values_mut() {
             slot.handle.stop().await;
+            let _ = timeout(FAREWELL_MAX, &mut slot.keeper).await;
         }
         self.spool.flush().await;
         let _ = timeout(FAREWELL_MAX, self.drain()).await;
@@ -452,6 +464,7 @@ impl Agent {
 
     fn start_slot(&mut self, name: &SlotName) -> Result<Slot, Error> {
         let (spool, updates, slot) = (self.spool.clone(), self.updates.inputs(), name.clone());
+        let (states, kept_states) = watch::channel(None);
         let settings = WorkerSettings {
             clock: self.clock.clone(),
             window: self.config.profile_window,
@@ -463,11 +476,29 @@ impl Agent {
                 let slot = slot.clone();
                 let _ = updates.try_send(UpdateInput::Observed { slot, bundle, observation });
             }),
+            drift: self.drift_outlet(name, states),
+            stuck_samples: self.config.stuck_samples,
+            capture: self.capture.as_ref().map(Capture::sink),
         };
         let handle = SlotHandle::spawn(name.clone(), settings)?;
         let (orders, inbox) = mpsc::unbounded_channel();
         self.tasks.spawn(carry_orders(handle.clone(), inbox, self.updates.inputs()));
-        Ok(Slot { handle, orders })
+        let keeper = tokio::spawn(keep(self.disk.clone(), name.clone(), kept_states));
+        Ok(Slot { handle, orders, keeper })
+    }
+
+    fn drift_outlet(&self, name: &SlotName, states: watch::Sender<Option<Vec<u8>>>) -> DriftOutlet {
+        let (updates, slot) = (self.updates.inputs(), name.clone());
+        DriftOutlet {
+            kept: kept(&self.disk, name),
+            keep: Box::new(move |state| {
+                states.send_replace(Some(state));
+            }),
+            told: Box::new(move |bundle, drift| {
+                let slot = slot.clone();
+                let _ = updates.try_send(UpdateInput::Judged { slot, bundle, drift });
+            }),
+        }
     }
 
     fn start_sources(&mut self) -> Result<(), Error> {

@@ -7,7 +7,14 @@
 //!
 //! Beside the model that answers there may be one in its *shadow* ([`shadow`]). A model on *probation*
 //! is *watched*: what is counted of it stands beside what was counted lately of the one before.
+//!
+//! When a window closes, the detectors of the bundle's baseline take it ([`drift`]): what they find is told at
+//! once, and what they know is given away to be kept. Nothing is written here. Samples that are odd by
+//! themselves are told of, too ([`anomalies`]). Beside what the model does, an inference allocates nothing,
+//! unless there is something to tell.
 
+mod anomalies;
+mod drift;
 mod measures;
 mod model;
 mod shadow;
@@ -26,10 +33,13 @@ use std::{
 
 use selvedge_bundle::SampleSpec;
 use selvedge_runtime::{Answer, Sample};
-use selvedge_wire::{Comparison, Digest, InferenceResult, Outcome, SlotName, Stream};
+use selvedge_wire::{
+    Comparison, Digest, DriftStatus, Event, EventKind, InferenceResult, Outcome, SlotName, Stream,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    capture::{Candidate, CaptureReason, CaptureSink},
     clock::SharedClock,
     error::Error,
     limits::{OBSERVATION_INTERVAL, RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},
@@ -38,11 +48,13 @@ use crate::{
     updates::Observation,
 };
 
+use anomalies::Anomalies;
+use drift::{Drift, NotResumed};
 use measures::{Measures, Recent};
 use shadow::{Answered, Shadow};
 use window::Window;
 
-pub use model::{Answerer, FeatureBins, LoadedModel};
+pub use model::{Answerer, LoadedModel};
 
 /// Takes the records that a worker makes. It may wait.
 pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;
@@ -50,6 +62,16 @@ pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;
 /// Takes what a worker sees of a bundle in the shadow or on probation. It must not wait; what it does not
 /// take is told again, with more.
 pub type Observer = Box<dyn Fn(Digest, Observation) + Send>;
+
+/// What becomes of what a slot's detectors know. None of it may wait.
+pub struct DriftOutlet {
+    /// What the run before kept. It is of use only to the bundle that comes first.
+    pub kept: Option<Vec<u8>>,
+    /// Keeps what the next run goes on from, in place of what was given before.
+    pub keep: Box<dyn Fn(Vec<u8>) + Send>,
+    /// Takes what is said of a bundle with each window. What it does not take is told again with the next.
+    pub told: Box<dyn Fn(Digest, DriftStatus) + Send>,
+}
 
 /// What a slot's model takes; nothing while the slot is empty.
 pub type SampleShape = Option<Arc<SampleSpec>>;
@@ -67,6 +89,8 @@ pub struct InferenceCounters {
     pub without_model: AtomicU64,
     /// Samples that were read for the model before, which took others. They are no inferences.
     pub outdated: AtomicU64,
+    /// Samples of which a feature was out of the reference's range, not finite, or stuck.
+    pub anomalous: AtomicU64,
 }
 
 /// What a worker needs beside its slot.
@@ -83,6 +107,12 @@ pub struct WorkerSettings {
     pub sink: RecordSink,
     /// Who is told about a shadow and a probation.
     pub observer: Observer,
+    /// Where what the detectors know goes.
+    pub drift: DriftOutlet,
+    /// A value that comes so often in a row is stuck; 0 for never.
+    pub stuck_samples: u32,
+    /// Takes samples that are odd or come while their bundle drifts, if they are wanted.
+    pub capture: Option<CaptureSink>,
 }
 
 /// One sample on its way to a model.
@@ -208,6 +238,10 @@ struct Worker {
     settings: WorkerSettings,
     model: Option<Box<LoadedModel>>,
     window: Window,
+    // The features of the newest sample.
+    values: Vec<f32>,
+    drift: Option<Drift>,
+    anomalies: Anomalies,
     shape: watch::Sender<SampleShape>,
     recent: Recent,
     shadow: Option<Shadow>,
@@ -231,9 +265,12 @@ impl Worker {
     ) -> Self {
         Self {
             slot,
-            settings,
             model: None,
             window,
+            values: Vec::new(),
+            drift: None,
+            anomalies: Anomalies::new(None, settings.stuck_samples),
+            settings,
             shape,
             recent: Recent::default(),
             shadow: None,
@@ -288,8 +325,14 @@ impl Worker {
         let latency_us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
         let counter = if answer.is_ok() { &counters.answered } else { &counters.failed };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.window.count(model, &request.sample, answer.as_ref().ok(), latency_us);
-        let (outcome, bundle) = (outcome(&answer), model.running.bundle);
+        model.answerer.features(&request.sample, &mut self.values);
+        self.window.count(model, &self.values, answer.as_ref().ok(), latency_us);
+        let bundle = model.running.bundle;
+        self.watch_input(&request, bundle, begun + latency);
+        let is_wanted = self.settings.publish_results || request.reply.is_some();
+        let Some(outcome) = is_wanted.then(|| outcome(&answer)) else {
+            return Some(Answered { sample: request.sample, answer, latency_us });
+        };
         if self.settings.publish_results {
             self.publish(&request, bundle, latency_us, outcome.clone());
         }
@@ -297,6 +340,26 @@ impl Worker {
             let _ = reply.send(outcome);
         }
         Some(Answered { sample: request.sample, answer, latency_us })
+    }
+
+    /// Tells of what is odd about the newest sample.
+    fn watch_input(&mut self, request: &SampleRequest, bundle: Digest, now: Duration) {
+        let (settings, slot) = (&self.settings, &self.slot);
+        let is_odd = self.anomalies.observe(&request.source, &self.values, now, |detail| {
+            tracing::warn!("slot {slot}: {detail}");
+            tell(settings, slot, EventKind::InputAnomalous, bundle, &detail);
+        });
+        if is_odd {
+            settings.counters.anomalous.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(capture) = &settings.capture else { return };
+        let reason = match (is_odd, &self.drift) {
+            (true, _) => CaptureReason::Anomalous,
+            (false, Some(drift)) if drift.is_drifted() => CaptureReason::Drifting,
+            _ => return,
+        };
+        let SampleRequest { source, number, sample, .. } = request;
+        capture(Candidate { slot, bundle, source, number: *number, reason, sample });
     }
 
     /// Counts an answer for comparisons, and lets the shadow have the sample.
@@ -364,6 +427,9 @@ impl Worker {
             self.watch = Some(Watch { before: Box::new(before), since: Box::default() });
             self.observed_at = self.settings.clock.elapsed();
         }
+        let baseline = model.as_ref().and_then(|model| model.baseline.clone());
+        self.anomalies = Anomalies::new(baseline, self.settings.stuck_samples);
+        self.drift = model.as_ref().and_then(|model| self.begin_drift(model));
         self.model = model;
         let shape = self.model.as_ref().map(|model| Arc::new(model.sample.clone()));
         self.shape.send_replace(shape);
@@ -376,10 +442,61 @@ impl Worker {
     }
 
     fn close_window(&mut self) {
-        if let Some(record) = self.window.close() {
-            (self.settings.sink)(Stream::Profiles, encode_record(&record));
+        let Some(closed) = self.window.close() else { return };
+        (self.settings.sink)(Stream::Profiles, encode_record(&closed.record));
+        if let Some(odd) = self.anomalies.close_window() {
+            tracing::info!("slot {}: {odd}", self.slot);
+        }
+        let (Some(drift), Some(model)) = (&mut self.drift, &self.model) else { return };
+        let bundle = model.running.bundle;
+        for news in drift.observe(&closed.profile, closed.record.opened_ms) {
+            tracing::warn!("slot {}: {}: {}", self.slot, news.kind.as_str(), news.detail);
+            tell(&self.settings, &self.slot, news.kind, bundle, &news.detail);
+        }
+        (self.settings.drift.keep)(drift.encode());
+        if let Some(status) = drift.status() {
+            (self.settings.drift.told)(bundle, status);
         }
     }
+
+    /// The detectors for a model that answers next: as the run before left them if it is the first of this
+    /// run and the same bundle, else new ones.
+    fn begin_drift(&mut self, model: &LoadedModel) -> Option<Drift> {
+        let kept = self.settings.drift.kept.take();
+        let baseline = model.baseline.as_ref()?;
+        let bundle = model.running.bundle;
+        let resumed = kept.map(|kept| Drift::resume(&kept, bundle, baseline.clone()));
+        let drift = match resumed {
+            Some(Ok(drift)) => {
+                if let Some(status) = drift.status() {
+                    (self.settings.drift.told)(bundle, status);
+                }
+                return Some(drift);
+            }
+            Some(Err(NotResumed::Damaged)) => {
+                let detail = "what the detectors of drift knew is damaged: they start afresh";
+                tracing::warn!("slot {}: {detail}", self.slot);
+                tell(&self.settings, &self.slot, EventKind::StateDamaged, bundle, detail);
+                Drift::new(bundle, baseline.clone())
+            }
+            Some(Err(NotResumed::Foreign)) => {
+                let slot = &self.slot;
+                tracing::info!("slot {slot}: the detectors of drift knew another bundle: afresh");
+                Drift::new(bundle, baseline.clone())
+            }
+            None => Drift::new(bundle, baseline.clone()),
+        };
+        (self.settings.drift.keep)(drift.encode());
+        Some(drift)
+    }
+}
+
+/// Tells the fleet something about a slot's bundle.
+fn tell(settings: &WorkerSettings, slot: &SlotName, kind: EventKind, bundle: Digest, detail: &str) {
+    let (slot, bundle) = (Some(slot.clone()), Some(bundle));
+    let at_ms = settings.clock.unix_ms();
+    let event = Event { at_ms, kind, slot, bundle, detail: shortened(detail) };
+    (settings.sink)(Stream::Events, encode_record(&event));
 }
 
 /// Whether a source makes the same samples for both.

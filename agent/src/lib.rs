@@ -15,12 +15,14 @@
 
 mod args;
 mod boot;
+mod capture;
 mod clock;
 mod config;
 mod daemon;
 mod disk;
 mod error;
 mod inference;
+mod keeper;
 mod limits;
 mod malformed;
 mod outbox;
@@ -34,10 +36,11 @@ mod trial;
 mod updates;
 
 pub use args::{AgentArgs, main_with};
+pub use capture::{Candidate as CaptureCandidate, CaptureReason, CaptureSink};
 pub use clock::{Clock, SharedClock, SystemClock};
 pub use config::{
-    BrokerConfig, BundleLimits, Config, ConfigError, NodeLine, SourceConfig, SourceKind,
-    SpoolConfig,
+    BrokerConfig, BundleLimits, CaptureConfig, Config, ConfigError, NodeLine, SourceConfig,
+    SourceKind, SpoolConfig,
 };
 pub use daemon::run;
 #[cfg(any(test, feature = "simulation"))]
@@ -45,7 +48,7 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, FeatureBins, InferenceCounters, LoadedModel, Observer, RecordSink, SampleRequest,
+    Answerer, DriftOutlet, InferenceCounters, LoadedModel, Observer, RecordSink, SampleRequest,
     SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
 };
 pub use self_test::{Check, TrustedRepository, self_test};

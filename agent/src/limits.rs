@@ -168,6 +168,30 @@ pub const SHADOW_TOLERANCE: f64 = 0.05;
 /// How often a shadow or a probation is told about.
 pub const OBSERVATION_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The most windows of a slot whose openings are remembered: a drift is said to have begun within them.
+pub const DRIFT_WINDOWS_REMEMBERED_MAX: usize = 1024;
+
+/// So many samples in a row outside of the reference's range are told.
+pub const OUT_OF_RANGE_SAMPLES_MIN: u32 = 3;
+
+/// A value that comes so often in a row is stuck, unless the configuration says otherwise.
+pub const STUCK_SAMPLES_DEFAULT: u32 = 50;
+
+/// The most samples that wait to be captured; what comes then is left out.
+pub const CAPTURES_WAITING_MAX: usize = 16;
+
+/// The most samples that are captured in an hour.
+pub const CAPTURES_PER_HOUR_MAX: usize = 10_000;
+
+/// The most samples that a ring of captured ones has.
+pub const CAPTURES_MAX: usize = 100_000;
+
+/// After so many samples that are not odd, a spell of odd ones is over.
+pub const ANOMALY_CALM_SAMPLES: u32 = 50;
+
+/// Spells of one kind, source and feature are told once in this time.
+pub const ANOMALY_QUIET: Duration = Duration::from_secs(600);
+
 /// The largest file of a device's key, in bytes.
 pub const KEY_BYTES_MAX: u64 = 4 * 1024;
 

@@ -186,17 +186,9 @@ fn fetch(folder: &Path, request: &Request) -> Result<Answer, String> {
 fn profile(model: &LoadedModel) -> Result<String, String> {
     let sample = plain_sample(&model.sample)?;
     let answer = model.answerer.answer(&sample)?;
-    let bins = &model.features.bins;
-    let mut profile = GatewayProfile::new(model.features.spec_id, bins.len())
-        .map_err(|error| error.to_string())?;
-    profile.count_sample();
-    if let Some(class) = &answer.class {
-        profile.observe_class(u32::try_from(class.index).unwrap_or(u32::MAX));
-    }
-    let values = model.answerer.features(&sample).unwrap_or_default();
-    for (feature, (value, bins)) in values.iter().zip(bins).enumerate() {
-        profile.observe_f32(feature, bins, *value);
-    }
+    let (mut profile, mut values) = (model.profile(), Vec::new());
+    model.answerer.features(&sample, &mut values);
+    model.count(&mut profile, &values, Some(&answer));
     let bytes = encode_profile(&profile);
     match GatewayProfile::decode(&bytes) {
         Ok(read) if read == profile => {

@@ -26,8 +26,8 @@ use std::{
 use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, PatchIndex, digest_of, expand};
 use selvedge_trust::{Blob, BundleTarget, DesiredSlot, DesiredState, PatchTarget, UnixMillis};
 use selvedge_wire::{
-    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, Event, EventKind, FileName, FleetName,
-    Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
+    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, DriftStatus, Event, EventKind, FileName,
+    FleetName, Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
 };
 use semver::Version;
 
@@ -131,6 +131,8 @@ pub struct Updates {
     wanted: BTreeMap<SlotName, DesiredSlot>,
     slots: BTreeMap<SlotName, SlotUpdate>,
     running: BTreeMap<SlotName, Running>,
+    // What was said last of the inputs and answers of a bundle, for the report.
+    drift: BTreeMap<SlotName, (Digest, DriftStatus)>,
     // Models that wait for their turn.
     loaded: BTreeMap<SlotName, Box<LoadedModel>>,
     transfers: BTreeMap<Digest, Transfer>,
@@ -242,6 +244,7 @@ impl Updates {
             wanted: BTreeMap::new(),
             slots: BTreeMap::new(),
             running: BTreeMap::new(),
+            drift: BTreeMap::new(),
             loaded: BTreeMap::new(),
             transfers: BTreeMap::new(),
             spoiled: BTreeSet::new(),
@@ -291,6 +294,7 @@ impl Updates {
             Some(running) => self.running.insert(slot.clone(), running),
             None => self.running.remove(slot),
         };
+        self.drift.retain(|of, (judged, _)| of != slot || Some(*judged) == bundle);
         self.tell_slot(slot, Happening::Switched { bundle }, now);
         // Its target may have been revoked while models changed places.
         self.revoke(now);
@@ -319,6 +323,19 @@ impl Updates {
         now: Now,
     ) -> Vec<Effect> {
         self.tell_slot(slot, Happening::Observed { bundle, observation }, now);
+        self.finish(now)
+    }
+
+    /// What is said of the inputs and answers of a bundle that answers, or is about to. It is reported, and
+    /// decides nothing here.
+    pub fn judged(
+        &mut self,
+        slot: &SlotName,
+        bundle: Digest,
+        drift: DriftStatus,
+        now: Now,
+    ) -> Vec<Effect> {
+        self.drift.insert(slot.clone(), (bundle, drift));
         self.finish(now)
     }
 
@@ -1205,7 +1222,7 @@ impl Updates {
             desired: update.desired(),
             reason: update.reason().map(shortened),
             comparison: update.comparison(),
-            drift: None,
+            drift: self.drift_of(slot),
         });
         let slots = slots.filter(|report| report.running.is_some() || report.desired.is_some());
         let state = self.metadata.stored_state();
@@ -1237,6 +1254,12 @@ impl Updates {
             self.reported = Some(reported.clone());
             self.effects.push(Effect::Report(reported));
         }
+    }
+
+    fn drift_of(&self, slot: &SlotName) -> Option<DriftStatus> {
+        let running = self.running.get(slot)?.bundle;
+        let judged = self.drift.get(slot).filter(|(bundle, _)| *bundle == running);
+        judged.map(|(_, drift)| drift.clone())
     }
 
     fn tell_running(

@@ -64,13 +64,18 @@ pub fn replay_file() -> PathBuf {
     recipe().join("data/replay.csv")
 }
 
+/// The reference data of the recipe.
+pub fn reference_file() -> PathBuf {
+    recipe().join("data/reference.csv")
+}
+
 fn recipe() -> PathBuf {
     repository().join("models/shuttle")
 }
 
 fn baseline(manifest: &Manifest) -> Baseline {
     let SampleSpec::Row(row) = &manifest.sample else { panic!("shuttle has rows") };
-    let text = read_text(&recipe().join("data/reference.csv"));
+    let text = read_text(&reference_file());
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().expect("the file has a header").split(',').collect();
     let rows: Vec<Vec<f32>> = lines

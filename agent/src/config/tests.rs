@@ -43,6 +43,17 @@ fn a_minimal_configuration_has_defaults() {
     assert_eq!(config.key, folder.temp.path().join("device.pk8"));
     assert!(config.publish_results && config.sources.is_empty());
     assert_eq!(config.profile_window, Duration::from_secs(60));
+    assert_eq!((config.stuck_samples, config.capture), (50, None));
+}
+
+#[test]
+fn samples_are_captured_only_where_that_is_configured() {
+    let folder = Folder::new();
+    let text = format!("{MINIMAL}[inputs]\nstuck_samples = 0\n[capture]\nsamples_max = 20\n");
+    let config = folder.parse(&text).expect("the configuration is good");
+    assert_eq!(config.stuck_samples, 0);
+    let (samples_max, bytes_max, per_hour_max) = (20, 16 << 20, 60);
+    assert_eq!(config.capture, Some(CaptureConfig { samples_max, bytes_max, per_hour_max }));
 }
 
 #[test]
@@ -99,6 +110,7 @@ fn every_error_names_line_key_and_what_was_expected() {
         ("[profile]\nwindow = 5\n", 8, "window", &["unknown field `window`", "window_s"]),
         ("[profile]\nwindow_s = \"5 min\"\n", 8, "window_s", &["string", "u64"]),
         ("[profile]\nwindow_s = 0\n", 8, "window_s", &["expected 1 to 86400 seconds"]),
+        ("[capture]\nper_hour_max = 0\n", 8, "per_hour_max", &["1 to 10000 samples an hour"]),
         ("user = \"a\"\n", 7, "user", &["expected password_file"]),
         ("password_file = \"password\"\n", 7, "password_file", &["expected user"]),
         ("user = \"a\"\npassword_file = \"empty\"\n", 8, "password_file", &["empty"]),

@@ -9,7 +9,7 @@ use std::{
 use selvedge_wire::{Digest, SlotName};
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Slot {
     pub(super) handle: SlotHandle,
     pub(super) orders: mpsc::UnboundedSender<SlotOrder>,
+    /// Ends when the slot's worker has ended and what it knew is on the disk.
+    pub(super) keeper: JoinHandle<()>,
 }
 
 /// What is ordered of a slot.

@@ -1,10 +1,13 @@
 //! A model that was checked, loaded and warmed, with what is needed to count its samples.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
-use selvedge_bundle::{Bundle, SampleSpec};
+use selvedge_bundle::{Baseline, Bundle, SampleSpec};
 use selvedge_runtime::{Answer, LoadOptions, Model, Sample};
-use selvedge_sketch::{BinSpec, SpecId};
+use selvedge_sketch::{GatewayProfile, SpecId};
 use selvedge_wire::Running;
 
 use crate::error::one_line;
@@ -17,18 +20,9 @@ pub trait Answerer: Send {
     /// One sentence that says why there is none.
     fn answer(&self, sample: &Sample) -> Result<Answer, String>;
 
-    /// What a profile counts of a sample: one value per bin of [`FeatureBins`]; none if the sample does
-    /// not have the right shape.
-    fn features(&self, sample: &Sample) -> Option<Vec<f32>>;
-}
-
-/// The bins that samples are counted in.
-#[derive(Clone, Debug)]
-pub struct FeatureBins {
-    /// Names the bins.
-    pub spec_id: SpecId,
-    /// The bins of each feature.
-    pub bins: Vec<BinSpec>,
+    /// Leaves in `values` what a profile counts of a sample: one value per feature of the baseline; none if
+    /// the sample does not have the right shape. Whoever owns `values` gives it again with the next sample.
+    fn features(&self, sample: &Sample, values: &mut Vec<f32>);
 }
 
 /// A bundle that may answer.
@@ -37,8 +31,9 @@ pub struct LoadedModel {
     pub running: Running,
     /// What it takes.
     pub sample: SampleSpec,
-    /// How its samples are counted.
-    pub features: FeatureBins,
+    /// What its samples and answers are counted and judged with: its features are those of the model. A
+    /// bundle without one is not judged.
+    pub baseline: Option<Arc<Baseline>>,
     /// Its model.
     pub answerer: Box<dyn Answerer>,
 }
@@ -55,6 +50,10 @@ impl LoadedModel {
             .map_err(|_| "the model made the inference engine panic".to_owned())?
             .map_err(|error| one_line(&error))?;
         let manifest = bundle.manifest();
+        let columns = match &manifest.sample {
+            SampleSpec::Row(row) => Some(row.columns.len()),
+            SampleSpec::Image(_) => None,
+        };
         Ok(Self {
             running: Running {
                 bundle: bundle.digest(),
@@ -62,36 +61,78 @@ impl LoadedModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
-            features: feature_bins(bundle, model.feature_names())?,
-            answerer: Box::new(Runtime(model)),
+            baseline: baseline_of(bundle, model.feature_names())?,
+            answerer: Box::new(Runtime { model, columns }),
         })
     }
+
+    /// A profile of this bundle that has counted nothing.
+    pub(crate) fn profile(&self) -> GatewayProfile {
+        let baseline = self.baseline.as_ref();
+        let spec_id = baseline.map_or(SpecId([0; SpecId::BYTES]), |baseline| baseline.spec_id());
+        let features = baseline.map_or(0, |baseline| baseline.features().len());
+        GatewayProfile::new(spec_id, features)
+            .expect("a baseline has no more features than a profile")
+    }
+
+    /// Counts one sample, of which `values` are the features, and its answer if there is one.
+    pub(crate) fn count(
+        &self,
+        profile: &mut GatewayProfile,
+        values: &[f32],
+        answer: Option<&Answer>,
+    ) {
+        match answer {
+            Some(_) => profile.count_sample(),
+            None => profile.count_failed_sample(),
+        }
+        let class = answer.and_then(|answer| answer.class.as_ref());
+        let class = class.map(|class| u32::try_from(class.index).unwrap_or(u32::MAX));
+        if let Some(class) = class {
+            profile.observe_class(class);
+        }
+        let Some(baseline) = &self.baseline else { return };
+        for (feature, (value, of)) in values.iter().zip(baseline.features()).enumerate() {
+            profile.observe_f32(feature, &of.spec, *value);
+        }
+        let confidence = answer.and_then(Answer::confidence);
+        if let (Some(of), Some(confidence)) = (baseline.confidence(), confidence) {
+            profile.outputs_mut().observe_confidence(&of.spec, class, confidence);
+        }
+    }
 }
 
-/// The bins of the bundle's baseline, which are those of the model's features.
-fn feature_bins(bundle: &Bundle, names: &[String]) -> Result<FeatureBins, String> {
-    let Some(baseline) = bundle.baseline() else {
-        return Ok(FeatureBins { spec_id: SpecId([0; SpecId::BYTES]), bins: Vec::new() });
-    };
-    let features = baseline.features();
-    if !features.iter().map(|feature| &feature.name).eq(names) {
+/// The bundle's baseline, whose features are those of the model.
+fn baseline_of(bundle: &Bundle, names: &[String]) -> Result<Option<Arc<Baseline>>, String> {
+    let Some(baseline) = bundle.baseline() else { return Ok(None) };
+    if !baseline.features().iter().map(|feature| &feature.name).eq(names) {
         return Err("the baseline does not have the features of the manifest's samples".to_owned());
     }
-    let bins = features.iter().map(|feature| feature.spec.clone()).collect();
-    Ok(FeatureBins { spec_id: baseline.spec_id(), bins })
+    Ok(Some(Arc::new(baseline.clone())))
 }
 
-struct Runtime(Model);
+struct Runtime {
+    model: Model,
+    // How many values a row of samples has; nothing for images.
+    columns: Option<usize>,
+}
 
 impl Answerer for Runtime {
     fn answer(&self, sample: &Sample) -> Result<Answer, String> {
         // A sample that finds a fault in the engine costs its sender an answer, not the device.
-        let answer = catch_unwind(AssertUnwindSafe(|| self.0.answer(sample)));
+        let answer = catch_unwind(AssertUnwindSafe(|| self.model.answer(sample)));
         let answer = answer.map_err(|_| "the inference engine panicked".to_owned())?;
         answer.map_err(|error| one_line(&error))
     }
 
-    fn features(&self, sample: &Sample) -> Option<Vec<f32>> {
-        self.0.features(sample).ok()
+    fn features(&self, sample: &Sample, values: &mut Vec<f32>) {
+        values.clear();
+        match sample {
+            // The columns of a row are its features as they are.
+            Sample::Row(row) if self.columns == Some(row.len()) => {
+                values.extend_from_slice(&row[..self.model.feature_names().len()]);
+            }
+            other => values.extend(self.model.features(other).unwrap_or_default()),
+        }
     }
 }

@@ -1,9 +1,12 @@
 use std::sync::{Mutex, atomic::AtomicU64};
 
-use selvedge_bundle::{CLASS_SHIFT_ANSWERS_MIN, Column, RowSpec, SampleSpec};
+use selvedge_bundle::{
+    Baseline, CLASS_SHIFT_ANSWERS_MIN, Column, Order, ReferenceAnswer, ReferenceData, RowSpec,
+    SampleSpec,
+};
 use selvedge_runtime::ClassAnswer;
-use selvedge_sketch::{BinSpec, GatewayProfile, SpecId, key_from_f32};
-use selvedge_wire::{ProfileOrigin, ProfileRecord, Running};
+use selvedge_sketch::{DetectorPolicy, GatewayProfile};
+use selvedge_wire::{DriftState, ProfileOrigin, ProfileRecord, Running};
 
 use super::*;
 use crate::{clock::Clock, limits::SHADOW_TIME_SHARE_MAX, record::decode_record};
@@ -46,10 +49,10 @@ impl Answerer for Constant {
         }
     }
 
-    fn features(&self, sample: &Sample) -> Option<Vec<f32>> {
-        match sample {
-            Sample::Row(row) => Some(row.clone()),
-            Sample::Image { .. } => None,
+    fn features(&self, sample: &Sample, values: &mut Vec<f32>) {
+        values.clear();
+        if let Sample::Row(row) = sample {
+            values.extend_from_slice(row);
         }
     }
 }
@@ -61,8 +64,10 @@ fn rows_of(names: &[&str]) -> SampleSpec {
 }
 
 fn model(number: u8) -> Box<LoadedModel> {
-    let key = key_from_f32;
-    let bins = BinSpec::new(&[key(1.0)], key(0.0), key(2.0)).expect("the edges are in order");
+    // Two bins that meet in the middle.
+    let features = [("a".to_owned(), [0.0, 1.999].repeat(number.into()))];
+    let reference = ReferenceData { features: &features, ..ReferenceData::default() };
+    let baseline = Baseline::build(&reference).expect("the reference is sound");
     Box::new(LoadedModel {
         running: Running {
             bundle: Digest([number; 32]),
@@ -70,30 +75,40 @@ fn model(number: u8) -> Box<LoadedModel> {
             version: "1.0.0".into(),
         },
         sample: rows_of(&["a"]),
-        features: FeatureBins { spec_id: SpecId([number; 8]), bins: vec![bins] },
+        baseline: Some(Arc::new(baseline)),
         answerer: Box::new(Constant(number.into())),
     })
 }
 
 type Records = Arc<Mutex<Vec<(Stream, Vec<u8>)>>>;
 type Observations = Arc<Mutex<Vec<(Digest, Observation)>>>;
+type Judgements = Arc<Mutex<Vec<(Digest, DriftStatus)>>>;
 
 struct Bench {
     clock: Arc<TestClock>,
     counters: Arc<InferenceCounters>,
     records: Records,
     observations: Observations,
+    judgements: Judgements,
+    kept: Arc<Mutex<Option<Vec<u8>>>>,
     handle: SlotHandle,
     sent: AtomicU64,
 }
 
 impl Bench {
     fn new(publish_results: bool) -> Self {
+        Self::resuming(publish_results, None)
+    }
+
+    /// A worker that goes on from what an earlier one kept.
+    fn resuming(publish_results: bool, before: Option<Vec<u8>>) -> Self {
         let (clock, counters) = (Arc::new(TestClock::default()), Arc::default());
         let records = Records::default();
         let kept = records.clone();
         let observations = Observations::default();
         let observed = observations.clone();
+        let (judgements, states) = (Judgements::default(), Arc::new(Mutex::new(before.clone())));
+        let (judged, newest) = (judgements.clone(), states.clone());
         let settings = WorkerSettings {
             clock: clock.clone(),
             window: Duration::from_secs(60),
@@ -105,10 +120,22 @@ impl Bench {
             observer: Box::new(move |bundle, observation| {
                 observed.lock().expect("no test panics here").push((bundle, observation));
             }),
+            drift: DriftOutlet {
+                kept: before,
+                keep: Box::new(move |state| {
+                    *newest.lock().expect("no test panics here") = Some(state);
+                }),
+                told: Box::new(move |bundle, status| {
+                    judged.lock().expect("no test panics here").push((bundle, status));
+                }),
+            },
+            stuck_samples: 50,
+            capture: None,
         };
         let slot = "main".parse().expect("the name is well formed");
         let handle = SlotHandle::spawn(slot, settings).expect("the machine has threads");
-        Self { clock, counters, records, observations, handle, sent: AtomicU64::new(0) }
+        let (kept, sent) = (states, AtomicU64::new(0));
+        Self { clock, counters, records, observations, judgements, kept, handle, sent }
     }
 
     async fn send(&self, value: f32) {
@@ -152,6 +179,30 @@ impl Bench {
 
     fn results(&self) -> Vec<InferenceResult> {
         self.of_stream(Stream::Results)
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.of_stream(Stream::Events)
+    }
+
+    fn kept(&self) -> Vec<u8> {
+        let kept = self.kept.lock().expect("no test panics here").clone();
+        kept.expect("a bundle with a baseline has a state")
+    }
+
+    /// What was said last of the bundle that answers.
+    fn judged(&self) -> (Digest, DriftStatus) {
+        let judgements = self.judgements.lock().expect("no test panics here");
+        judgements.last().expect("a window was closed").clone()
+    }
+
+    /// Sends a window of samples in the order of a shuffled deck, all by `shift` higher, and closes it.
+    async fn window(&self, shift: f32) {
+        for number in 0..WINDOW {
+            self.send((number * 37 % WINDOW) as f32 / WINDOW as f32 + shift).await;
+        }
+        self.clock.pass(Duration::from_secs(61));
+        self.settle().await;
     }
 
     fn profiles(&self) -> Vec<ProfileRecord> {
@@ -300,8 +351,8 @@ impl<F: Fn() + Send> Answerer for Then<F> {
         Constant(1).answer(sample)
     }
 
-    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
-        None
+    fn features(&self, _: &Sample, values: &mut Vec<f32>) {
+        values.clear();
     }
 }
 
@@ -321,8 +372,8 @@ impl Answerer for Floor {
         }
     }
 
-    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
-        None
+    fn features(&self, _: &Sample, values: &mut Vec<f32>) {
+        values.clear();
     }
 }
 
@@ -483,4 +534,156 @@ async fn after_a_start_there_is_nothing_to_compare_with_and_errors_are_counted()
     assert_eq!(observation.comparison.latency_us_p95_before, 0);
     assert_eq!((observation.class_shift, observation.failed_before), (None, 0.0));
     bench.handle.stop().await;
+}
+
+/// The samples of a window in the tests of drift.
+const WINDOW: usize = 100;
+
+/// A model whose reference is spread evenly from 0 to 1, in the order of time or not.
+fn judged_model(number: u8, order: Order) -> Box<LoadedModel> {
+    let rows = 40 * WINDOW;
+    let value = |row: usize| (row * 37 % WINDOW) as f32 / WINDOW as f32 + row as f32 * 1e-6;
+    let features = [("flow".to_owned(), (0..rows).map(value).collect())];
+    let answer = ReferenceAnswer { class: Some(number.into()), ..ReferenceAnswer::default() };
+    let policy = DetectorPolicy::new(1_000, WINDOW as u16, 0, 2).expect("it is above the least");
+    let reference = ReferenceData {
+        features: &features,
+        answers: &vec![answer; rows],
+        class_count: usize::from(number) + 1,
+        order,
+        policy,
+        ..ReferenceData::default()
+    };
+    let baseline = Baseline::build(&reference).expect("the reference is sound");
+    Box::new(LoadedModel { baseline: Some(Arc::new(baseline)), ..*model(number) })
+}
+
+#[tokio::test]
+async fn a_shift_is_told_with_the_feature_and_the_time_and_again_when_it_is_over() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    for _ in 0..20 {
+        bench.window(0.0).await;
+    }
+    assert_eq!(bench.judged().1.state, DriftState::Steady);
+    let shifted_at_ms = bench.clock.unix_ms();
+    let mut windows = 0;
+    while bench.events().iter().all(|event| event.kind != EventKind::Drifted) {
+        bench.window(0.3).await;
+        windows += 1;
+        assert!(windows <= 4, "{:?}", bench.judged());
+    }
+    let (bundle, status) = bench.judged();
+    assert_eq!((bundle, status.state), (Digest([1; 32]), DriftState::Drifted));
+    assert_eq!((status.streams.len(), status.uncalibrated), (1, false));
+    assert_eq!((&*status.streams[0].name, &*status.streams[0].change), ("flow", "higher"));
+    let window_ms = 61_000;
+    let since_ms = status.streams[0].since_ms;
+    assert!((shifted_at_ms - window_ms..=shifted_at_ms + window_ms).contains(&since_ms));
+    let drifted = bench.events();
+    let drifted: Vec<_> = drifted.iter().filter(|event| event.kind == EventKind::Drifted).collect();
+    assert_eq!((drifted.len(), drifted[0].bundle), (1, Some(Digest([1; 32]))));
+    let since = selvedge_trust::UnixMillis(since_ms);
+    assert_eq!(drifted[0].detail, format!("flow is higher since {since}"));
+
+    for _ in 0..40 {
+        bench.window(0.0).await;
+    }
+    assert_eq!(bench.judged().1.state, DriftState::Steady);
+    let over: Vec<_> =
+        bench.events().into_iter().filter(|event| event.kind == EventKind::DriftOver).collect();
+    assert_eq!(over.len(), 1);
+    assert!(over[0].detail.starts_with("flow is as the reference again"), "{}", over[0].detail);
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_concluded_without_an_order_of_time_says_so() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(judged_model(1, Order::None))).await.expect("the worker runs");
+    for _ in 0..10 {
+        bench.window(0.5).await;
+    }
+    bench.handle.stop().await;
+    assert!(bench.judged().1.uncalibrated);
+    let events = bench.events();
+    let drifted = events.iter().find(|event| event.kind == EventKind::Drifted);
+    let drifted = drifted.expect("half of the range is far");
+    assert!(drifted.detail.ends_with("(uncalibrated)"), "{}", drifted.detail);
+}
+
+/// A worker that was ended while the bundle of `judged_model(1)` drifts.
+async fn drifted() -> Bench {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    for _ in 0..6 {
+        bench.window(0.4).await;
+    }
+    bench.handle.stop().await;
+    assert_eq!(bench.judged().1.state, DriftState::Drifted);
+    bench
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_what_was_known_and_does_not_tell_it_again() {
+    let before = drifted().await;
+    let bench = Bench::resuming(false, Some(before.kept()));
+    bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    assert_eq!(bench.judged(), before.judged(), "it is said before the first window");
+    bench.window(0.4).await;
+    assert_eq!(bench.judged().1.streams, before.judged().1.streams);
+    bench.handle.stop().await;
+    let told: Vec<_> = bench.events().into_iter().map(|event| event.kind).collect();
+    assert!(!told.contains(&EventKind::Drifted) && !told.contains(&EventKind::StateDamaged));
+}
+
+#[tokio::test]
+async fn another_bundle_starts_afresh_and_so_does_the_first_when_it_comes_back() {
+    let before = drifted().await;
+    let bench = Bench::resuming(false, Some(before.kept()));
+    for number in [2, 1] {
+        bench.handle.swap(Some(judged_model(number, Order::Time))).await.expect("the worker runs");
+        assert_ne!(bench.kept(), before.kept());
+        bench.window(0.0).await;
+        let (bundle, status) = bench.judged();
+        assert_eq!((bundle, status.state), (Digest([number; 32]), DriftState::Steady));
+    }
+    bench.handle.stop().await;
+    assert!(bench.events().iter().all(|event| event.kind != EventKind::StateDamaged));
+}
+
+#[tokio::test]
+async fn a_damaged_state_starts_afresh_and_is_told() {
+    let whole = drifted().await.kept();
+    let mut damaged: Vec<Vec<u8>> =
+        [0, 1, 4, whole.len() - 1].iter().map(|len| whole[..*len].to_vec()).collect();
+    for place in [0, 5, whole.len() / 2, whole.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 0x10;
+        damaged.push(flipped);
+    }
+    for state in damaged {
+        let bench = Bench::resuming(false, Some(state));
+        bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+        bench.window(0.0).await;
+        bench.handle.stop().await;
+        assert_eq!(bench.judged().1.state, DriftState::Steady);
+        let told: Vec<_> = bench.events().into_iter().map(|event| event.kind).collect();
+        assert_eq!(told, [EventKind::StateDamaged]);
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_no_number_is_told_with_its_source_and_feature() {
+    let bench = Bench::new(false);
+    bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    for value in [0.5, f32::NAN, f32::NAN, 0.5] {
+        bench.send(value).await;
+    }
+    bench.handle.stop().await;
+    let events = bench.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0].kind, EventKind::InputAnomalous);
+    assert_eq!(events[0].detail, "source test: flow is NaN");
+    assert_eq!(bench.counters.anomalous.load(Ordering::SeqCst), 2);
 }

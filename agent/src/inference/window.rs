@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use selvedge_runtime::{Answer, Sample};
+use selvedge_runtime::Answer;
 use selvedge_sketch::GatewayProfile;
 use selvedge_wire::{Digest, ProfileOrigin, ProfileRecord, SlotName, WindowRange};
 
@@ -28,16 +28,22 @@ struct Open {
     profile: GatewayProfile,
 }
 
+/// A window that was closed.
+pub(super) struct Closed {
+    pub(super) record: ProfileRecord,
+    pub(super) profile: GatewayProfile,
+}
+
 impl Window {
     pub(super) fn new(slot: SlotName, clock: SharedClock, length: Duration) -> Self {
         Self { slot, clock, length, number: 0, open: None }
     }
 
-    /// Counts one sample; the first one opens the window.
+    /// Counts one sample, of which `values` are the features; the first one opens the window.
     pub(super) fn count(
         &mut self,
         model: &LoadedModel,
-        sample: &Sample,
+        values: &[f32],
         answer: Option<&Answer>,
         latency_us: u32,
     ) {
@@ -46,38 +52,28 @@ impl Window {
             bundle: model.running.bundle,
             since: clock.elapsed(),
             opened_ms: clock.unix_ms(),
-            profile: GatewayProfile::new(model.features.spec_id, model.features.bins.len())
-                .expect("a baseline has no more features than a profile"),
+            profile: model.profile(),
         });
-        match answer {
-            Some(_) => open.profile.count_sample(),
-            None => open.profile.count_failed_sample(),
-        }
+        model.count(&mut open.profile, values, answer);
         open.profile.observe_latency(latency_us);
-        if let Some(class) = answer.and_then(|answer| answer.class.as_ref()) {
-            open.profile.observe_class(u32::try_from(class.index).unwrap_or(u32::MAX));
-        }
-        let values = model.answerer.features(sample).unwrap_or_default();
-        for (feature, (value, bins)) in values.iter().zip(&model.features.bins).enumerate() {
-            open.profile.observe_f32(feature, bins, *value);
-        }
     }
 
     pub(super) fn is_over(&self) -> bool {
         self.open.as_ref().is_some_and(|open| self.clock.elapsed() >= open.since + self.length)
     }
 
-    /// The profile of the open window, which is closed by that.
-    pub(super) fn close(&mut self) -> Option<ProfileRecord> {
+    /// What the open window has counted; it is closed by that.
+    pub(super) fn close(&mut self) -> Option<Closed> {
         let open = self.open.take()?;
         let windows = WindowRange { first: self.number, last: self.number };
         self.number += 1;
-        Some(ProfileRecord {
+        let record = ProfileRecord {
             origin: ProfileOrigin::Model { slot: self.slot.clone(), bundle: open.bundle },
             windows,
             opened_ms: open.opened_ms,
             closed_ms: self.clock.unix_ms(),
             profile: encode_profile(&open.profile),
-        })
+        };
+        Some(Closed { record, profile: open.profile })
     }
 }

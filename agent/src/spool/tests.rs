@@ -326,6 +326,38 @@ fn a_profile_that_was_handed_out_never_merges() {
 }
 
 #[test]
+fn a_window_whose_acknowledgement_was_lost_is_sent_again_as_it_was_when_memory_ran_short() {
+    for sent in 1..=4 {
+        let mut world = World::new(TIGHT, 0);
+        for _ in 0..sent {
+            world.push(Stream::Profiles, 0);
+            assert!(world.commit(Stream::Profiles));
+        }
+        // The fleet stores them, and its word does not arrive.
+        assert!(world.send(Stream::Profiles, false));
+        for _ in 0..300 {
+            world.push(Stream::Profiles, 0);
+            assert!(world.commit(Stream::Profiles));
+        }
+        // On the next connection all that is not acknowledged is sent again.
+        let again = world.spool.next_batch(Stream::Profiles, None, 100_000, 1000);
+        let again = again.expect("the disk works").expect("nothing was acknowledged");
+        let merged = |record: &&Record<Vec<u8>>| matches!(record, Record::Merged { .. });
+        assert_eq!(again.records.iter().take(sent).filter(merged).count(), 0);
+        assert!(again.records.iter().any(|record| merged(&record)), "memory ran short");
+        // The store refuses what changed since it came first.
+        world.cursor = None;
+        while world.send(Stream::Profiles, true) {}
+        let numbers = &world.stored[&(Stream::Profiles, Boot(1))];
+        let counted: u64 = numbers.values().flatten().map(|tally| tally.count).sum();
+        assert_eq!((counted, numbers.len()), (sent as u64 + 300, sent + 300));
+        assert_eq!(world.spool.dropped(Stream::Profiles), 0);
+        assert_eq!(world.spool.len_bytes(), 0);
+        world.check();
+    }
+}
+
+#[test]
 fn profiles_of_a_long_time_offline_leave_room_for_those_that_close_while_they_are_sent() {
     let mut world = World::new(TIGHT, 0);
     for _ in 0..1000 {

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use selvedge_wire::{Digest, Running, SlotName, Topic};
+use selvedge_wire::{Digest, DriftStatus, Running, SlotName, Topic};
 use tokio::sync::mpsc;
 
 use crate::{clock::SharedClock, error::Error};
@@ -33,6 +33,11 @@ pub(crate) enum UpdateInput {
         slot: SlotName,
         bundle: Digest,
         observation: Observation,
+    },
+    Judged {
+        slot: SlotName,
+        bundle: Digest,
+        drift: DriftStatus,
     },
     /// The fleet's word was not believed.
     Disbelieved,
@@ -108,6 +113,9 @@ fn run(
             }
             UpdateInput::Observed { slot, bundle, observation } => {
                 updates.observed(&slot, bundle, observation, now)
+            }
+            UpdateInput::Judged { slot, bundle, drift } => {
+                updates.judged(&slot, bundle, drift, now)
             }
             UpdateInput::Disbelieved => updates.disbelieved(now),
             UpdateInput::Tick => updates.tick(now),

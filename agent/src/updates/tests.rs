@@ -8,7 +8,7 @@ mod world;
 
 use selvedge_bundle::{ChunkIndex, digest_of};
 use selvedge_trust::{Delegation, RoleName, TargetsDraft, TargetsEdit};
-use selvedge_wire::{ChunkCodec, Comparison, SlotPhase, encode};
+use selvedge_wire::{ChunkCodec, Comparison, DriftState, SlotPhase, encode};
 
 use super::*;
 use crate::{
@@ -50,6 +50,23 @@ fn a_desired_bundle_is_fetched_tried_watched_and_confirmed() {
     let left: Vec<_> =
         world.disk.files().into_keys().filter(|path| path.starts_with("chunks/")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_detectors_say_is_reported_of_the_bundle_that_answers_alone() {
+    let mut world = World::new();
+    let (v1, v2) = (v1(), v2());
+    world.install(1, &v1);
+    assert_eq!(world.report().drift, None);
+    let reported = |world: &World| world.report().drift.as_ref().map(|drift| drift.state);
+    world.judge(&v1, DriftState::Drifted);
+    assert_eq!(reported(&world), Some(DriftState::Drifted), "it is told at once");
+    world.judge(&v2, DriftState::Suspect);
+    assert_eq!(reported(&world), None, "it is about a bundle that does not answer yet");
+    world.install(2, &v2);
+    assert_eq!(reported(&world), Some(DriftState::Suspect));
+    world.desire_slot(3, DesiredSlot { allow_downgrade: true, ..World::desired_slot(&v1) });
+    assert_eq!(reported(&world), None, "what comes back is judged anew");
 }
 
 #[test]

@@ -295,6 +295,9 @@ impl<T> Record<T> {
 }
 
 /// One answer of a model.
+///
+/// Its name in the whole fleet is the device, the boot of its batch, the source and the number of the sample:
+/// no two results share all four, and a sample that was captured carries the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InferenceResult {
     /// Unix time in milliseconds, by the device's clock.
@@ -426,6 +429,8 @@ pub enum EventKind {
     Drifted,
     /// It is again.
     DriftOver,
+    /// Samples of a source are odd: out of the reference's range, not finite, or stuck.
+    InputAnomalous,
 }
 
 impl EventKind {
@@ -450,6 +455,7 @@ impl EventKind {
             Self::FleetDisbelieved => "fleet-disbelieved",
             Self::Drifted => "drifted",
             Self::DriftOver => "drift-over",
+            Self::InputAnomalous => "input-anomalous",
         }
     }
 }

@@ -8,10 +8,9 @@ use std::{
 };
 
 use selvedge_agent::{
-    Acknowledged, Answerer, BatchOrder, BundleLimits, DiskError, Dispatch, Effect, FeatureBins,
-    Identity, LoadModel, LoadedModel, Now, Observation, SharedDisk, SimulatedDisk, Spool,
-    SpoolConfig, SpoolQuotas, Updates, begin_run, encode_record, end_run, merge_profile_records,
-    next_boot,
+    Acknowledged, Answerer, BatchOrder, BundleLimits, DiskError, Dispatch, Effect, Identity,
+    LoadModel, LoadedModel, Now, Observation, SharedDisk, SimulatedDisk, Spool, SpoolConfig,
+    SpoolQuotas, Updates, begin_run, encode_record, end_run, merge_profile_records, next_boot,
 };
 use selvedge_runtime::{Answer, Sample};
 use selvedge_sketch::{GatewayProfile, SpecId};
@@ -150,9 +149,7 @@ impl Answerer for Silent {
         Err("the simulation answers for it".into())
     }
 
-    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
-        None
-    }
+    fn features(&self, _: &Sample, _: &mut Vec<f32>) {}
 }
 
 impl Device {
@@ -498,7 +495,7 @@ fn loader() -> LoadModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
-            features: FeatureBins { spec_id: SpecId([0; 8]), bins: Vec::new() },
+            baseline: None,
             answerer: Box::new(Silent),
         })
     })

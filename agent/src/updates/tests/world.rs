@@ -10,18 +10,14 @@ use selvedge_bundle::{
     compress,
 };
 use selvedge_runtime::{Answer, Sample};
-use selvedge_sketch::SpecId;
 use selvedge_trust::{
     Authority, Expiry, PatchTarget, Proposal, RepositoryState, Role, RoleName, Root, RootDraft,
     RootEdit, SigningKey, SystemRandom, TargetsDraft, TargetsEdit, metadata_chunk,
 };
-use selvedge_wire::{ChunkCodec, Comparison, encode};
+use selvedge_wire::{ChunkCodec, Comparison, DriftState, encode};
 
 use super::super::*;
-use crate::{
-    disk::simulated::SimulatedDisk,
-    inference::{Answerer, FeatureBins},
-};
+use crate::{disk::simulated::SimulatedDisk, inference::Answerer};
 
 pub(super) const NOW_MS: u64 = 1_795_194_480_000;
 /// The probation of the tests' bundles.
@@ -120,9 +116,7 @@ impl Answerer for Nothing {
         Err("this model is made of noise".into())
     }
 
-    fn features(&self, _: &Sample) -> Option<Vec<f32>> {
-        None
-    }
+    fn features(&self, _: &Sample, _: &mut Vec<f32>) {}
 }
 
 type Digests = Arc<Mutex<BTreeSet<Digest>>>;
@@ -141,7 +135,7 @@ fn loader(unfit: Digests) -> LoadModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
-            features: FeatureBins { spec_id: SpecId([0; 8]), bins: Vec::new() },
+            baseline: None,
             answerer: Box::new(Nothing),
         })
     })
@@ -333,6 +327,14 @@ impl World {
     pub(super) fn observe(&mut self, bundle: &Bundle, observation: Observation) {
         let now = self.now;
         let effects = self.updates().observed(&slot(), bundle.digest(), observation, now);
+        self.apply(effects);
+    }
+
+    /// The detectors of a bundle say something.
+    pub(super) fn judge(&mut self, bundle: &Bundle, state: DriftState) {
+        let drift = DriftStatus { state, uncalibrated: false, streams: Vec::new() };
+        let now = self.now;
+        let effects = self.updates().judged(&slot(), bundle.digest(), drift, now);
         self.apply(effects);
     }
 

@@ -1,0 +1,186 @@
+//! What an inference costs beside the model: a slot's worker counts 16 features, the class and the confidence,
+//! and allocates nothing for it.
+//!
+//! What was allocated between the end of one answer and the beginning of the next, on the worker's own thread, is
+//! the worker's: taking a sample over, counting it, watching it, remembering it.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use selvedge_agent::{
+    Answerer, Clock, DriftOutlet, InferenceCounters, LoadedModel, SampleRequest, SlotHandle,
+    SystemClock, WorkerSettings,
+};
+use selvedge_bundle::{Baseline, Column, ReferenceAnswer, ReferenceData, RowSpec, SampleSpec};
+use selvedge_runtime::{Answer, ClassAnswer, Sample};
+use selvedge_wire::{Digest, Running};
+
+const FEATURES: usize = 16;
+const SAMPLES: u64 = 4_000;
+
+/// The first samples allocate what the others use again.
+const WARM_UP: u64 = 100;
+
+thread_local! {
+    static ALLOCATED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which counts what each thread asks of it.
+struct Counting;
+
+// SAFETY: all is handed on to the system's allocator as it came; the counter is a plain cell of the thread, which
+// takes no memory itself.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get() + 1);
+        // SAFETY: the caller keeps the rules of `alloc`, which are the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the rules of `dealloc`, and the block is of the system's allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        ALLOCATED.set(ALLOCATED.get() + 1);
+        // SAFETY: the caller keeps the rules of `realloc`, and the block is of the system's allocator.
+        unsafe { System.realloc(pointer, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A model that notes what happened since its last answer.
+struct Noting {
+    clock: SystemClock,
+    answers: AtomicU64,
+    left: Mutex<(u64, Duration)>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    allocated: AtomicU64,
+    /// Nanoseconds between answers.
+    between: Mutex<Vec<u64>>,
+}
+
+impl Answerer for Noting {
+    fn answer(&self, _: &Sample) -> Result<Answer, String> {
+        let (allocated, now) = (ALLOCATED.get(), self.clock.elapsed());
+        let (allocated_before, left) = *self.left.lock().expect("nothing panics here");
+        let answers = self.answers.fetch_add(1, Ordering::SeqCst);
+        if answers >= WARM_UP {
+            let more = allocated - allocated_before;
+            self.seen.allocated.fetch_add(more, Ordering::SeqCst);
+            let between = now.saturating_sub(left).as_nanos();
+            let mut all = self.seen.between.lock().expect("nothing panics here");
+            all.push(u64::try_from(between).expect("it is short"));
+        }
+        let class = Some(ClassAnswer { index: 1, label: None, score: 0.75 });
+        let answer = Answer { outputs: Vec::new(), class, probabilities: Some(vec![0.25, 0.75]) };
+        *self.left.lock().expect("nothing panics here") = (ALLOCATED.get(), self.clock.elapsed());
+        Ok(answer)
+    }
+
+    fn features(&self, sample: &Sample, values: &mut Vec<f32>) {
+        values.clear();
+        if let Sample::Row(row) = sample {
+            values.extend_from_slice(row);
+        }
+    }
+}
+
+fn columns() -> Vec<Column> {
+    let column = |number| Column {
+        name: format!("channel-{number}"),
+        unit: String::new(),
+        min: None,
+        max: None,
+    };
+    (0..FEATURES).map(column).collect()
+}
+
+fn baseline() -> Baseline {
+    let column = |column: Column| (column.name, (0..4000).map(|row| row as f32 / 7.0).collect());
+    let features: Vec<(String, Vec<f32>)> = columns().into_iter().map(column).collect();
+    let answer = |row: u32| ReferenceAnswer {
+        class: Some(row % 2),
+        confidence: Some(0.5 + row as f32 / 8000.0),
+        correct: Some(!row.is_multiple_of(3)),
+    };
+    let answers: Vec<ReferenceAnswer> = (0..4000).map(answer).collect();
+    let reference = ReferenceData {
+        features: &features,
+        answers: &answers,
+        class_count: 2,
+        ..ReferenceData::default()
+    };
+    Baseline::build(&reference).expect("the reference is sound")
+}
+
+/// Allocations of the worker, and the median of the nanoseconds that it took for a sample.
+async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
+    let seen = Arc::<Seen>::default();
+    let settings = WorkerSettings {
+        clock: Arc::new(SystemClock::new()),
+        window: Duration::from_secs(3600),
+        publish_results: false,
+        counters: Arc::<InferenceCounters>::default(),
+        sink: Box::new(|_, _| ()),
+        observer: Box::new(|_, _| ()),
+        drift: DriftOutlet { kept: None, keep: Box::new(|_| ()), told: Box::new(|_, _| ()) },
+        stuck_samples: 50,
+        capture: None,
+    };
+    let slot = "main".parse().expect("the name is well formed");
+    let worker = SlotHandle::spawn(slot, settings).expect("the machine has threads");
+    let sample = SampleSpec::Row(RowSpec { columns: columns() });
+    let left = Mutex::new((0, Duration::ZERO));
+    let (clock, answers) = (SystemClock::new(), AtomicU64::new(0));
+    let model = LoadedModel {
+        running: Running {
+            bundle: Digest([1; 32]),
+            name: "noting".into(),
+            version: "1.0.0".into(),
+        },
+        sample: sample.clone(),
+        baseline,
+        answerer: Box::new(Noting { clock, answers, left, seen: seen.clone() }),
+    };
+    worker.swap(Some(Box::new(model))).await.expect("the worker runs");
+    let (source, read_for) = (Arc::<str>::from("bench"), Arc::new(sample));
+    for number in 0..SAMPLES {
+        let value = |feature: usize| ((number * 37 + feature as u64 * 11) % 571) as f32;
+        let request = SampleRequest {
+            source: source.clone(),
+            number,
+            sample: Sample::Row((0..FEATURES).map(value).collect()),
+            read_for: read_for.clone(),
+            reply: None,
+        };
+        worker.answer(request).await.expect("the worker runs");
+    }
+    worker.stop().await;
+    let mut between = seen.between.lock().expect("nothing panics here").clone();
+    assert_eq!(between.len() as u64, SAMPLES - WARM_UP);
+    between.sort_unstable();
+    (seen.allocated.load(Ordering::SeqCst), between[between.len() / 2])
+}
+
+#[tokio::test]
+async fn counting_sixteen_features_a_class_and_a_confidence_allocates_nothing() {
+    let (allocated_without, without_ns) = measure(None).await;
+    let (allocated, with_ns) = measure(Some(Arc::new(baseline()))).await;
+    println!("{with_ns} ns a sample, {without_ns} ns without a baseline");
+    assert_eq!((allocated_without, allocated), (0, 0));
+}
