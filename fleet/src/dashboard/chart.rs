@@ -179,12 +179,16 @@ fn scale(cells: &[&CellView], width: f64) -> Vec<(f64, &'static str, String)> {
     }
     let bins = || cells.iter().enumerate().filter(|(_, cell)| cell.kind == CellKind::Bin);
     let count = bins().count();
+    let ends = bins().flat_map(|(_, cell)| [cell.low, cell.high]).flatten();
+    let largest = ends.fold(0.0, |largest: f64, end| largest.max(end.abs()));
+    // What is next to nothing beside the rest of the scale is written as nothing.
+    let number = |end: f64| number(if end.abs() < largest / 1000.0 { 0.0 } else { end });
     let begin = |(index, cell): (usize, &&CellView), anchor| {
         cell.low.map(|low| (index as f64 * width, anchor, number(low)))
     };
     let first = bins().next().and_then(|bin| begin(bin, "start"));
     let middle = bins().nth(count / 2).filter(|_| count > 2).and_then(|bin| begin(bin, "middle"));
-    let last = bins().last().and_then(|(index, cell)| {
+    let last = bins().next_back().and_then(|(index, cell)| {
         cell.high.map(|high| ((index + 1) as f64 * width, "end", number(high)))
     });
     [first, middle, last].into_iter().flatten().collect()
@@ -227,6 +231,7 @@ fn class_of(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drift::StreamKind;
 
     #[test]
     fn the_line_spans_the_picture_and_stays_inside() {
@@ -240,5 +245,64 @@ mod tests {
         }
         assert!(!shares(&[0, 0]).into_string().contains("NaN"));
         assert!(!progress(0, 0).into_string().contains("NaN"));
+    }
+
+    type Cell = (CellKind, Option<f64>, Option<f64>, f64, f64);
+
+    fn stream(cells: &[Cell]) -> StreamView {
+        let cell = |&(kind, low, high, reference_share, now_share): &Cell| CellView {
+            kind,
+            low,
+            high,
+            label: (kind == CellKind::Class).then(|| "<yes>".into()),
+            reference: 0,
+            reference_share,
+            now: (now_share * 100.0) as u32,
+            now_share,
+        };
+        StreamView {
+            name: "flow".into(),
+            kind: StreamKind::Feature,
+            state: "drifted",
+            uncalibrated: false,
+            evidence_nats: None,
+            finding: None,
+            cells: cells.iter().map(cell).collect(),
+            reference_total: 100,
+            now_total: 100,
+            statistics: None,
+            moments: None,
+        }
+    }
+
+    #[test]
+    fn a_histogram_says_in_words_where_most_has_changed() {
+        let drawn = histogram(&stream(&[
+            (CellKind::Below, None, Some(-2.0), 0.0, 0.0),
+            (CellKind::Bin, Some(-2.0), Some(0.0), 0.5, 0.1),
+            (CellKind::Bin, Some(0.0), Some(3.0), 0.5, 0.3),
+            (CellKind::Above, Some(3.0), None, 0.0, 0.6),
+        ]))
+        .into_string();
+        assert!(drawn.contains("above 3.00, 60.0 % now and 0.0 % in the reference"), "{drawn}");
+        assert_eq!(drawn.matches("<rect").count(), 3, "nothing is below: {drawn}");
+        for empty in [&[][..], &[(CellKind::Class, None, None, 0.0, 0.0)]] {
+            let drawn = histogram(&stream(empty)).into_string();
+            assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
+        }
+        let named = histogram(&stream(&[(CellKind::Class, None, None, 1.0, 1.0)])).into_string();
+        assert!(named.contains("&lt;yes&gt;") && !named.contains("<yes>"), "{named}");
+    }
+
+    #[test]
+    fn states_fill_the_time_that_is_shown() {
+        let at = |at_ms, state| StateChangeView { at_ms, state };
+        let drawn = states(&[at(0, "steady"), at(500, "drifted")], 0, 1000).into_string();
+        assert!(drawn.contains(r#"class="state-steady" x="0.0" width="300.0""#), "{drawn}");
+        assert!(drawn.contains(r#"class="state-drifted" x="300.0" width="300.0""#), "{drawn}");
+        for (begin_ms, end_ms) in [(0, 0), (7, 3), (0, u64::MAX)] {
+            let drawn = states(&[at(5, "steady")], begin_ms, end_ms).into_string();
+            assert!(!drawn.contains("NaN") && !drawn.contains("-1"), "{drawn}");
+        }
     }
 }

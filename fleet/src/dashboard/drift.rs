@@ -125,7 +125,7 @@ fn view_section(view: &DriftView, level: u8) -> Markup {
             p .note { (grouped(view.unreadable)) " profiles were left out: they cannot be read, or were counted in other bins." }
         }
         @if view.saturated { p .note { "A counter is full: shares are not exact." } }
-        @if !view.culprits.is_empty() { (culprit_section(&view.culprits)) }
+        @if view.origins.len() > 1 && !view.culprits.is_empty() { (culprit_section(&view.culprits)) }
         (stream_section(view))
         (time_section(view))
         (origin_section(view))
@@ -135,13 +135,14 @@ fn view_section(view: &DriftView, level: u8) -> Markup {
 
 fn summary(view: &DriftView) -> Markup {
     let devices = view.origins.len();
+    let drifted = view.origins.iter().filter(|origin| origin.verdict.state == "drifted").count();
     html! {
         section .tiles aria-label="Summary" {
             (super::tile("State", html! { (state_pill(view.cohort.state)) }, view.cohort.state == "drifted"))
-            (super::tile("Drifted by themselves", html! {
-                (view.origins.iter().filter(|origin| origin.verdict.state == "drifted").count())
-                small { " of " (devices) } },
-                view.origins.iter().any(|origin| origin.verdict.state == "drifted")))
+            @if devices > 1 {
+                (super::tile("Drifted by themselves",
+                    html! { (drifted) small { " of " (devices) } }, drifted > 0))
+            }
             (super::tile("Samples", html! { (grouped(view.samples.into())) }, false))
             (super::tile("Estimated accuracy", accuracy(view.accuracy.as_ref()),
                 view.accuracy.is_some_and(|accuracy| accuracy.extrapolating)))
@@ -256,10 +257,10 @@ fn distance(stream: &StreamView) -> Markup {
 }
 
 fn moments_text(moments: &MomentsView) -> Markup {
-    let sd = |variance: Option<f64>| variance.map(f64::sqrt);
     html! {
-        "mean " (maybe(moments.mean)) " ± " (maybe(sd(moments.variance)))
-        ", reference about " (maybe(moments.reference_mean)) " ± " (maybe(sd(moments.reference_variance)))
+        "mean " (maybe(moments.mean)) ", sd " (maybe(moments.variance.map(f64::sqrt)))
+        "; by the bins " (maybe(moments.binned_mean)) " now, "
+        (maybe(moments.reference_binned_mean)) " in the reference"
     }
 }
 
@@ -385,7 +386,7 @@ fn origin_section(view: &DriftView) -> Markup {
                     @for origin in &view.origins {
                         tr {
                             th scope="row" { (device_link(origin))
-                                @if origin.culprit { " " span .pill .bad { "named" } } }
+                                @if origin.culprit && view.origins.len() > 1 { " " span .pill .bad { "named" } } }
                             td data-name="Slot" { (origin.slot) }
                             td data-name="State" { (state_pill(origin.verdict.state)) }
                             td data-name="Found" {
@@ -415,7 +416,7 @@ fn export_section(view: &DriftView) -> Markup {
         _ => String::new(),
     };
     html! {
-        p .facts {
+        p .facts .export {
             span { "Export "
                 a href=(format!("{address}{device}&format=csv")) { "CSV" } " "
                 a href=(format!("{address}{device}&format=json")) { "JSON" } }

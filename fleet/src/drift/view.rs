@@ -275,16 +275,23 @@ pub struct StatisticView {
 }
 
 /// Mean and variance in the feature's unit. Values beyond the reference count as its end.
+///
+/// Of the reference bins alone are kept. To compare like with like, both sides are also given as if all values
+/// of a bin were in its middle: that spreads them more than they are.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct MomentsView {
-    /// The mean now; none if there is no value.
+    /// The mean now, exact but for rounding to the spec's unit; none if there is no value.
     pub mean: Option<f64>,
-    /// The variance now.
+    /// The variance now, likewise.
     pub variance: Option<f64>,
-    /// The mean of the reference, of which bins alone are kept: as if all of a bin were in its middle.
-    pub reference_mean: Option<f64>,
-    /// Its variance, likewise.
-    pub reference_variance: Option<f64>,
+    /// The mean of the bins now.
+    pub binned_mean: Option<f64>,
+    /// The variance of the bins now.
+    pub binned_variance: Option<f64>,
+    /// The mean of the reference's bins.
+    pub reference_binned_mean: Option<f64>,
+    /// Their variance.
+    pub reference_binned_variance: Option<f64>,
 }
 
 /// How accurate the answers may be, estimated without labels.
@@ -596,23 +603,41 @@ fn finite_edges(cells: &[CellView]) -> Option<Vec<f32>> {
 }
 
 fn moments_view(spec: &BinSpec, counts: &BinCounts, cells: &[CellView]) -> MomentsView {
-    let bins = cells.iter().filter_map(|cell| {
-        let middle = f64::midpoint(cell.low?, cell.high?);
-        Some((middle, f64::from(cell.reference)))
-    });
-    let bins: Vec<(f64, f64)> = bins.collect();
-    let total: f64 = bins.iter().map(|(_, count)| count).sum();
-    let mean_of = |value: &dyn Fn(f64) -> f64| {
-        bins.iter().map(|&(middle, count)| value(middle) * count).sum::<f64>() / total
-    };
-    let reference_mean = (total > 0.0).then(|| mean_of(&|middle| middle));
+    let (binned_mean, binned_variance) = binned_moments(cells, |cell| cell.now);
+    let (reference_binned_mean, reference_binned_variance) =
+        binned_moments(cells, |cell| cell.reference);
     MomentsView {
         mean: counts.mean(spec),
         variance: counts.variance(spec),
-        reference_mean,
-        reference_variance: reference_mean
-            .map(|mean| mean_of(&|middle| (middle - mean) * (middle - mean))),
+        binned_mean,
+        binned_variance,
+        reference_binned_mean,
+        reference_binned_variance,
     }
+}
+
+/// Mean and variance, as if all values of a bin were in its middle and those beyond at the end.
+fn binned_moments(
+    cells: &[CellView],
+    count: impl Fn(&CellView) -> u32,
+) -> (Option<f64>, Option<f64>) {
+    let values: Vec<(f64, f64)> = cells
+        .iter()
+        .filter_map(|cell| {
+            let value = match (cell.low, cell.high) {
+                (Some(low), Some(high)) => f64::midpoint(low, high),
+                (one, other) => one.or(other)?,
+            };
+            Some((value, f64::from(count(cell))))
+        })
+        .collect();
+    let total: f64 = values.iter().map(|(_, count)| count).sum();
+    if total == 0.0 {
+        return (None, None);
+    }
+    let mean = values.iter().map(|(value, count)| value * count).sum::<f64>() / total;
+    let square = |(value, count): &(f64, f64)| (value - mean) * (value - mean) * count;
+    (Some(mean), Some(values.iter().map(square).sum::<f64>() / total))
 }
 
 fn statistics_view(measures: &Measures, kind: StreamKind) -> StatisticsView {
