@@ -3,6 +3,7 @@
 //! A CSV file has a header; its columns are found by name, in any order, and an empty cell is a missing value (NaN).
 //! A `.npy` file has images `[sample, height, width] u8` or `[sample, height, width, channel] u8`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -144,6 +145,17 @@ impl Table {
     }
 }
 
+/// From which session each row of a CSV file is: a number per text of the column, in the order in which they begin.
+pub fn read_sessions(path: &Path, column: &str) -> anyhow::Result<Vec<u32>> {
+    let mut numbers = HashMap::new();
+    let names = Table::read(path)?.texts(column)?;
+    let mut number = |name| {
+        let next = u32::try_from(numbers.len()).context("there are too many sessions")?;
+        Ok(*numbers.entry(name).or_insert(next))
+    };
+    names.into_iter().map(&mut number).collect()
+}
+
 /// The images of a `.npy` file.
 pub fn read_images(path: &Path) -> anyhow::Result<Vec<Sample>> {
     let images = read_tensor(path)?;
@@ -260,6 +272,14 @@ mod tests {
                 Samples::read(&path, &row_spec(&["a", "b"]), &Labels::Usual).expect_err("refused");
             assert!(words.iter().all(|word| format!("{error:#}").contains(word)), "{error:#}");
         }
+    }
+
+    #[test]
+    fn sessions_are_numbered_in_the_order_in_which_they_begin() {
+        let (_folder, path) = written("t.csv", b"a,day\n1,tue\n2,mon\n3,tue\n");
+        assert_eq!(read_sessions(&path, "day").expect("well-formed"), [0, 1, 0]);
+        let error = read_sessions(&path, "run").expect_err("refused").to_string();
+        assert!(error.contains("no column \"run\""), "{error}");
     }
 
     #[test]

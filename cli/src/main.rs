@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod api;
 mod assign;
+mod baseline;
 mod bench;
 mod clock;
 mod data;
@@ -20,6 +21,7 @@ mod inspect;
 mod keys;
 mod pack;
 mod publish;
+mod reference;
 mod repository;
 mod run;
 mod sign;
@@ -39,6 +41,7 @@ struct Selvedge {
 enum Command {
     Pack(pack::PackArgs),
     Inspect(inspect::InspectArgs),
+    Baseline(baseline::BaselineArgs),
     Verify(verify::VerifyArgs),
     Sign(sign::SignArgs),
     Run(run::RunArgs),
@@ -66,6 +69,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
     match Selvedge::parse_from(arguments).command {
         Command::Pack(args) => pack::main(args),
         Command::Inspect(args) => inspect::main(args),
+        Command::Baseline(args) => baseline::main(args),
         Command::Verify(args) => verify::main(args),
         Command::Sign(args) => sign::main(args),
         Command::Run(args) => run::main(args),

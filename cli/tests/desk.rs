@@ -241,6 +241,117 @@ fn bench_reports_what_peers_report() {
     }
 }
 
+#[test]
+fn bench_drift_says_of_each_row_whether_it_passes() {
+    let desk = Desk::new();
+    let arguments = ["bench", "drift", "--quick", "--seed", "3", "--json"];
+    let output = desk.output(&[&arguments[..], &["--models", &text(&models())]].concat());
+    let said = String::from_utf8_lossy(&output.stdout);
+    let report: Value = serde_json::from_str(&said).expect("one JSON object");
+    assert_eq!(report["seed"], 3);
+    let rows = report["rows"].as_array().expect("rows");
+    for part in ["B1", "B2", "B3", "B4", "B5", "B6", "B7 digits", "B7 Shuttle", "B8", "B9"] {
+        let of_part = |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
+        let row = rows.iter().find(of_part).unwrap_or_else(|| panic!("{part} in {report}"));
+        assert!(row["value"].is_number() && row["pass"].is_boolean(), "{row}");
+    }
+    // What depends neither on how much is measured nor on optimisation.
+    for part in ["B3", "B5", "B9"] {
+        let of_part = |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
+        assert!(rows.iter().filter(of_part).all(|row| row["pass"] == true), "{part} in {report}");
+    }
+    let passed = rows.iter().all(|row| row["pass"] == true);
+    assert_eq!(output.status.code(), Some(i32::from(!passed)), "{report}");
+    let error = desk.fails(&["bench", "drift", "--quick", "--models", "nowhere"]);
+    assert!(error.contains("--models DIR"), "{error}");
+}
+
+#[test]
+fn bench_drift_writes_streams_and_what_was_found_in_them() {
+    let desk = Desk::new();
+    desk.succeeds(&["bench", "drift", "--quick", "--streams", "streams"]);
+    let ours = fs::read(desk.path("streams/ours.json")).expect("it was written");
+    let ours: Value = serde_json::from_slice(&ours).expect("JSON");
+    assert_eq!(ours["streams"]["shift-0.5"]["delay"], 1.0, "{ours}");
+    let name = "shift-0.5.npy";
+    let stream = fs::read(desk.path("streams").join(name)).expect("it was written");
+    let stream = selvedge_bundle::read_npy(name, &stream).expect("well-formed");
+    assert_eq!(stream.shape(), [1, 3, 250]);
+    let error = desk.fails(&["bench", "drift", "--quick", "--streams", "streams"]);
+    assert!(error.contains("streams exists"), "{error}");
+}
+
+/// The Shuttle's reference, of which each row has a session in front: `session` says which.
+fn sessions_csv(desk: &Desk, name: &str, session: impl Fn(usize) -> usize) {
+    let table = fs::read_to_string(models().join("shuttle/data/reference.csv")).expect("there");
+    let mut lines = table.lines();
+    let header = format!("day,{}", lines.next().expect("a header"));
+    let rows = lines.enumerate().map(|(row, line)| format!("day-{},{line}", session(row)));
+    let all: Vec<String> = [header].into_iter().chain(rows).collect();
+    fs::write(desk.path(name), all.join("\n")).expect("writable");
+}
+
+#[test]
+fn a_baseline_is_built_and_shown_without_a_bundle_and_says_what_it_does_not_support() {
+    let desk = Desk::new();
+    let recipe = text(&models().join("shuttle/v1"));
+    let json = |said: String| serde_json::from_str::<Value>(&said).expect("one JSON object");
+    let built = json(desk.succeeds(&["baseline", "build", &recipe, "--json"]));
+    assert_eq!((&built["rows"], &built["order"]), (&8000.into(), &"none".into()));
+    let because = |built: &Value| built["uncalibrated_because"].as_str().map(str::to_owned);
+    assert!(because(&built).expect("no order").contains("no order of time"), "{built}");
+    let eta = |built: &Value, stream: usize| built["streams"][stream]["eta"].as_f64();
+    assert!(eta(&built, 0).is_some_and(|eta| eta < 0.21), "{built}");
+    let names = built["streams"].as_array().expect("streams").iter();
+    let names: Vec<&str> = names.filter_map(|stream| stream["stream"].as_str()).collect();
+    assert_eq!(names[7..], ["f8", "f9", "classes", "confidence"]);
+
+    // Rows of forty sessions that alternate: those of one are taken together.
+    sessions_csv(&desk, "days.csv", |row| row % 40 / 2);
+    let arguments = ["baseline", "build", &recipe, "--reference", "days.csv"];
+    let by = [&arguments[..], &["--by", "day", "--out", "b.postcard", "--json"]].concat();
+    let built = json(desk.succeeds(&by));
+    assert_eq!(built["order"], "time");
+    // 20 sessions of 400 rows have a whole window each.
+    assert!(because(&built).expect("20 windows").contains("fewer than 30 whole windows"));
+    let shown = desk.succeeds(&["baseline", "show", "b.postcard"]);
+    assert!(shown.contains("8000 samples in the order of time"), "{shown}");
+    assert!(shown.contains("no: its sessions have fewer than 30"), "{shown}");
+
+    let ordered = [&arguments[..], &["--order", "time", "--json"]].concat();
+    let built = json(desk.succeeds(&ordered));
+    assert_eq!(because(&built), None, "{built}");
+    desk.succeeds(&["pack", &recipe, "--order", "time", "--out", "bundle"]);
+    let shown = desk.succeeds(&["baseline", "show", "bundle"]);
+    assert!(shown.contains("yes") && !shown.contains("no:"), "{shown}");
+    let of_bundle = ["baseline", "build", "bundle", "--reference", "days.csv", "--json"];
+    assert_eq!(json(desk.succeeds(&of_bundle))["spec_id"], built["spec_id"]);
+}
+
+#[test]
+fn what_gives_no_baseline_is_refused_with_what_to_do() {
+    let desk = Desk::new();
+    let recipe = text(&models().join("shuttle/v1"));
+    let digits = text(&models().join("meter-digits/v1"));
+    desk.succeeds(&["pack", &recipe, "--out", "bundle"]);
+    fs::write(desk.path("text"), "no baseline").expect("writable");
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["baseline", "build", "bundle"], &["does not hold its reference", "--reference FILE"]),
+        (&["baseline", "build", "nowhere"], &["nowhere"]),
+        (&["baseline", "build", &recipe, "--by", "day"], &["no column \"day\"", "f1, f2"]),
+        (&["baseline", "build", &digits, "--by", "day"], &["images have no column \"day\""]),
+        (&["baseline", "build", &recipe, "--out", "text"], &["text exists", "new file"]),
+        (&["baseline", "show", "text"], &["text is not a baseline"]),
+        (&["baseline", "show", "nowhere"], &["nowhere"]),
+    ];
+    for (arguments, words) in cases {
+        let said = desk.fails(arguments);
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?} in {said}");
+    }
+    let wrong = desk.output(&["baseline", "build", &recipe, "--order", "random"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
 /// A repository as a mirror has it, with new keys and one bundle.
 fn write_repository(desk: &Desk, folder: &str, bundle: &str) {
     let bundle = Bundle::open(&desk.path(bundle), &Limits::default()).expect("it was packed");

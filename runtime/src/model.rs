@@ -81,7 +81,7 @@ impl Model {
             input,
             preparation: Preparation::of(manifest),
             conclusion: Conclusion::of(manifest),
-            features: FeatureReader::of(&manifest.sample),
+            features: FeatureReader::of(manifest),
             one,
             many,
             golden: report,
@@ -113,8 +113,8 @@ impl Model {
         }
     }
 
-    /// What profiles count of a sample, in the order of [`Model::feature_names`]: the columns of a row as they are,
-    /// the mean and the standard deviation of an image's pixels. Values may be NaN or infinite here: they are counted.
+    /// What profiles count of a sample, in the order of [`Model::feature_names`]: columns of a row as they are, or
+    /// summaries of an image's pixels. Values may be NaN or infinite here: they are counted.
     ///
     /// # Errors
     /// [`ErrorKind::Sample`](crate::ErrorKind) for a sample of another shape.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use selvedge_bundle::{Golden, Manifest, ManifestDraft, SampleSpec, read_npy};
+use selvedge_bundle::{Golden, IMAGE_FEATURES, Manifest, ManifestDraft, SampleSpec, read_npy};
 use selvedge_runtime::{Answer, Limits, LoadOptions, Model, Sample};
 
 const VERSIONS: [&str; 4] = ["v1", "v2", "broken", "slow"];
@@ -131,8 +131,8 @@ fn features_are_columns_or_pixel_statistics_and_take_nan() {
     assert!(features[8].is_nan() && features[0] == 1.0);
     let digits = load("meter-digits", "v1");
     let half = Sample::Image { shape: vec![8, 8], data: [0, 16].repeat(32) };
-    assert_eq!(digits.features(&half).expect("eight by eight"), [8.0, 8.0]);
-    assert_eq!(digits.feature_names(), ["pixel_mean", "pixel_sd"]);
+    assert_eq!(digits.features(&half).expect("eight by eight"), [8.0, 8.0, 128.0, 1.0]);
+    assert_eq!(digits.feature_names(), IMAGE_FEATURES);
 }
 
 fn accuracy_of_broken(name: &str) -> f64 {

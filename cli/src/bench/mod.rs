@@ -1,9 +1,11 @@
-//! `selvedge bench`: what one inference costs, on one thread.
+//! `selvedge bench`: what one inference costs, on one thread; `selvedge bench drift`: how well drift is found ([`drift`]).
 //!
 //! The clock is the CPU time of this process, because other programs on the machine stretch the wall time. A sample is
 //! at least 200 µs of repeated inferences, and the 10th percentile of the samples is reported, so that figures can be
 //! set beside those of other runtimes that were measured the same way. It times the graph alone, without pre- and
 //! post-processing.
+
+mod drift;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,12 +29,15 @@ const REPEATS_MAX: u64 = 100;
 /// The fewest samples, however long they take.
 const SAMPLES_MIN: usize = 10;
 
-/// Measures the CPU time of one inference, on one thread
+/// Measures the CPU time of one inference, on one thread, or how well drift is found
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// A bundle's folder, or an ONNX file
-    #[arg(value_name = "BUNDLE|MODEL.onnx")]
-    model: PathBuf,
+    #[arg(value_name = "BUNDLE|MODEL.onnx", required = true)]
+    model: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -44,20 +49,26 @@ pub struct BenchArgs {
     seed: u64,
 }
 
+/// What else is measured.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    Drift(drift::DriftArgs),
+}
+
 /// Runs the command.
 pub fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(Other::Drift(args)) = args.other {
+        return drift::main(args);
+    }
+    let path = args.model.expect("clap demands a model where there is no subcommand");
     ensure!(
         args.seconds > 0.0 && args.seconds <= 3600.0,
         "--seconds is more than 0 and at most 3600"
     );
-    let onnx = if args.model.is_dir() {
-        open(&args.model)?.model().to_vec()
-    } else {
-        read_file(&args.model)?
-    };
+    let onnx = if path.is_dir() { open(&path)?.model().to_vec() } else { read_file(&path)? };
     let started = Instant::now();
     let model = BareModel::build(&onnx, &Limits::default())
-        .with_context(|| format!("{} cannot run here", args.model.display()))?;
+        .with_context(|| format!("{} cannot run here", path.display()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let inputs = random_inputs(&model, args.seed);
     let samples_us = measure(&model, &inputs, Duration::from_secs_f64(args.seconds))?;
@@ -66,12 +77,12 @@ pub fn main(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let runtime = "selvedge (tract 0.23.9)";
     if args.json {
         let report = json!({
-            "runtime": runtime, "model": args.model, "cpu_us_p10": rounded(p10), "cpu_us_median": rounded(median),
+            "runtime": runtime, "model": path, "cpu_us_p10": rounded(p10), "cpu_us_median": rounded(median),
             "samples": samples_us.len(), "load_ms": rounded(load_ms), "peak_rss_mb": rounded(rss_mb),
         });
         println!("{report}");
     } else {
-        println!("{runtime}, {}", args.model.display());
+        println!("{runtime}, {}", path.display());
         println!(
             "  CPU time per inference  {p10:.2} µs (10th percentile), {median:.2} µs (median of {})",
             samples_us.len()

@@ -24,6 +24,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, error::ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::recipes::find_models;
+
 use self::{
     figures::Figures,
     stage::{Schedule, Stage},
@@ -96,7 +98,7 @@ pub fn main(args: DemoArgs) -> Result<ExitCode> {
 
 async fn run(args: &DemoArgs, schedule: Schedule) -> Result<ExitCode> {
     let mut interrupt = Interrupt::listen()?;
-    let models = recipes::find_models(args.models.as_deref())?;
+    let models = find_models(args.models.as_deref())?;
     let folder = Folder::choose(args.dir.as_deref())?;
     let story = Story::begin();
     let devices = recipes::devices(args.devices);

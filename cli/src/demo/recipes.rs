@@ -77,7 +77,7 @@ pub fn find_models(named: Option<&Path>) -> Result<PathBuf> {
         let manifest = folder.join(recipe.name).join(Version::First.folder()).join("manifest.toml");
         if !manifest.is_file() {
             bail!(
-                "there is no {}: the demo needs the folder models/ of a clone of the repository; \
+                "there is no {}: this needs the folder models/ of a clone of the repository; \
                  name it with --models DIR",
                 manifest.display()
             );

@@ -30,6 +30,8 @@ pub struct Question<'a> {
     pub data: &'a Path,
     /// The column with the label.
     pub label: Option<&'a str>,
+    /// The column with the session.
+    pub session: Option<&'a str>,
     /// The classes in their order, or none to take them from the labels.
     pub classes: &'a [String],
     /// Whether to scale the inputs.
@@ -97,7 +99,7 @@ impl Question<'_> {
             .header()
             .iter()
             .map(String::as_str)
-            .filter(|name| Some(*name) != self.label)
+            .filter(|name| ![self.label, self.session].contains(&Some(*name)))
             .collect();
         let labels = self.label.map(|label| table.texts(label)).transpose()?;
         let wanted: Option<usize> =

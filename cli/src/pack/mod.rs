@@ -15,20 +15,21 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use selvedge_bundle::{
     Accuracy, Baseline, Bundle, BundleBuilder, Golden, GoldenOrigin, Manifest, ManifestDraft,
-    Reference, ReferenceAnswer, ReferenceData, SampleSpec,
+    Reference,
 };
 use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWORK};
-use selvedge_runtime::{Answer, FeatureReader, Limits, LoadOptions, Model, Sample};
+use selvedge_runtime::{Limits, LoadOptions, Model, Sample};
 use serde_json::json;
 
-use crate::data::{Labels, Samples, class_of, read_file};
-use crate::terminal::{bytes, progress, strong};
+use crate::data::{Labels, read_file};
+use crate::reference::{ReferenceArgs, ReferenceSamples, doubts};
+use crate::terminal::{bytes, strong};
 
 /// How many reference samples self-made golden vectors are computed for.
 const SELF_MADE_SAMPLES: usize = 32;
 
 /// Makes a bundle of a model, its manifest, baseline, golden vectors and card
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct PackArgs {
     /// A folder with a manifest.toml, or an ONNX file
     #[arg(value_name = "DIR|MODEL.onnx")]
@@ -36,12 +37,8 @@ pub struct PackArgs {
     /// The manifest, if it is not DIR/manifest.toml; without one it is inferred for an ONNX file
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
-    /// Reference data: a CSV file with a header, or images as .npy
-    #[arg(long, value_name = "FILE")]
-    reference: Option<PathBuf>,
-    /// The column of the reference data with the true class
-    #[arg(long, value_name = "COLUMN")]
-    label: Option<String>,
+    #[command(flatten)]
+    given: ReferenceArgs,
     /// The classes of an inferred manifest, index = class [default: the distinct labels, numbers by value, others in
     /// alphabetical order]
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
@@ -78,6 +75,28 @@ pub fn main(args: PackArgs) -> anyhow::Result<ExitCode> {
     packed.bundle.write(&args.out).context("the bundle cannot be written")?;
     packed.report(&args);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The bundle of a recipe's folder, and its model.
+pub fn pack_recipe(source: &Path) -> anyhow::Result<(Bundle, Model)> {
+    let args = PackArgs { source: source.to_owned(), ..PackArgs::default() };
+    let packed = Ingredients::gather(&args)?.pack()?;
+    Ok((packed.bundle, packed.model))
+}
+
+/// The baseline that a recipe would be packed with: `source` is its folder or its manifest.
+pub fn baseline_of_recipe(source: &Path, given: &ReferenceArgs) -> anyhow::Result<Baseline> {
+    let mut args =
+        PackArgs { source: source.to_owned(), given: given.clone(), ..PackArgs::default() };
+    if source.is_file() {
+        let parent = source.parent().unwrap_or(Path::new(""));
+        let folder = if parent == Path::new("") { Path::new(".") } else { parent };
+        (args.source, args.manifest) = (folder.to_owned(), Some(source.to_owned()));
+    }
+    let packed = Ingredients::gather(&args)?.pack()?;
+    packed.bundle.baseline().cloned().with_context(|| {
+        format!("{} names no reference data: give --reference FILE", source.display())
+    })
 }
 
 /// Everything that a bundle is made of, read and not yet judged together.
@@ -148,21 +167,23 @@ impl Ingredients {
         let onnx = read_file(&model)?;
         let survey = surveyed(&onnx, &model)?;
         let written = draft.reference.take();
-        if let Some(written) = &written {
-            draft.drift.order = written.order;
+        let given = &args.given;
+        if let Some(order) = given.order().or(written.as_ref().map(|written| written.order)) {
+            draft.drift.order = order;
         }
-        let reference = match (&args.reference, &written) {
-            (Some(data), _) => {
-                Some((data.clone(), args.label.clone().map_or(Labels::Usual, Labels::Column)))
-            }
+        let by = given.by.clone();
+        let reference = match (&given.reference, &written) {
+            (Some(data), _) => Some((data.clone(), given.labels(), by)),
             (None, Some(written)) => {
-                Some((folder.join(&written.data), labels_of(written, folder, args)))
+                let by = by.or_else(|| written.session_column.clone());
+                Some((folder.join(&written.data), labels_of(written, folder, given), by))
             }
             (None, None) => None,
         };
-        let reference = reference
-            .map(|(path, labels)| ReferenceSamples::read(&path, &draft.sample, &labels))
-            .transpose()?;
+        let read = |(path, labels, by): (PathBuf, Labels, Option<String>)| {
+            ReferenceSamples::read(&path, &draft.sample, &labels, by.as_deref())
+        };
+        let reference = reference.map(read).transpose()?;
         let golden = draft.golden.dir.take().map(|dir| folder.join(dir));
         let card = find_card(folder).map(|path| read_text(&path)).transpose()?;
         Ok(Ingredients { draft, onnx, survey, reference, golden, card, warnings: Vec::new() })
@@ -172,7 +193,8 @@ impl Ingredients {
     fn inferred(args: &PackArgs) -> anyhow::Result<Ingredients> {
         let onnx = read_file(&args.source)?;
         let survey = surveyed(&onnx, &args.source)?;
-        let data = args.reference.as_deref().context(
+        let given = &args.given;
+        let data = given.reference.as_deref().context(
             "an ONNX file alone does not say what its inputs mean: give --reference DATA.csv (a header names the columns) or --manifest FILE",
         )?;
         let inferred = infer::Question {
@@ -180,13 +202,15 @@ impl Ingredients {
             survey: &survey,
             model: &args.source,
             data,
-            label: args.label.as_deref(),
+            label: given.label.as_deref(),
+            session: given.by.as_deref(),
             classes: &args.labels,
             normalize: args.normalize,
         };
-        let draft = inferred.answer()?;
-        let labels = args.label.clone().map_or(Labels::Usual, Labels::Column);
-        let reference = Some(ReferenceSamples::read(data, &draft.sample, &labels)?);
+        let mut draft = inferred.answer()?;
+        draft.drift.order = given.order().unwrap_or_default();
+        let by = given.by.as_deref();
+        let reference = Some(ReferenceSamples::read(data, &draft.sample, &given.labels(), by)?);
         Ok(Ingredients {
             draft,
             onnx,
@@ -205,7 +229,11 @@ impl Ingredients {
         let model = Model::from_parts(&manifest, &self.onnx, &golden, &options)
             .context("the model does not do what its manifest and golden vectors say")?;
         let baseline = match &self.reference {
-            Some(reference) => Some(baseline(&manifest, &model, &reference.samples)?),
+            Some(reference) => {
+                let baseline = reference.baseline(&manifest, &model, manifest.drift.order)?;
+                self.warnings.extend(doubts(&baseline));
+                Some(baseline)
+            }
             None => {
                 self.warnings.push("no reference data: the bundle has no baseline, and its devices cannot notice drift".to_owned());
                 None
@@ -263,35 +291,6 @@ impl Ingredients {
                 (output.name.clone(), desk::tolerance(output, &self.survey, largest(index)))
             })
             .collect()
-    }
-}
-
-/// The reference data, and the file that it came from.
-struct ReferenceSamples {
-    path: PathBuf,
-    samples: Samples,
-}
-
-impl ReferenceSamples {
-    fn read(path: &Path, spec: &SampleSpec, labels: &Labels) -> anyhow::Result<ReferenceSamples> {
-        let samples = Samples::read(path, spec, labels)?;
-        Ok(ReferenceSamples { path: path.to_owned(), samples })
-    }
-
-    /// From one to `count` samples that a model can answer, evenly over the whole of them.
-    fn spread(&self, count: usize) -> anyhow::Result<Vec<Sample>> {
-        let finite = |sample: &&Sample| match sample {
-            Sample::Row(values) => values.iter().all(|value| value.is_finite()),
-            Sample::Image { .. } => true,
-        };
-        let usable: Vec<&Sample> = self.samples.samples.iter().filter(finite).collect();
-        ensure!(
-            !usable.is_empty(),
-            "{}: every row has an empty cell or a value that is not a finite number in a column that the model takes, and golden vectors need one row without",
-            self.path.display()
-        );
-        let count = count.min(usable.len());
-        Ok((0..count).map(|index| usable[index * usable.len() / count].clone()).collect())
     }
 }
 
@@ -364,8 +363,8 @@ fn surveyed(onnx: &[u8], path: &Path) -> anyhow::Result<OnnxSurvey> {
     Ok(survey)
 }
 
-fn labels_of(reference: &Reference, folder: &Path, args: &PackArgs) -> Labels {
-    let column = args.label.clone().or_else(|| reference.label_column.clone());
+fn labels_of(reference: &Reference, folder: &Path, given: &ReferenceArgs) -> Labels {
+    let column = given.label.clone().or_else(|| reference.label_column.clone());
     match (column, &reference.labels) {
         (Some(column), _) => Labels::Column(column),
         (None, Some(file)) => Labels::File(folder.join(file)),
@@ -398,61 +397,4 @@ fn read_golden(manifest: &Manifest, folder: &Path) -> anyhow::Result<Golden> {
     }
     Golden::from_npy(manifest, |tensor| Ok(files[&tensor.name].clone()))
         .with_context(|| format!("golden vectors in {}", folder.display()))
-}
-
-fn baseline(manifest: &Manifest, model: &Model, reference: &Samples) -> anyhow::Result<Baseline> {
-    let reader = FeatureReader::of(&manifest.sample);
-    let mut features: Vec<(String, Vec<f32>)> = reader
-        .names()
-        .iter()
-        .map(|name| (name.clone(), Vec::with_capacity(reference.samples.len())))
-        .collect();
-    let mut answers = Vec::with_capacity(reference.samples.len());
-    let bar = progress(reference.samples.len(), "answering the reference");
-    for (row, sample) in reference.samples.iter().enumerate() {
-        for (column, value) in
-            features.iter_mut().zip(reader.read(sample).context("reference data")?)
-        {
-            column.1.push(value);
-        }
-        bar.inc(1);
-        // A row with a missing value is counted by the baseline and has no class.
-        let answer = model.answer(sample).ok();
-        let class = answer.as_ref().and_then(|answer| answer.class.as_ref());
-        let truth =
-            reference.labels.as_ref().map(|labels| class_of(&labels[row], &manifest.labels));
-        answers.push(match (class, truth.transpose()?) {
-            (Some(class), truth) => ReferenceAnswer {
-                class: Some(u32::try_from(class.index).context("a class has a small index")?),
-                confidence: answer.as_ref().and_then(Answer::confidence),
-                correct: truth.map(|truth| truth == class.index),
-            },
-            (None, _) => ReferenceAnswer::default(),
-        });
-    }
-    bar.finish_and_clear();
-    let decides = answers.iter().any(|answer| answer.class.is_some());
-    let data = ReferenceData {
-        features: &features,
-        answers: if decides { &answers } else { &[] },
-        class_count: if decides { class_count(manifest) } else { 0 },
-        order: manifest.drift.order,
-        sessions: &[],
-        policy: manifest.drift.detector().context("drift policy")?,
-    };
-    Baseline::build(&data).context("the reference data gives no baseline")
-}
-
-/// How many classes the step that decides can answer.
-fn class_count(manifest: &Manifest) -> usize {
-    use selvedge_bundle::PostStep;
-
-    let decides = |step: &&PostStep| !matches!(step, PostStep::Softmax { .. });
-    match manifest.post.iter().find(decides) {
-        Some(PostStep::Argmax { output }) => {
-            let output = manifest.outputs.iter().find(|tensor| tensor.name == *output);
-            output.expect("a manifest's steps read outputs that it lists").sample_elements()
-        }
-        _ => 2,
-    }
 }

@@ -50,9 +50,9 @@ pub use limits::{
     PROBATION_INFERENCES_MAX, PROBATION_S_MAX, TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
 };
 pub use manifest::{
-    BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, ImageAxis, ImageSpec,
-    Manifest, ManifestDraft, ManifestError, Order, PostStep, PreStep, Provenance, Reference,
-    ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec, UpdatePolicy,
+    BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, IMAGE_FEATURES, ImageAxis,
+    ImageSpec, Manifest, ManifestDraft, ManifestError, Order, PostStep, PreStep, Provenance,
+    Reference, ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec, UpdatePolicy,
 };
 pub use npy::{read_npy, write_npy};
 pub use patch::{Patch, PatchCodec, PatchIndex, apply_patch};

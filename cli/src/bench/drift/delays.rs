@@ -4,7 +4,7 @@ use fastrand::Rng;
 use selvedge_sketch::{Detector, DetectorPolicy, DetectorState};
 
 use super::{
-    Row,
+    Effort, Row,
     streams::{Autoregressive, normal},
     windows::Reference,
 };
@@ -21,7 +21,7 @@ const WINDOWS_MAX: usize = 500;
 type Change = fn(f64, &mut Rng) -> f64;
 
 /// The median delay of each change.
-pub fn rows(random: &mut Rng) -> Vec<Row> {
+pub fn rows(effort: Effort, random: &mut Rng) -> Vec<Row> {
     let changes: [(&str, f64, Change); 11] = [
         ("+0.1 sd", 14.0, |x, _| x + 0.1),
         ("+0.2 sd", 4.0, |x, _| x + 0.2),
@@ -49,12 +49,12 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     let mut rows: Vec<Row> = changes
         .iter()
         .map(|(name, bound, change)| {
-            let delay = median_delay(0.0, *change, random);
+            let delay = median_delay(0.0, *change, effort, random);
             Row::at_most(format!("B2 windows until found, {name}"), delay, *bound)
         })
         .collect();
     for (rho, bound) in [(0.5, 6.0), (0.9, 30.0)] {
-        let delay = median_delay(rho, |x, _| x + 0.3, random);
+        let delay = median_delay(rho, |x, _| x + 0.3, effort, random);
         rows.push(Row::at_most(
             format!("B2 windows until found, +0.3 sd, AR(1) {rho}"),
             delay,
@@ -64,10 +64,10 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     rows
 }
 
-fn median_delay(rho: f64, change: Change, random: &mut Rng) -> f64 {
+fn median_delay(rho: f64, change: Change, effort: Effort, random: &mut Rng) -> f64 {
     let policy = DetectorPolicy::default();
     let mut delays = Vec::new();
-    for _ in 0..REFERENCES {
+    for _ in 0..effort.of(REFERENCES) {
         let mut stream = Autoregressive::new(rho, random);
         let mut window = |change: Option<Change>, random: &mut Rng| -> Vec<f32> {
             (0..SAMPLES)
@@ -79,7 +79,7 @@ fn median_delay(rho: f64, change: Change, random: &mut Rng) -> f64 {
         };
         let past: Vec<_> = (0..REFERENCE_WINDOWS).map(|_| window(None, random)).collect();
         let reference = Reference::build(&past, 0);
-        for _ in 0..TRIALS {
+        for _ in 0..effort.of(TRIALS) {
             let mut detector = Detector::<0>::new(&policy).expect("the policy has no cycle");
             let mut judge = |window: Vec<f32>| {
                 detector.update(&reference.table, &policy, &reference.count(window));

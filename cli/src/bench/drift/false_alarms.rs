@@ -4,7 +4,7 @@ use fastrand::Rng;
 use selvedge_sketch::{Detector, DetectorPolicy, DetectorState};
 
 use super::{
-    Row,
+    Effort, Row,
     delays::median,
     streams::{Autoregressive, Wobble, normal},
     windows::{Reference, class_table},
@@ -14,14 +14,17 @@ const SAMPLES: usize = 250;
 const REFERENCE_WINDOWS: usize = 200;
 /// References are random too: each has its own part of the windows.
 const REFERENCES: usize = 40;
-const WINDOWS: usize = 100_000;
+/// Windows of each reference.
+const WINDOWS: usize = 2500;
+/// Streams with a daily rhythm.
+const RHYTHMS: usize = 60;
 
 /// One feature's windows in the order of time, from a stream in its stationary state.
 type Windows = Box<dyn FnMut(&mut Rng) -> Vec<f32>>;
 type Stream = fn(&mut Rng) -> Windows;
 
 /// False alarms on stationary streams, and a daily rhythm.
-pub fn rows(random: &mut Rng) -> Vec<Row> {
+pub fn rows(effort: Effort, random: &mut Rng) -> Vec<Row> {
     let streams: [(&str, Stream); 4] = [
         ("iid", |random| autoregressive(0.0, random)),
         ("AR(1) 0.5", |random| autoregressive(0.5, random)),
@@ -31,26 +34,26 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     let mut rows: Vec<Row> = streams
         .iter()
         .map(|(name, stream)| {
-            let alarms = per_10k(*stream, REFERENCE_WINDOWS, true, random);
+            let alarms = per_10k(*stream, REFERENCE_WINDOWS, true, effort, random);
             Row::at_most(format!("B1 false alarms per 10k windows, {name}"), alarms, 1.0)
         })
         .collect();
     let iid = streams[0].1;
     for windows in [8, 20, 40] {
         let rows_of_reference = windows * SAMPLES;
-        let alarms = per_10k(iid, windows, true, random);
+        let alarms = per_10k(iid, windows, true, effort, random);
         let name =
             format!("B1 false alarms per 10k windows, iid, {rows_of_reference} reference rows");
         rows.push(Row::at_most(name, alarms, 1.0));
     }
-    let alarms = per_10k(streams[1].1, REFERENCE_WINDOWS, false, random);
+    let alarms = per_10k(streams[1].1, REFERENCE_WINDOWS, false, effort, random);
     rows.push(Row::at_most(
         "B1 false alarms per 10k windows, AR(1) 0.5, uncalibrated",
         alarms,
         1.0,
     ));
-    rows.extend(classes(random));
-    let (week, found) = rhythm(random);
+    rows.extend(classes(effort, random));
+    let (week, found) = rhythm(effort, random);
     rows.push(Row::at_most("B1 alarms in a week of daily rhythm, 60 streams", week, 0.0));
     rows.push(Row::at_most("B1 windows until +0.3 sd is found in a daily rhythm", found, 48.0));
     rows
@@ -66,16 +69,23 @@ fn wobble(random: &mut Rng) -> Vec<f32> {
     (0..SAMPLES).map(|_| shares.next(random) as f32).collect()
 }
 
-fn per_10k(stream: Stream, reference_windows: usize, ordered: bool, random: &mut Rng) -> f64 {
+fn per_10k(
+    stream: Stream,
+    reference_windows: usize,
+    ordered: bool,
+    effort: Effort,
+    random: &mut Rng,
+) -> f64 {
+    let (references, judged) = (effort.of(REFERENCES), effort.of(WINDOWS));
     let policy = DetectorPolicy::default();
     let mut alarms = 0;
-    for _ in 0..REFERENCES {
+    for _ in 0..references {
         let mut windows = stream(random);
         let past: Vec<_> = (0..reference_windows).map(|_| windows(random)).collect();
         let reference =
             if ordered { Reference::build(&past, 0) } else { Reference::unordered(&past) };
         let mut detector = fresh(&policy);
-        for _ in 0..WINDOWS / REFERENCES {
+        for _ in 0..judged {
             let counts = reference.count(windows(random));
             detector.update(&reference.table, &policy, &counts);
             if detector.conclude(&reference.table, &policy) == DetectorState::Drifted {
@@ -84,12 +94,13 @@ fn per_10k(stream: Stream, reference_windows: usize, ordered: bool, random: &mut
             }
         }
     }
-    f64::from(alarms) * 10_000.0 / WINDOWS as f64
+    f64::from(alarms) * 10_000.0 / (references * judged) as f64
 }
 
 /// Ten classes with shares from 24 % down to 4 %, and then one of them answered for a twentieth of all
 /// samples that belong to others.
-fn classes(random: &mut Rng) -> [Row; 2] {
+fn classes(effort: Effort, random: &mut Rng) -> [Row; 2] {
+    let (references, judged) = (effort.of(REFERENCES), effort.of(WINDOWS));
     let policy = DetectorPolicy::default();
     let window = |taken: Option<usize>, random: &mut Rng| {
         let mut counts = vec![0; 10];
@@ -102,7 +113,7 @@ fn classes(random: &mut Rng) -> [Row; 2] {
         counts
     };
     let (mut alarms, mut delays) = (0, Vec::new());
-    for _ in 0..REFERENCES {
+    for _ in 0..references {
         let past: Vec<_> = (0..REFERENCE_WINDOWS).map(|_| window(None, random)).collect();
         let table = class_table(&past);
         let mut detector = fresh(&policy);
@@ -110,7 +121,7 @@ fn classes(random: &mut Rng) -> [Row; 2] {
             detector.update(&table, &policy, &window);
             detector.conclude(&table, &policy) == DetectorState::Drifted
         };
-        for _ in 0..WINDOWS / REFERENCES {
+        for _ in 0..judged {
             if judge(&mut detector, window(None, random)) {
                 alarms += 1;
                 detector = fresh(&policy);
@@ -122,7 +133,7 @@ fn classes(random: &mut Rng) -> [Row; 2] {
             delays.push(found.map_or(100.0, f64::from));
         }
     }
-    let alarms = f64::from(alarms) * 10_000.0 / WINDOWS as f64;
+    let alarms = f64::from(alarms) * 10_000.0 / (references * judged) as f64;
     [
         Row::at_most("B1 false alarms per 10k windows, ten classes", alarms, 1.0),
         Row::at_most(
@@ -136,7 +147,7 @@ fn classes(random: &mut Rng) -> [Row; 2] {
 /// A day of 24 windows, whose mean goes up and down by one standard deviation in some streams, by a fifth
 /// in others. The reference has two weeks. Returns the alarms of a week, and then the
 /// median of the windows until a step is found.
-fn rhythm(random: &mut Rng) -> (f64, f64) {
+fn rhythm(effort: Effort, random: &mut Rng) -> (f64, f64) {
     const DAY: u16 = 24;
     let policy = DetectorPolicy::new(10_000, 250, DAY, 10).expect("the policy is sound");
     let window = |hour: usize, amplitude: f64, step: f64, random: &mut Rng| -> Vec<f32> {
@@ -146,7 +157,7 @@ fn rhythm(random: &mut Rng) -> (f64, f64) {
     };
     let day = usize::from(DAY);
     let (mut alarms, mut delays) = (0.0, Vec::new());
-    for stream in 0..60 {
+    for stream in 0..effort.of(RHYTHMS) {
         let amplitude = if stream % 2 == 0 { 0.2 } else { 1.0 };
         let past: Vec<_> = (0..14 * day).map(|hour| window(hour, amplitude, 0.0, random)).collect();
         let reference = Reference::build(&past, DAY);

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use selvedge_sketch::{Detector, DetectorPolicy, DetectorState, ScoreTable, conclude_all};
 
 use super::{
-    Row,
+    Effort, Row,
     delays::median,
     streams::{Autoregressive, normal},
     windows::Reference,
@@ -117,7 +117,8 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// The delay of each fault, and whether the right channel is named.
-pub fn rows(random: &mut Rng) -> Vec<Row> {
+pub fn rows(effort: Effort, random: &mut Rng) -> Vec<Row> {
+    let trials_of_each = effort.of(TRIALS);
     let mut machine = Machine::new(random);
     let mut past = vec![Vec::new(); CHANNELS];
     for _ in 0..REFERENCE_WINDOWS {
@@ -129,9 +130,9 @@ pub fn rows(random: &mut Rng) -> Vec<Row> {
     let mut rows = Vec::new();
     for fault in FAULTS {
         let trials: Vec<_> =
-            (0..TRIALS).map(|_| trial(&mut machine, &references, fault, random)).collect();
+            (0..trials_of_each).map(|_| trial(&mut machine, &references, fault, random)).collect();
         let mut delays: Vec<f64> = trials.iter().map(|trial| trial.0).collect();
-        let right = trials.iter().filter(|trial| trial.1).count() as f64 / TRIALS as f64;
+        let right = trials.iter().filter(|trial| trial.1).count() as f64 / trials_of_each as f64;
         rows.push(Row::at_most(
             format!("windows until {}", fault.name),
             median(&mut delays),

@@ -6,7 +6,7 @@ use selvedge_sketch::{
 };
 
 use super::{
-    Row,
+    Effort, Row,
     delays::median,
     streams::normal,
     windows::{Reference, sum},
@@ -24,14 +24,15 @@ const DRIFTED: usize = 6;
 const FEATURE_TRIALS: usize = 40;
 
 /// A cohort, its culprit, and the features of one device.
-pub fn rows(random: &mut Rng) -> Vec<Row> {
+pub fn rows(effort: Effort, random: &mut Rng) -> Vec<Row> {
+    let trials = effort.of(TRIALS);
     let past: Vec<_> = (0..1000).map(|_| window(SAMPLES, 0.0, random)).collect();
     let reference = Reference::build(&past, 0);
-    let mut merged: Vec<f64> = (0..TRIALS).map(|_| all_drift(&reference, random)).collect();
-    let culprit: Vec<_> = (0..TRIALS).map(|_| one_drifts(&reference, random)).collect();
+    let mut merged: Vec<f64> = (0..trials).map(|_| all_drift(&reference, random)).collect();
+    let culprit: Vec<_> = (0..trials).map(|_| one_drifts(&reference, random)).collect();
     let mut delays: Vec<f64> = culprit.iter().map(|found| found.0).collect();
-    let wrong = culprit.iter().filter(|found| !found.1).count() as f64 / TRIALS as f64;
-    let (false_share, power) = features(random);
+    let wrong = culprit.iter().filter(|found| !found.1).count() as f64 / trials as f64;
+    let (false_share, power) = features(effort.of(FEATURE_TRIALS), random);
     vec![
         Row::at_most(
             "B8 windows until found, 20 nodes drift by 0.1 sd, merged",
@@ -92,10 +93,10 @@ fn one_drifts(reference: &Reference, random: &mut Rng) -> (f64, bool) {
 
 /// A device with 64 features and windows of 1,000. Returns the mean share of false names among those that
 /// are named 4 windows after the change, and the share of the drifted that are.
-fn features(random: &mut Rng) -> (f64, f64) {
+fn features(trials: usize, random: &mut Rng) -> (f64, f64) {
     let policy = DetectorPolicy::default();
     let (mut false_share, mut power) = (0.0, 0.0);
-    for _ in 0..FEATURE_TRIALS {
+    for _ in 0..trials {
         // A part that all features share makes them depend on each other, with a correlation of ½.
         let sample = |common: f64, random: &mut Rng| (common + normal(random)) * 0.5f64.sqrt();
         let windows = |shift: f64, random: &mut Rng| -> Vec<Vec<f32>> {
@@ -135,5 +136,5 @@ fn features(random: &mut Rng) -> (f64, f64) {
         false_share += wrong / (right + wrong).max(1.0);
         power += right / DRIFTED as f64;
     }
-    (false_share / FEATURE_TRIALS as f64, power / FEATURE_TRIALS as f64)
+    (false_share / trials as f64, power / trials as f64)
 }

@@ -47,6 +47,11 @@ impl Reference {
         Self { table, ..reference }
     }
 
+    /// The bins.
+    pub fn spec(&self) -> &BinSpec {
+        &self.spec
+    }
+
     /// A window's counts per cell.
     pub fn count(&self, values: impl IntoIterator<Item = f32>) -> Vec<u32> {
         count(&self.spec, values)

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Extent, ImageAxis, ImageSpec, ManifestDraft, ManifestError, PostStep, PreStep, Provenance,
-    RowSpec, SampleSpec, TensorSpec,
+    Extent, IMAGE_FEATURES, ImageAxis, ImageSpec, ManifestDraft, ManifestError, PostStep, PreStep,
+    Provenance, RowSpec, SampleSpec, TensorSpec,
 };
 use crate::{DType, golden::golden_path, limits::*};
 
@@ -34,7 +34,25 @@ pub(super) fn check(draft: &ManifestDraft) -> Checked {
         draft.drift.detector().is_ok(),
         "alarm_windows is at least 2, samples_min and clear_windows 1",
     )?;
+    check_features(draft)?;
     check_provenance(&draft.provenance)
+}
+
+fn check_features(draft: &ManifestDraft) -> Checked {
+    let features = &draft.drift.features;
+    rule("drift.features", features.len() <= FEATURES_MAX, "has at most 64 features")?;
+    check_distinct("drift.features", features)?;
+    let known: Vec<&str> = match &draft.sample {
+        SampleSpec::Row(row) => row.columns.iter().map(|column| column.name.as_str()).collect(),
+        SampleSpec::Image(_) => IMAGE_FEATURES.to_vec(),
+    };
+    match features.iter().find(|feature| !known.contains(&feature.as_str())) {
+        Some(feature) => {
+            let problem = format!("names {feature:?}; there are {}", known.join(", "));
+            Err(ManifestError::new("drift.features", problem))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Fields that only steer the packing have no place in a bundle.

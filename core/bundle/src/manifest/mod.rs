@@ -486,6 +486,10 @@ pub struct Reference {
     /// The column of the CSV file that has the label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_column: Option<String>,
+    /// The column of the CSV file that says from which session (a device, a run, a day) a row is: rows of one session are
+    /// taken together, in their order, and no window spans two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_column: Option<String>,
     /// Whether the samples are in the order of time.
     #[serde(default)]
     pub order: Order,
@@ -502,12 +506,21 @@ pub enum Order {
     Time,
 }
 
+/// What may be watched of an image: the mean and the standard deviation of its pixels; the *edge energy*, which is the mean
+/// squared difference of pixels that are neighbours in a row or a column; and the share of pixels that are *saturated*, at
+/// the least or the largest value of the manifest.
+pub const IMAGE_FEATURES: [&str; 4] = ["pixel_mean", "pixel_sd", "edge_energy", "saturated_share"];
+
 /// When a device says that the world, or the model, has changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DriftPolicy {
     /// Whether the reference samples were in the order of time.
     pub order: Order,
+    /// What is watched of a sample: of a row these columns, of an image these of [`IMAGE_FEATURES`]. Without names the
+    /// first [`FEATURES_MAX`](crate::FEATURES_MAX) columns, or all of the image's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
     /// At most one false alarm in so many windows, on average and over all that is watched of a slot.
     pub alarm_windows: u32,
     /// The fewest samples of a window that is tested; smaller ones are tested together.
@@ -524,7 +537,7 @@ impl DriftPolicy {
     /// # Errors
     /// [`selvedge_sketch::Error::Policy`] if a number is below the least.
     pub fn detector(&self) -> Result<DetectorPolicy, selvedge_sketch::Error> {
-        let Self { alarm_windows, samples_min, cycle_windows, clear_windows, order: _ } = *self;
+        let Self { alarm_windows, samples_min, cycle_windows, clear_windows, .. } = *self;
         DetectorPolicy::new(alarm_windows, samples_min, cycle_windows, clear_windows)
     }
 }
@@ -533,6 +546,7 @@ impl Default for DriftPolicy {
     fn default() -> Self {
         Self {
             order: Order::None,
+            features: Vec::new(),
             alarm_windows: 10_000,
             samples_min: 250,
             cycle_windows: 0,

@@ -73,6 +73,26 @@ fn the_recipes_of_this_repository_keep_every_rule() {
 }
 
 #[test]
+fn what_is_watched_is_something_that_samples_have() {
+    let features = |manifest: Value, features: Value| {
+        let mut manifest = manifest;
+        set(&mut manifest, "/drift/features", features);
+        read(&manifest).map(|manifest| manifest.drift.features.clone())
+    };
+    let named = features(written(), json!(["b"])).expect("a column");
+    assert_eq!(named, ["b"]);
+    assert!(features(written_image(), json!(["edge_energy", "pixel_sd"])).is_ok());
+    for (manifest, wrong, words) in [
+        (written(), json!(["c"]), "names \"c\"; there are a, b"),
+        (written(), json!(["a", "a"]), "twice"),
+        (written_image(), json!(["a"]), "there are pixel_mean, pixel_sd, edge_energy"),
+    ] {
+        let error = features(manifest, wrong).expect_err("refused").to_string();
+        assert!(error.contains("drift.features") && error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_manifest_without_an_update_policy_has_the_usual_one() {
     let mut manifest = written();
     set(&mut manifest, "/update", Value::Null);

@@ -29,9 +29,6 @@ const ETA_MAX: f64 = 0.9;
 const ETA_UNKNOWN: f64 = 0.2;
 const ETA_MIN: f64 = 1.0 / 4096.0;
 
-/// The fewest windows, and the fewest cycles, whose variance counts as known.
-const WINDOWS_MIN: u32 = 30;
-const CYCLES_MIN: u32 = 8;
 /// The fewest blocks that can show a slow rhythm.
 const BLOCKS_MIN: u32 = 8;
 
@@ -49,6 +46,11 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    /// The fewest windows in the order of time whose variance counts as known.
+    pub const WINDOWS_MIN: u32 = 30;
+    /// The fewest cycles of a rhythm likewise.
+    pub const CYCLES_MIN: u32 = 8;
+
     /// For a reference without order in time, or without enough rows to be cut into windows.
     pub const fn unknown() -> Self {
         Self { eta: ETA_UNKNOWN, eta_cycle: ETA_UNKNOWN, shape_gain: 0.0, calibrated: false }
@@ -165,13 +167,13 @@ impl VarianceInflation {
             let highest = if is_known { ETA_MAX } else { ETA_UNKNOWN };
             eta.clamp(ETA_MIN, highest)
         };
-        let enough_windows = windows >= WINDOWS_MIN;
+        let enough_windows = windows >= Calibration::WINDOWS_MIN;
         let eta = known(1.0 / native.max(slow), enough_windows);
         let shape_gain = self.gains.upper().max(0.0);
         if self.cycle_windows <= 1 {
             return Calibration { eta, eta_cycle: eta, shape_gain, calibrated: enough_windows };
         }
-        let enough_cycles = self.cycles.count >= CYCLES_MIN;
+        let enough_cycles = self.cycles.count >= Calibration::CYCLES_MIN;
         let cycle = self.cycles.inflation(0.05).map_or(ETA_UNKNOWN, |inflation| 1.0 / inflation);
         let eta_cycle = known(cycle, enough_cycles);
         Calibration { eta, eta_cycle, shape_gain, calibrated: enough_windows && enough_cycles }

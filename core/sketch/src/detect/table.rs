@@ -170,6 +170,16 @@ impl ScoreTable {
         self.cell_count
     }
 
+    /// The power that evidence of single windows is raised to, above 0 and at most 1.
+    pub fn eta(&self) -> f32 {
+        self.native.eta as f32 / ETA_ONE as f32
+    }
+
+    /// The same for whole cycles.
+    pub fn eta_cycle(&self) -> f32 {
+        self.cycle.eta as f32 / ETA_ONE as f32
+    }
+
     /// Whether η is a guess, because the reference had too few windows or no order in time.
     pub const fn uncalibrated(&self) -> bool {
         self.uncalibrated
