@@ -125,7 +125,7 @@ pub struct FindingView {
     pub in_cycles: bool,
     /// When the change most likely began, in Unix milliseconds.
     pub since_ms: Option<u64>,
-    /// The evidence for it, in nats.
+    /// The evidence for it, in nats. While a drift is known, no more is kept than the state needs.
     pub evidence_nats: f32,
 }
 
@@ -182,7 +182,8 @@ pub struct StreamView {
     pub state: &'static str,
     /// How much its windows vary was guessed.
     pub uncalibrated: bool,
-    /// The evidence for a change in the cohort, in nats; none before the first test.
+    /// The evidence for a change in the cohort, in nats; none before the first test. While a drift is known, no
+    /// more is kept than the state needs.
     pub evidence_nats: Option<f32>,
     /// What was found, while it is drifted.
     pub finding: Option<FindingView>,
