@@ -251,13 +251,15 @@ fn bench_drift_says_of_each_row_whether_it_passes() {
     assert_eq!(report["seed"], 3);
     let rows = report["rows"].as_array().expect("rows");
     for part in ["B1", "B2", "B3", "B4", "B5", "B6", "B7 digits", "B7 Shuttle", "B8", "B9"] {
-        let of_part = |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
+        let of_part =
+            |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
         let row = rows.iter().find(of_part).unwrap_or_else(|| panic!("{part} in {report}"));
         assert!(row["value"].is_number() && row["pass"].is_boolean(), "{row}");
     }
     // What depends neither on how much is measured nor on optimisation.
     for part in ["B3", "B5", "B9"] {
-        let of_part = |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
+        let of_part =
+            |row: &&Value| row["name"].as_str().is_some_and(|name| name.starts_with(part));
         assert!(rows.iter().filter(of_part).all(|row| row["pass"] == true), "{part} in {report}");
     }
     let passed = rows.iter().all(|row| row["pass"] == true);

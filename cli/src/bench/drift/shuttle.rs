@@ -10,7 +10,7 @@ use fastrand::Rng;
 use selvedge_bundle::{Baseline, DriftMonitor, Order, ReferenceData, Stream};
 use selvedge_sketch::GatewayProfile;
 
-use super::{Effort, Row, delays::median};
+use super::{Effort, Row, corruptions::ChannelFault, delays::median};
 use crate::data::Table;
 
 const CHANNELS: [&str; 9] = ["f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8", "f9"];
@@ -18,17 +18,7 @@ const SAMPLES: usize = 250;
 const TRIALS: usize = 20;
 /// Windows without a fault before it.
 const CALM: usize = 10;
-const WINDOWS_MAX: usize = 50;
-
-/// What happens to a channel whose standard deviation is given.
-type Fault = fn(row: &mut [f32], channel: usize, sd: f32, stuck_at: f32);
-
-const FAULTS: [(&str, Fault); 4] = [
-    ("stuck", |row, channel, _, stuck_at| row[channel] = stuck_at),
-    ("shifted by 0.5 sd", |row, channel, sd, _| row[channel] += 0.5 * sd),
-    ("scaled by 1.2", |row, channel, _, _| row[channel] *= 1.2),
-    ("swapped with the next", |row, channel, _, _| row.swap(channel, (channel + 1) % 9)),
-];
+const WINDOWS_MAX: usize = 30;
 
 /// For each fault and channel the windows until it is found, and whether the right channels are named.
 pub fn rows(models: &Path, effort: Effort, random: &mut Rng) -> anyhow::Result<Vec<Row>> {
@@ -44,28 +34,27 @@ pub fn rows(models: &Path, effort: Effort, random: &mut Rng) -> anyhow::Result<V
     let reference =
         ReferenceData { features: &features, order: Order::Time, ..ReferenceData::default() };
     let baseline = Baseline::build(&reference).context("the Shuttle's reference")?;
-    let deviations: Vec<f32> = features.iter().map(|(_, values)| deviation(values)).collect();
+    let scales: Vec<(f32, f32)> = features.iter().map(|(_, values)| mean_and_sd(values)).collect();
     let mut rows = Vec::new();
     let mut false_alarms = 0;
-    for (name, fault) in FAULTS {
-        for channel in 0..CHANNELS.len() {
+    for fault in ChannelFault::ALL {
+        for (channel, (mean, sd)) in scales.iter().enumerate() {
             let mut expected = vec![CHANNELS[channel]];
-            if name.starts_with("swapped") {
-                expected.push(CHANNELS[(channel + 1) % 9]);
+            if fault == ChannelFault::Swapped {
+                expected.push(CHANNELS[(channel + 1) % CHANNELS.len()]);
             }
             let mut delays = Vec::new();
             let mut named = 0;
             let trials = effort.of(TRIALS);
             for _ in 0..trials {
-                let stuck_at = replay[random.usize(..replay.len())][channel];
-                let apply = |row: &mut [f32]| fault(row, channel, deviations[channel], stuck_at);
+                let apply = |rows: &mut [Vec<f32>]| fault.apply(rows, channel, *mean, *sd);
                 let trial = trial(&baseline, &replay, &apply, &expected, random)?;
                 false_alarms += usize::from(trial.false_alarm);
                 delays.push(trial.delay as f64);
                 named += usize::from(trial.named);
             }
             let share = named as f64 / trials as f64;
-            let of = format!("{} {name}", CHANNELS[channel]);
+            let of = format!("{} {}", CHANNELS[channel], fault.name());
             rows.push(Row::at_most(
                 format!("B7 Shuttle, windows until found, {of}"),
                 median(&mut delays),
@@ -74,7 +63,7 @@ pub fn rows(models: &Path, effort: Effort, random: &mut Rng) -> anyhow::Result<V
             rows.push(Row::at_least(format!("B7 Shuttle, share rightly named, {of}"), share, 0.9));
         }
     }
-    let trials = effort.of(TRIALS) * FAULTS.len() * CHANNELS.len();
+    let trials = effort.of(TRIALS) * ChannelFault::ALL.len() * CHANNELS.len();
     rows.push(Row::at_most(
         "B7 Shuttle, share of trials with an alarm before the fault",
         false_alarms as f64 / trials as f64,
@@ -95,22 +84,22 @@ struct Trial {
 fn trial(
     baseline: &Baseline,
     replay: &[Vec<f32>],
-    apply: &dyn Fn(&mut [f32]),
+    apply: &dyn Fn(&mut [Vec<f32>]),
     expected: &[&str],
     random: &mut Rng,
 ) -> anyhow::Result<Trial> {
+    let draw = |random: &mut Rng| replay[random.usize(..replay.len())].clone();
+    let mut rows: Vec<Vec<f32>> =
+        (0..(CALM + WINDOWS_MAX) * SAMPLES).map(|_| draw(random)).collect();
+    apply(&mut rows[CALM * SAMPLES..]);
     let mut monitor = DriftMonitor::new(baseline);
-    for passed in 1..=CALM + WINDOWS_MAX {
+    for (passed, window) in (1..).zip(rows.chunks(SAMPLES)) {
         let features = baseline.features();
         let mut profile = GatewayProfile::new(baseline.spec_id(), features.len())
             .context("nine channels fit a profile")?;
-        for _ in 0..SAMPLES {
-            let mut row = replay[random.usize(..replay.len())].clone();
-            if passed > CALM {
-                apply(&mut row);
-            }
+        for row in window {
             for (index, (feature, value)) in features.iter().zip(row).enumerate() {
-                profile.observe_f32(index, &feature.spec, value);
+                profile.observe_f32(index, &feature.spec, *value);
             }
             profile.count_sample();
         }
@@ -128,9 +117,9 @@ fn trial(
     Ok(Trial { delay: WINDOWS_MAX, named: false, false_alarm: false })
 }
 
-fn deviation(values: &[f32]) -> f32 {
+fn mean_and_sd(values: &[f32]) -> (f32, f32) {
     let count = values.len() as f64;
     let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
     let squares = values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
-    (squares / count).sqrt() as f32
+    (mean as f32, (squares / count).sqrt() as f32)
 }
