@@ -292,7 +292,7 @@ mod tests {
     fn bytes_are_bounded_and_what_is_too_long_is_left_out() {
         let disk: SharedDisk = Arc::new(SimulatedDisk::new());
         let mut ring = Ring::open(disk.clone(), CONFIG).expect("the disk works");
-        for (number, len) in [(0, 10), (1, 10), (2, 200), (3, 2_000)] {
+        for (number, len) in [(0, 10), (1, 10), (2, 240), (3, 2_000)] {
             let image = Sample::Image { shape: vec![len, 1], data: vec![0; len] };
             candidate(number, &image, |offered| {
                 ring.put(&encode(Boot(4), 0, offered)).expect("the disk works");

@@ -196,11 +196,13 @@ impl Bench {
         judgements.last().expect("a window was closed").clone()
     }
 
-    /// Sends a window of samples in the order of a shuffled deck, all by `shift` higher, and closes it.
+    /// Sends a window of samples that are as the reference but for `shift`, and closes it.
     async fn window(&self, shift: f32) {
         for number in 0..WINDOW {
-            self.send((number * 37 % WINDOW) as f32 / WINDOW as f32 + shift).await;
+            self.send(dealt(number) + shift).await;
         }
+        // Time passes only when all are counted.
+        self.settle().await;
         self.clock.pass(Duration::from_secs(61));
         self.settle().await;
     }
@@ -539,11 +541,16 @@ async fn after_a_start_there_is_nothing_to_compare_with_and_errors_are_counted()
 /// The samples of a window in the tests of drift.
 const WINDOW: usize = 100;
 
-/// A model whose reference is spread evenly from 0 to 1, in the order of time or not.
+/// The values of a window: of a logistic distribution, whose deviation is 1.8, in the order of a shuffled deck.
+fn dealt(number: usize) -> f32 {
+    let share = ((number * 37 % WINDOW) as f32 + 0.5) / WINDOW as f32;
+    (share / (1.0 - share)).ln()
+}
+
+/// A model whose reference are such values, in the order of time or not.
 fn judged_model(number: u8, order: Order) -> Box<LoadedModel> {
     let rows = 40 * WINDOW;
-    let value = |row: usize| (row * 37 % WINDOW) as f32 / WINDOW as f32 + row as f32 * 1e-6;
-    let features = [("flow".to_owned(), (0..rows).map(value).collect())];
+    let features = [("flow".to_owned(), (0..rows).map(dealt).collect())];
     let answer = ReferenceAnswer { class: Some(number.into()), ..ReferenceAnswer::default() };
     let policy = DetectorPolicy::new(1_000, WINDOW as u16, 0, 2).expect("it is above the least");
     let reference = ReferenceData {
@@ -569,7 +576,7 @@ async fn a_shift_is_told_with_the_feature_and_the_time_and_again_when_it_is_over
     let shifted_at_ms = bench.clock.unix_ms();
     let mut windows = 0;
     while bench.events().iter().all(|event| event.kind != EventKind::Drifted) {
-        bench.window(0.3).await;
+        bench.window(1.0).await;
         windows += 1;
         assert!(windows <= 4, "{:?}", bench.judged());
     }
@@ -602,13 +609,13 @@ async fn what_is_concluded_without_an_order_of_time_says_so() {
     let bench = Bench::new(false);
     bench.handle.swap(Some(judged_model(1, Order::None))).await.expect("the worker runs");
     for _ in 0..10 {
-        bench.window(0.5).await;
+        bench.window(1.5).await;
     }
     bench.handle.stop().await;
     assert!(bench.judged().1.uncalibrated);
     let events = bench.events();
     let drifted = events.iter().find(|event| event.kind == EventKind::Drifted);
-    let drifted = drifted.expect("half of the range is far");
+    let drifted = drifted.expect("it is nearly a deviation");
     assert!(drifted.detail.ends_with("(uncalibrated)"), "{}", drifted.detail);
 }
 
@@ -617,7 +624,7 @@ async fn drifted() -> Bench {
     let bench = Bench::new(false);
     bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
     for _ in 0..6 {
-        bench.window(0.4).await;
+        bench.window(1.0).await;
     }
     bench.handle.stop().await;
     assert_eq!(bench.judged().1.state, DriftState::Drifted);
@@ -630,7 +637,7 @@ async fn a_restart_goes_on_with_what_was_known_and_does_not_tell_it_again() {
     let bench = Bench::resuming(false, Some(before.kept()));
     bench.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
     assert_eq!(bench.judged(), before.judged(), "it is said before the first window");
-    bench.window(0.4).await;
+    bench.window(1.0).await;
     assert_eq!(bench.judged().1.streams, before.judged().1.streams);
     bench.handle.stop().await;
     let told: Vec<_> = bench.events().into_iter().map(|event| event.kind).collect();
