@@ -1,8 +1,8 @@
 //! B3 and B4: what a window takes on the wire, and what counting a value costs here.
 //!
 //! On microcontrollers instructions are counted (`core/sketch/tests/instructions.rs`), and that nothing is allocated is
-//! counted too (`core/sketch/tests/allocations.rs`). Here counting is set beside the plain way to find a bin, a binary
-//! search among floats.
+//! counted too (`core/sketch/tests/allocations.rs`). Here counting is set beside the plain way to do the same: a binary
+//! search among float edges, counters for what is beyond them or not finite, and sums in `f64`, whose merge is not exact.
 
 use std::hint::black_box;
 
@@ -95,6 +95,28 @@ fn times(reference: &Reference, rounds: usize, random: &mut Rng) -> Vec<Row> {
         }
         black_box(&counts);
     };
+    let mut same_in_floats = || {
+        let (mut counts, mut not_finite) = ([0_u32; 18], [0_u32; 3]);
+        let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
+        let (min, max) = (f32_from_key(spec.min()), f32_from_key(spec.max()));
+        for &value in &values {
+            if value.is_nan() {
+                not_finite[0] += 1;
+            } else if value.is_infinite() {
+                not_finite[if value > 0.0 { 1 } else { 2 }] += 1;
+            } else {
+                let cell = match value {
+                    _ if value < min => 0,
+                    _ if value > max => 17,
+                    _ => 1 + edges.partition_point(|edge| *edge <= value),
+                };
+                counts[cell] += 1;
+                sum += f64::from(value);
+                squares += f64::from(value) * f64::from(value);
+            }
+        }
+        black_box((&counts, &not_finite, sum, squares));
+    };
     let mut histogram = || {
         let mut counts = CodeHistogram::new();
         codes.iter().for_each(|&code| counts.observe_i8(code));
@@ -124,9 +146,16 @@ fn times(reference: &Reference, rounds: usize, random: &mut Rng) -> Vec<Row> {
         }
         black_box(&detector);
     };
-    let mut runs: [&mut dyn FnMut(); 6] =
-        [&mut counted, &mut searched, &mut histogram, &mut kll, &mut inferences, &mut detected];
-    let mut fastest = [u64::MAX; 6];
+    let mut runs: [&mut dyn FnMut(); 7] = [
+        &mut counted,
+        &mut same_in_floats,
+        &mut searched,
+        &mut histogram,
+        &mut kll,
+        &mut inferences,
+        &mut detected,
+    ];
+    let mut fastest = [u64::MAX; 7];
     for _ in 0..rounds {
         for (fastest, run) in fastest.iter_mut().zip(&mut runs) {
             let started = cpu_ns();
@@ -135,12 +164,17 @@ fn times(reference: &Reference, rounds: usize, random: &mut Rng) -> Vec<Row> {
         }
     }
     let per_value = fastest.map(|ns| ns as f64 / VALUES as f64);
-    let [counted, searched, histogram, kll, inferences, detected] = per_value;
+    let [counted, same_in_floats, searched, histogram, kll, inferences, detected] = per_value;
     vec![
-        Row::at_most("B4 time of counting a float / of a binary search", counted / searched, 1.0),
+        Row::at_most(
+            "B4 time of counting a float / of the same in float arithmetic",
+            counted / same_in_floats,
+            1.0,
+        ),
         Row::at_most("B4 time of counting a float / of a KLL sketch", counted / kll, 0.25),
         Row::open(NS_PER_FLOAT, counted),
-        Row::open("B4 ns per float, binary search", searched),
+        Row::open("B4 ns per float, the same in float arithmetic", same_in_floats),
+        Row::open("B4 ns per float, binary search alone", searched),
         Row::open("B4 ns per float, KLL sketch", kll),
         Row::open("B4 ns per i8", histogram),
         Row::open("B4 ns per inference with 16 floats", inferences * FEATURES_TIMED as f64),

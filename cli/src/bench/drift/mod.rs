@@ -116,8 +116,8 @@ impl Row {
 
     fn bound_text(&self) -> Option<String> {
         match self.bound {
-            Bound::AtMost(bound) => Some(format!("<= {bound}")),
-            Bound::AtLeast(bound) => Some(format!(">= {bound}")),
+            Bound::AtMost(bound) => Some(format!("<= {}", rounded(bound))),
+            Bound::AtLeast(bound) => Some(format!(">= {}", rounded(bound))),
             Bound::Open => None,
         }
     }
@@ -166,6 +166,11 @@ fn rows(seed: u64, effort: Effort, models: &Path) -> anyhow::Result<Vec<Row>> {
     }
     bar.finish_and_clear();
     Ok(rows)
+}
+
+/// To four places, in words as short as they can be.
+fn rounded(bound: f64) -> f64 {
+    (bound * 1e4).round() / 1e4
 }
 
 fn print(rows: &[Row]) {
