@@ -38,7 +38,9 @@ fn a_channel_that_shifts_is_named_through_power_cuts_until_it_stops() {
     stage.take_agent("line-1").kill();
     write(&file, &rows, SHIFT);
     stage.start_agent("line-1");
-    let event = stage.wait_for_event("line-1", "drifted", "f3 is higher since ");
+    let event = stage.wait_for_event("line-1", "drifted", "f3 is ");
+    // Which of the guesses at a rise has the most evidence is a matter of chance: higher, or more often high.
+    assert!(event["detail"].as_str().is_some_and(|detail| detail.contains("high")), "{event}");
     let windows = stage.api().rows("line-1", "profiles");
     let before = windows.iter().filter(|window| {
         window["boot"] == 2 && number(&window["closed_ms"]) <= number(&event["at_ms"])

@@ -8,11 +8,12 @@
 use std::{fmt::Debug, fs, path::PathBuf};
 
 use selvedge_wire::{
-    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, Error, Event,
-    EventKind, Health, InferenceResult, Message, NodeId, Outcome, ProfileOrigin, ProfileRecord,
-    Quantity, Reading, Record, Reported, Running, SIGNED_OVERHEAD_BYTES, Sequence, Signature,
-    Signed, SlotPhase, SlotReport, Status, Stored, StoredThrough, Stream, TrustReport, VERSION,
-    VERSION_OLDEST, WindowRange, decode, encode, signing_input,
+    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
+    DriftStatus, DriftedStream, Error, Event, EventKind, Health, InferenceResult, Message, NodeId,
+    Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running,
+    SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SlotPhase, SlotReport, Status, Stored,
+    StoredThrough, Stream, TrustReport, VERSION, VERSION_OLDEST, WindowRange, decode, encode,
+    signing_input,
 };
 
 #[test]
@@ -110,9 +111,13 @@ fn reported() -> Reported {
         latency_us_p95: 900,
         latency_us_p95_before: 1000,
     };
+    let drifted =
+        DriftedStream { name: "f3".into(), change: "higher".into(), since_ms: 1_800_000_000_000 };
+    let drift =
+        DriftStatus { state: DriftState::Drifted, uncalibrated: true, streams: vec![drifted] };
     let watched = |name: &str, phase, running| SlotReport {
         comparison: Some(comparison),
-        drift: None,
+        drift: Some(drift.clone()),
         ..slot(name, phase, running, None)
     };
     let running = Running { bundle: digest(1), name: "shuttle".into(), version: "1.0.0".into() };
@@ -223,6 +228,9 @@ fn events() -> Batch<Event> {
         EventKind::Confirmed,
         EventKind::RolledBack,
         EventKind::FleetDisbelieved,
+        EventKind::Drifted,
+        EventKind::DriftOver,
+        EventKind::InputAnomalous,
     ];
     let event = |kind| Event {
         at_ms: 1_800_000_000_000,
