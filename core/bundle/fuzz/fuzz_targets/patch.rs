@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use selvedge_bundle::{
-    CHUNK_BYTES_MAX, ChunkRef, Error, PATCH_MEMORY_BYTES_MAX, Patch, PatchIndex,
-    apply_patch, digest_of,
+    CHUNK_BYTES_MAX, ChunkRef, Error, PATCH_MEMORY_BYTES_MAX, Patch, PatchIndex, apply_patch,
+    digest_of,
 };
 use selvedge_bundle_fuzz::{NEW, OLD, blob, patch_index};
 

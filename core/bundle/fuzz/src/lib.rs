@@ -68,7 +68,10 @@ pub fn blob(bundle: &Bundle, digest: Digest) -> Result<Vec<u8>, Error> {
 pub fn patch_index(codec: u8, source_bytes: u64, content_bytes: u64, patch: &[u8]) -> Vec<u8> {
     let mut index = vec![1];
     index.push(codec);
-    let kept = OLD.blobs().zip(0..).map(|((digest, _), place)| u64::from(blob(&NEW, digest).is_ok()) << place);
+    let kept = OLD
+        .blobs()
+        .zip(0..)
+        .map(|((digest, _), place)| u64::from(blob(&NEW, digest).is_ok()) << place);
     write_varint(kept.sum(), &mut index);
     write_varint(source_bytes, &mut index);
     write_varint(content_bytes, &mut index);
