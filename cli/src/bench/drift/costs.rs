@@ -169,7 +169,7 @@ fn times(reference: &Reference, rounds: usize, random: &mut Rng) -> Vec<Row> {
         Row::at_most(
             "B4 time of counting a float / of the same in float arithmetic",
             counted / same_in_floats,
-            1.0,
+            1.25,
         ),
         Row::at_most("B4 time of counting a float / of a KLL sketch", counted / kll, 0.25),
         Row::open(NS_PER_FLOAT, counted),
