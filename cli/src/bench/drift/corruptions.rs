@@ -70,6 +70,25 @@ impl Corruption {
         Self::Elastic,
     ];
 
+    /// What reports call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::GaussianNoise => "gaussian noise",
+            Self::ShotNoise => "shot noise",
+            Self::ImpulseNoise => "impulse noise",
+            Self::DefocusBlur => "defocus blur",
+            Self::MotionBlur => "motion blur",
+            Self::Brightness => "brightness",
+            Self::Contrast => "contrast",
+            Self::Fog => "fog",
+            Self::Pixelate => "pixelate",
+            Self::Rotation => "rotation",
+            Self::Shift => "shift",
+            Self::Scale => "scale",
+            Self::Elastic => "elastic",
+        }
+    }
+
     /// The image as such a camera takes it.
     pub fn apply(self, image: &Image, seed: u64) -> Image {
         let mut random = SplitMix(seed);
