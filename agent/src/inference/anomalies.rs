@@ -15,7 +15,6 @@ use crate::limits::{ANOMALY_CALM_SAMPLES, ANOMALY_QUIET, OUT_OF_RANGE_SAMPLES_MI
 
 /// The anomalies of the samples of one model.
 pub(super) struct Anomalies {
-    stuck_samples: u32,
     baseline: Option<Arc<Baseline>>,
     features: Vec<Expected>,
     sources: Vec<Watched>,
@@ -25,21 +24,28 @@ pub(super) struct Anomalies {
 struct Expected {
     min: f32,
     max: f32,
-    varies: bool,
+    // A value is stuck when it comes so often in a row.
+    stuck_samples: u32,
 }
+
+/// More often than values are counted in a row.
+const NEVER: u32 = u32::MAX;
 
 struct Watched {
     source: Arc<str>,
     samples: u32,
-    features: Vec<FeatureWatch>,
+    newest: Vec<Newest>,
+    spells: Vec<[Spell; Kind::ALL.len()]>,
+    // No spell lasts, and none may be about to begin.
+    is_calm: bool,
 }
 
-#[derive(Clone, Default)]
-struct FeatureWatch {
-    last: Option<f32>,
-    // How often the last value has come in a row.
+/// What every sample changes, apart from what only odd ones do.
+#[derive(Clone)]
+struct Newest {
+    value: f32,
+    // How often it has come in a row.
     repeats: u32,
-    spells: [Spell; Kind::ALL.len()],
 }
 
 #[derive(Clone, Default)]
@@ -78,8 +84,8 @@ impl Anomalies {
     /// `stuck_samples` times in a row; never if that is 0.
     pub(super) fn new(baseline: Option<Arc<Baseline>>, stuck_samples: u32) -> Self {
         let features = baseline.iter().flat_map(|baseline| baseline.features());
-        let features = features.map(Expected::of).collect();
-        Self { stuck_samples, baseline, features, sources: Vec::new() }
+        let features = features.map(|feature| Expected::of(feature, stuck_samples)).collect();
+        Self { baseline, features, sources: Vec::new() }
     }
 
     /// Takes the features of a sample, and says whether one of them is odd. `told` is given a sentence for
@@ -89,58 +95,66 @@ impl Anomalies {
         source: &Arc<str>,
         values: &[f32],
         now: Duration,
-        mut told: impl FnMut(String),
+        told: impl FnMut(String),
     ) -> bool {
         let known = self.sources.iter().position(|watched| watched.source == *source);
         let index = match known {
             Some(index) => index,
             None if self.sources.len() == SOURCES_MAX => return false,
             None => {
-                let features = vec![FeatureWatch::default(); self.features.len()];
-                self.sources.push(Watched { source: source.clone(), samples: 0, features });
+                self.sources.push(Watched::new(source.clone(), self.features.len()));
                 self.sources.len() - 1
             }
         };
-        let watched = &mut self.sources[index];
-        watched.samples = watched.samples.saturating_add(1);
-        let mut is_odd = false;
-        let features = watched.features.iter_mut().zip(&self.features).zip(values);
-        for (place, ((watch, expected), value)) in features.enumerate() {
-            let kinds = watch.kinds(*value, expected, self.stuck_samples);
-            if kinds == [false; Kind::ALL.len()] && watch.is_calm() {
-                continue;
-            }
-            is_odd |= kinds.contains(&true);
-            for ((kind, odd), spell) in Kind::ALL.into_iter().zip(kinds).zip(&mut watch.spells) {
-                if let Some(kept_quiet) = spell.observe(odd, kind.samples_min(), now) {
-                    let baseline = self.baseline.as_ref().expect("a feature is of a baseline");
-                    let feature = &baseline.features()[place].name;
-                    let what = match kind {
-                        Kind::OutOfRange => format!(
-                            "is {value}, outside of the reference's {} to {}",
-                            expected.min, expected.max
-                        ),
-                        Kind::NotFinite => format!("is {value}"),
-                        Kind::Stuck => format!("was {value} {} times in a row", watch.repeats),
-                    };
-                    let before = match kept_quiet {
-                        0 => String::new(),
-                        count => format!(" ({count} such spells before were not told)"),
-                    };
-                    told(format!("source {source}: {feature} {what}{before}"));
-                }
-            }
+        let is_odd = self.sources[index].take(values, &self.features);
+        if is_odd || !self.sources[index].is_calm {
+            self.follow_spells(index, values, now, told);
         }
         is_odd
+    }
+
+    /// Begins and ends the spells of a source with its newest sample.
+    fn follow_spells(
+        &mut self,
+        source: usize,
+        values: &[f32],
+        now: Duration,
+        mut told: impl FnMut(String),
+    ) {
+        let Watched { source, newest, spells, is_calm, .. } = &mut self.sources[source];
+        let features = newest.iter().zip(spells.iter_mut()).zip(&self.features).zip(values);
+        for (place, (((newest, spells), expected), value)) in features.enumerate() {
+            let kinds = expected.kinds(newest);
+            for ((kind, odd), spell) in Kind::ALL.into_iter().zip(kinds).zip(spells) {
+                let Some(kept_quiet) = spell.observe(odd, kind.samples_min(), now) else {
+                    continue;
+                };
+                let baseline = self.baseline.as_ref().expect("a feature is of a baseline");
+                let feature = &baseline.features()[place].name;
+                let what = match kind {
+                    Kind::OutOfRange => format!(
+                        "is {value}, outside of the reference's {} to {}",
+                        expected.min, expected.max
+                    ),
+                    Kind::NotFinite => format!("is {value}"),
+                    Kind::Stuck => format!("was {value} {} times in a row", newest.repeats),
+                };
+                let before = match kept_quiet {
+                    0 => String::new(),
+                    count => format!(" ({count} such spells before were not told)"),
+                };
+                told(format!("source {source}: {feature} {what}{before}"));
+            }
+        }
+        *is_calm = spells.iter().flatten().all(Spell::is_calm);
     }
 
     /// Ends the window, and says in a sentence what was odd in it; nothing if nothing was.
     pub(super) fn close_window(&mut self) -> Option<String> {
         let mut odd = Vec::new();
         for watched in &mut self.sources {
-            for (place, watch) in watched.features.iter_mut().enumerate() {
-                let counts =
-                    watch.spells.each_mut().map(|spell| std::mem::take(&mut spell.samples));
+            for (place, spells) in watched.spells.iter_mut().enumerate() {
+                let counts = spells.each_mut().map(|spell| std::mem::take(&mut spell.samples));
                 if counts != [0; Kind::ALL.len()] {
                     let baseline = self.baseline.as_ref().expect("a feature is of a baseline");
                     let feature = &baseline.features()[place].name;
@@ -159,34 +173,56 @@ impl Anomalies {
 }
 
 impl Expected {
-    fn of(feature: &BaselineFeature) -> Self {
+    fn of(feature: &BaselineFeature, stuck_samples: u32) -> Self {
         let (min, max) = (f32_from_key(feature.spec.min()), f32_from_key(feature.spec.max()));
         // Where one bin has most of the reference, values may well repeat.
         let fullest = feature.counts.bins.iter().max().copied().unwrap_or(0);
         let varies = 2 * u64::from(fullest) <= feature.counts.total();
-        Self { min, max, varies }
+        let stuck_samples = if varies && stuck_samples > 0 { stuck_samples } else { NEVER };
+        Self { min, max, stuck_samples }
+    }
+
+    /// Whether the newest value is odd in any way.
+    #[inline]
+    fn is_odd(&self, newest: &Newest) -> bool {
+        let is_inside = newest.value >= self.min && newest.value <= self.max;
+        !is_inside | (newest.repeats >= self.stuck_samples)
+    }
+
+    /// Which kinds of odd it is, in the order of [`Kind::ALL`].
+    fn kinds(&self, newest: &Newest) -> [bool; Kind::ALL.len()] {
+        let is_finite = newest.value.is_finite();
+        let is_outside = is_finite && !(self.min..=self.max).contains(&newest.value);
+        [is_outside, !is_finite, is_finite && newest.repeats >= self.stuck_samples]
     }
 }
 
-impl FeatureWatch {
-    /// Which kinds of odd a value is, in the order of [`Kind::ALL`].
-    fn kinds(&mut self, value: f32, expected: &Expected, stuck_samples: u32) -> [bool; 3] {
-        let same = self.last == Some(value);
-        self.repeats = if same { self.repeats.saturating_add(1) } else { 1 };
-        self.last = Some(value);
-        let is_finite = value.is_finite();
-        let is_outside = is_finite && !(expected.min..=expected.max).contains(&value);
-        let is_stuck =
-            stuck_samples > 0 && self.repeats >= stuck_samples && expected.varies && is_finite;
-        [is_outside, !is_finite, is_stuck]
+impl Watched {
+    fn new(source: Arc<str>, feature_count: usize) -> Self {
+        // Nothing is equal to what is no number.
+        let newest = vec![Newest { value: f32::NAN, repeats: 0 }; feature_count];
+        let spells = vec![Default::default(); feature_count];
+        Self { source, samples: 0, newest, spells, is_calm: true }
     }
 
-    fn is_calm(&self) -> bool {
-        self.spells.iter().all(|spell| !spell.lasts && spell.odd_in_a_row == 0)
+    /// Takes the next sample, and says whether it is odd.
+    fn take(&mut self, values: &[f32], features: &[Expected]) -> bool {
+        self.samples = self.samples.saturating_add(1);
+        let mut is_odd = false;
+        for ((newest, expected), &value) in self.newest.iter_mut().zip(features).zip(values) {
+            let repeats = if newest.value == value { newest.repeats } else { 0 };
+            *newest = Newest { value, repeats: (repeats + 1).min(NEVER - 1) };
+            is_odd |= expected.is_odd(newest);
+        }
+        is_odd
     }
 }
 
 impl Spell {
+    const fn is_calm(&self) -> bool {
+        !self.lasts && self.odd_in_a_row == 0
+    }
+
     /// Takes the next sample. If a spell begins that is to be told: how many before it were not.
     fn observe(&mut self, odd: bool, samples_min: u32, now: Duration) -> Option<u32> {
         if !odd {
