@@ -286,7 +286,7 @@ impl BinCounts {
                 self.counts.increment(SLOT_BINS + bin);
                 self.moments.add(spec.fixed_point.units_of_float(bits));
             }
-            None => self.observe_many(spec, key_from_f32(value), 1),
+            None => self.observe_outside(spec, key_from_f32(value), 1),
         }
     }
 
@@ -299,25 +299,34 @@ impl BinCounts {
                 self.counts.increment(SLOT_BINS + bin);
                 self.moments.add(spec.fixed_point.units_of_integer(value));
             }
-            None => self.observe_many(spec, value, 1),
+            None => self.observe_outside(spec, value, 1),
         }
     }
 
     /// Counts `key` as often as `count` says.
-    #[inline(never)]
     pub fn observe_many(&mut self, spec: &BinSpec, key: i32, count: u32) {
-        let slot = match spec.bin(key) {
-            Some(bin) => SLOT_BINS + bin,
-            None => spec.slot_outside(key),
-        };
+        match spec.bin(key) {
+            Some(bin) => {
+                self.counts.add(SLOT_BINS + bin, count);
+                self.moments.add_many(spec.fixed_point.units(key), count);
+            }
+            None => self.observe_outside(spec, key, count),
+        }
+    }
+
+    /// Counts a key outside of the guard. It is a cold function of its own so that the loops around the way of
+    /// all other keys keep their registers.
+    #[cold]
+    #[inline(never)]
+    fn observe_outside(&mut self, spec: &BinSpec, key: i32, count: u32) {
+        let slot = spec.slot_outside(key);
         self.counts.add(slot, count);
-        let units = match slot {
-            SLOT_BELOW => spec.units_min,
-            SLOT_ABOVE => spec.units_max,
-            SLOT_NAN.. => return,
-            _ => spec.fixed_point.units(key),
-        };
-        self.moments.add_many(units, count);
+        match slot {
+            SLOT_BELOW => self.moments.add_many(spec.units_min, count),
+            SLOT_ABOVE => self.moments.add_many(spec.units_max, count),
+            // No number, or an infinite one.
+            _ => {}
+        }
     }
 
     /// Adds what `other` counted with the same spec.

@@ -16,10 +16,10 @@ const IMAGE: &str = "firmware/thumbv7m-none-eabi/release/selvedge-sketch-cost";
 /// Boards of QEMU with the core that each has.
 const BOARDS: [(&str, &str); 2] = [("lm3s6965evb", "Cortex-M3"), ("mps2-an386", "Cortex-M4")];
 
-/// The most instructions per value, with the three of the loop that hands it over. The plan was 45 and 12
-/// without the loop; the sums of a float take it to 47. Beyond the guard a value takes a longer way.
+/// The most instructions per value, with the three of the loop that hands it over. Without the loop 45 and
+/// 12 were asked for. Beyond the guard a value takes a longer way.
 const BOUNDS: [(&str, u64); 5] =
-    [("f32", 50), ("i16", 45), ("i8", 12), ("latency", 21), ("outside", 75)];
+    [("f32", 48), ("i16", 45), ("i8", 12), ("latency", 21), ("outside", 60)];
 
 #[test]
 fn counting_a_value_takes_no_more_instructions_than_planned() {

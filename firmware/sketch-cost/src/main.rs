@@ -5,7 +5,7 @@
 //! know the board's clock. A line says what was counted, and thousandths of an instruction per value:
 //!
 //! ```text
-//! f32 50016
+//! f32 48016
 //! ```
 //!
 //! The loop that hands over the values is in it: a load, a subtraction and a branch. One spec and one set of
