@@ -33,6 +33,9 @@ const VERSION: u8 = 2;
 /// The most cells that classes are grouped into.
 const CLASS_CELLS_MAX: usize = 16;
 
+/// The most edges of the bins of confidence that are steps of its accuracy.
+const ACCURACY_STEPS_MAX: usize = 8;
+
 /// The reference distributions of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Baseline {
@@ -395,7 +398,7 @@ fn build_feature(name: &str, values: &[f32], windows: &Windows) -> Result<Baseli
     let (Some(&min), Some(&max)) = (keys.first(), keys.last()) else {
         return Err(refuse("has no finite value".to_owned()));
     };
-    let spec = BinSpec::new(&edges(&keys), min, max)
+    let spec = BinSpec::new(&edges(&keys, BIN_COUNT_MAX), min, max)
         .expect("edges rise and lie between the smallest and the largest key");
     let counts = count(&spec, values);
     if counts.saturated() {
@@ -495,37 +498,64 @@ fn build_confidence(answers: &[ReferenceAnswer], windows: &Windows) -> Option<Ba
     Some(BaselineConfidence { spec, counts, judged, table })
 }
 
-/// Bins from 0 to 1 at the quantiles of `all`. One edge is the threshold of ATC: as many of the labelled answers
-/// lie at or above it as are right.
+/// Bins from 0 to 1. Some edges are where the labelled answers become more accurate, as isotonic regression has it;
+/// one is the threshold of ATC, at or above which as many of them lie as are right; the others are quantiles of
+/// `all`.
 fn confidence_spec(all: &[f32], known: &[(f32, bool)]) -> Option<ConfidenceSpec> {
     let is_share = |value: &f32| (0.0..=1.0).contains(value);
-    let sorted = |values: &mut dyn Iterator<Item = f32>| {
-        let mut keys: Vec<i32> = values.filter(is_share).map(key_from_f32).collect();
-        keys.sort_unstable();
-        keys
+    let mut keys: Vec<i32> = all.iter().copied().filter(is_share).map(key_from_f32).collect();
+    keys.sort_unstable();
+    let known = known.iter().filter(|(value, _)| is_share(value));
+    let mut known: Vec<(i32, bool)> =
+        known.map(|(value, correct)| (key_from_f32(*value), *correct)).collect();
+    known.sort_unstable();
+    let wrong = known.iter().filter(|(_, correct)| !correct).count();
+    let steps = accuracy_steps(&known);
+    let quantiles = edges(&keys, BIN_COUNT_MAX - 1 - steps.len());
+    let threshold = match known.get(wrong).or(known.last()) {
+        Some((threshold, _)) => *threshold,
+        None => quantiles.get(quantiles.len() / 2).or(keys.first()).copied()?,
     };
-    let keys = sorted(&mut all.iter().copied());
-    if keys.is_empty() {
-        return None;
-    }
-    let mut edges = edges(&keys);
-    let labelled = sorted(&mut known.iter().map(|(confidence, _)| *confidence));
-    let wrong = known.iter().filter(|(value, correct)| is_share(value) && !correct).count();
-    let threshold = match labelled.get(wrong).or(labelled.last()) {
-        Some(threshold) => *threshold,
-        None => edges.get(edges.len() / 2).copied().unwrap_or(keys[0]),
-    };
-    let place = edges.partition_point(|edge| *edge < threshold);
-    match edges.get(place) {
-        Some(edge) if *edge == threshold => {}
-        _ if edges.len() < BIN_COUNT_MAX - 1 => edges.insert(place, threshold),
-        // The nearest edge gives way.
-        Some(_) => edges[place] = threshold,
-        None => edges[place - 1] = threshold,
-    }
+    let edges = BTreeSet::from_iter(steps.into_iter().chain(quantiles).chain([threshold]));
+    let edges: Vec<i32> = edges.into_iter().collect();
     let place = edges.partition_point(|edge| *edge < threshold);
     let bins = BinSpec::new(&edges, key_from_f32(0.0), key_from_f32(1.0)).ok()?;
     ConfidenceSpec::new(bins, u8::try_from(place).expect("there are at most 15 edges")).ok()
+}
+
+/// The confidences, as rising keys, from which on sorted answers are more accurate than below: the steps of the
+/// isotonic regression (pool adjacent violators). Of more than [`ACCURACY_STEPS_MAX`] those are left out that
+/// matter least to its squared error.
+fn accuracy_steps(sorted: &[(i32, bool)]) -> Vec<i32> {
+    // The first key, the right answers and all answers of each pool.
+    let mut pools: Vec<(i32, f64, f64)> = Vec::new();
+    let accuracy = |pool: &(i32, f64, f64)| pool.1 / pool.2;
+    for ties in sorted.chunk_by(|a, b| a.0 == b.0) {
+        let right = ties.iter().filter(|(_, correct)| *correct).count();
+        pools.push((ties[0].0, right as f64, ties.len() as f64));
+        while let [.., before, last] = &pools[..]
+            && accuracy(before) >= accuracy(last)
+        {
+            let before = pools.len() - 2;
+            pool_with_next(&mut pools, before);
+        }
+    }
+    while pools.len() > ACCURACY_STEPS_MAX + 1 {
+        let cost = |pair: &[(i32, f64, f64)]| {
+            let weight = pair[0].2 * pair[1].2 / (pair[0].2 + pair[1].2);
+            weight * (accuracy(&pair[1]) - accuracy(&pair[0])).powi(2)
+        };
+        let costs = pools.windows(2).map(cost).enumerate();
+        let least = costs.min_by(|a, b| a.1.total_cmp(&b.1));
+        pool_with_next(&mut pools, least.expect("there are several pools").0);
+    }
+    pools.iter().skip(1).map(|pool| pool.0).collect()
+}
+
+fn pool_with_next(pools: &mut Vec<(i32, f64, f64)>, place: usize) {
+    let (_, right, total) = pools.remove(place + 1);
+    pools[place].1 += right;
+    pools[place].2 += total;
 }
 
 fn accuracy(answers: &[ReferenceAnswer]) -> Option<Accuracy> {
@@ -534,9 +564,9 @@ fn accuracy(answers: &[ReferenceAnswer]) -> Option<Accuracy> {
     (rows > 0).then_some(Accuracy { correct: correct as u64, rows })
 }
 
-/// At most 15 rising edges that share sorted, finite keys among 16 bins. A value with a share of its own or more gets
+/// Rising edges that share sorted, finite keys among `bins_max` bins. A value with a share of its own or more gets
 /// a bin of its own, and what remains is shared among the bins that remain.
-fn edges(keys: &[i32]) -> Vec<i32> {
+fn edges(keys: &[i32], bins_max: usize) -> Vec<i32> {
     let integers = keys.iter().all(|&key| f32_from_key(key).fract() == 0.0);
     let mut edges: Vec<i32> = Vec::new();
     let (mut begin, mut end) = (0, 0);
@@ -544,9 +574,9 @@ fn edges(keys: &[i32]) -> Vec<i32> {
         let before = end;
         end += ties.len();
         let fills = |edges: &[i32], begin: usize, len: usize| {
-            len * (BIN_COUNT_MAX - edges.len()) >= keys.len() - begin
+            len * (bins_max - edges.len()) >= keys.len() - begin
         };
-        let has_room = |edges: &[i32]| edges.len() < BIN_COUNT_MAX - 1;
+        let has_room = |edges: &[i32]| edges.len() < bins_max - 1;
         if before > begin && has_room(&edges) && fills(&edges, before, ties.len()) {
             edges.push(edge_between(keys[before - 1], keys[before], integers));
             begin = before;

@@ -19,14 +19,11 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// The accuracy that is expected here, with Beta(1, 1) before anything was counted.
-    fn accuracy(self) -> f64 {
-        (f64::from(self.correct.min(self.total)) + 1.0) / (f64::from(self.total) + 2.0)
-    }
-
+    /// How uncertain the accuracy is here, with Beta(1, 1) before anything was counted.
     fn accuracy_variance(self) -> f64 {
-        let accuracy = self.accuracy();
-        accuracy * (1.0 - accuracy) / (f64::from(self.total) + 3.0)
+        let (correct, total) = (f64::from(self.correct.min(self.total)), f64::from(self.total));
+        let accuracy = (correct + 1.0) / (total + 2.0);
+        accuracy * (1.0 - accuracy) / (total + 3.0)
     }
 }
 
@@ -41,24 +38,45 @@ pub struct Estimate {
     pub extrapolating: bool,
 }
 
-/// Confidence-based performance estimation: each confidence bin is as accurate as on the reference.
-/// Bins may be those of confidence × class, in any order that is the same on both sides.
+/// Confidence-based performance estimation: each bin of confidence, in rising order, is as accurate as on the
+/// reference, by isotonic regression over the bins: a higher confidence is never taken for less accurate. Of raw
+/// confidences NannyML does the same.
 ///
-/// `None` if nothing was counted, or the bins are not the same number.
+/// `None` if nothing was counted, there is no reference, or the bins are not the same number.
 pub fn cbpe(reference: &[Judged], window: &[u32], inputs_drifted: bool) -> Option<Estimate> {
     let total: f64 = window.iter().map(|&count| f64::from(count)).sum();
     if reference.len() != window.len() || total == 0.0 {
         return None;
     }
-    let (mut accuracy, mut variance) = (0.0, 0.0);
-    for (judged, &count) in reference.iter().zip(window) {
-        let share = f64::from(count) / total;
-        accuracy += share * judged.accuracy();
+    let (mut estimate, mut variance) = (0.0, 0.0);
+    for (bin, (judged, &count)) in reference.iter().zip(window).enumerate() {
+        let (share, accuracy) = (f64::from(count) / total, isotonic(reference, bin)?);
+        estimate += share * accuracy;
         variance += share * share * judged.accuracy_variance();
-        variance += share * judged.accuracy() * (1.0 - judged.accuracy()) / total;
+        variance += share * accuracy * (1.0 - accuracy) / total;
     }
     let standard_error = sqrt(variance);
-    Some(Estimate { accuracy, standard_error, extrapolating: inputs_drifted })
+    Some(Estimate { accuracy: estimate, standard_error, extrapolating: inputs_drifted })
+}
+
+/// The isotonic regression of the accuracy at a bin: the least, over all bins from it on as the end, of the largest
+/// accuracy of a range that ends there and begins no later than at it (Robertson, Wright and Dykstra 1988,
+/// *Order Restricted Statistical Inference*, theorem 1.4.4). A bin without labels has that of the next lower one that
+/// has some. `None` if none has.
+fn isotonic(reference: &[Judged], bin: usize) -> Option<f64> {
+    let largest_to = |end: usize| {
+        let (mut correct, mut total, mut largest) = (0.0_f64, 0.0_f64, None::<f64>);
+        for (place, judged) in reference[..=end].iter().enumerate().rev() {
+            correct += f64::from(judged.correct.min(judged.total));
+            total += f64::from(judged.total);
+            if place <= bin && total > 0.0 {
+                let accuracy = correct / total;
+                largest = Some(largest.map_or(accuracy, |largest| largest.max(accuracy)));
+            }
+        }
+        largest
+    };
+    (bin..reference.len()).filter_map(largest_to).min_by(f64::total_cmp)
 }
 
 /// The bin from which on answers count as right in [`atc`], so that on the reference as many do as are
@@ -115,6 +133,14 @@ mod tests {
         assert!(!estimate.extrapolating);
         let doubtful = cbpe(&reference, &[700, 200, 100], true).expect("samples were counted");
         assert!(doubtful.accuracy < 0.65 && doubtful.extrapolating, "{doubtful:?}");
+    }
+
+    #[test]
+    fn a_higher_confidence_is_never_taken_for_less_accurate() {
+        let reference = [judged(0, 0), judged(10, 2), judged(0, 0), judged(10, 8), judged(30, 20)];
+        let accuracies: [Option<f64>; 5] = core::array::from_fn(|bin| isotonic(&reference, bin));
+        assert_eq!(accuracies, [0.2, 0.2, 0.2, 0.7, 0.7].map(Some));
+        assert_eq!(isotonic(&[judged(0, 0)], 0), None);
     }
 
     #[test]
