@@ -197,6 +197,7 @@ fn upward() -> Vec<(Topic, &'static str)> {
         (stream(Stream::Results), "results"),
         (stream(Stream::Profiles), "profiles"),
         (stream(Stream::Events), "events"),
+        (stream(Stream::Labels), "labels"),
     ]
 }
 

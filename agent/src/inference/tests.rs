@@ -75,6 +75,7 @@ fn model(number: u8) -> Box<LoadedModel> {
             version: "1.0.0".into(),
         },
         sample: rows_of(&["a"]),
+        classes: Vec::new(),
         baseline: Some(Arc::new(baseline)),
         answerer: Box::new(Constant(number.into())),
     })
@@ -130,6 +131,7 @@ impl Bench {
                 }),
             },
             stuck_samples: 50,
+            answers_remembered: 8,
             capture: None,
         };
         let slot = "main".parse().expect("the name is well formed");
