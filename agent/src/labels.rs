@@ -148,7 +148,7 @@ mod tests {
                 r#"{"source": "a", "sample": 1, "class": 1.5}"#,
                 "a name of 1 to 128 bytes or an index",
             ),
-            (r#"{"source": "a", "sample": 1, "value": 1e300}"#, "beyond what 32 bits hold"),
+            (r#"{"source": "a", "sample": 1, "value": 1e300}"#, "number out of range"),
             (r#"{"source": "a", "sample": -1, "class": 1}"#, "expected u64"),
             (r#"{"source": "a", "sample": 1, "class": 1, "weight": 2}"#, "unknown field `weight`"),
             (r#"{"id": "a/b", "class": 1}"#, "DEVICE/BOOT/SOURCE/SAMPLE"),

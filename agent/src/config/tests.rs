@@ -146,7 +146,7 @@ fn every_error_names_line_key_and_what_was_expected() {
             "topic",
             &["without + and #"],
         ),
-        ("[labels]\nanswers_remembered = 1\n", 7, "[labels]", &["missing field `topic`"]),
+        ("[labels]\nanswers_remembered = 1\n", 7, "", &["missing field `topic`"]),
         ("[labels]\ntopic = \"a/+\"\n", 8, "topic", &["without + and #"]),
         (
             "[labels]\ntopic = \"a\"\nanswers_remembered = 0\n",
