@@ -86,7 +86,7 @@ impl Default for Limits {
             labels_kept_max: 50_000,
             labels_posted_max: 2000,
             labels_posted_bytes_max: 512 * 1024,
-            quality_labels_max: 100_000,
+            quality_labels_max: 50_000,
             quality_groups_max: 64,
             drift_profiles_max: 20_000,
             drift_changes_max: 64,
