@@ -1435,6 +1435,9 @@ async fn what_is_wrong_with_labels_is_named_and_costs_no_other() {
         let said = answer["error"].as_str().expect("an error is a sentence");
         assert!(status == expected && said.contains(named), "{status} {said}");
     }
+    let plain = Some(("text/plain", json!({ "id": id, "class": 0 }).to_string().into_bytes()));
+    let (status, answer) = desk.send("POST", "/api/v1/labels", plain).await;
+    assert_eq!((status, &answer["error"]), (400, &json!("labels are sent as application/json")));
     let path = format!("/api/v1/quality?bundle={bundle}");
     let (status, answer) = desk.call("GET", &format!("{path}&by=colour"), None).await;
     assert_eq!(

@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::{Body, to_bytes},
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -68,8 +68,12 @@ pub struct QualityParams {
 )]
 pub async fn add_labels(
     State(manager): State<Arc<Manager>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TakenLabels>), Error> {
+    if !is_json(&headers) {
+        return Err(Error::Refused("labels are sent as application/json".into()));
+    }
     let entries = read_entries(&manager, body).await?;
     let (mut labels, mut refused) = (Vec::new(), Vec::new());
     for (entry, value) in entries.into_iter().enumerate() {
@@ -91,6 +95,13 @@ pub async fn add_labels(
 
 /// What is repeated of a text that is no id.
 const ID_SHOWN_CHARS: usize = 256;
+
+/// A page from elsewhere cannot make a browser send this type unasked.
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+}
 
 async fn read_entries(manager: &Manager, body: Body) -> Result<Vec<Value>, Error> {
     let (bytes_max, count_max) =

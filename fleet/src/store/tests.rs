@@ -905,3 +905,32 @@ async fn labels_keep_their_answers_when_results_go_and_make_room_for_newer_ones(
     let seen = labelled(&store).await;
     assert_eq!((seen.rows.len(), seen.unmatched, seen.dropped), (0, 0, 0));
 }
+
+#[tokio::test]
+async fn of_values_the_first_is_labelled_and_what_is_no_number_is_no_answer() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let outcomes = [
+        Outcome::Values(vec![1.5, 7.0]),
+        Outcome::Values(vec![f32::NAN]),
+        Outcome::Values(Vec::new()),
+        Outcome::Failed("too long".into()),
+    ];
+    let results = outcomes.iter().zip(1..).map(|(outcome, sample)| {
+        Record::One(InferenceResult { outcome: outcome.clone(), ..result(sample) })
+    });
+    let batch = Batch { boot: Boot(1), first: Sequence(1), records: results.collect() };
+    let label = |sample| Label { truth: Truth::Value(1.25), ..posted("a", sample, 0) };
+    let (before, after) = ([label(1), label(2)], [label(3), label(4)]);
+    store.put_labels(&before, NOW_MS).await.expect("the database takes it");
+    store.apply(&[received("a", Upward::Results(batch))], &[]).await.expect("it is taken");
+    store.put_labels(&after, NOW_MS).await.expect("the database takes it");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched), (4, 0));
+    let values: Vec<&Outcome> = seen
+        .rows
+        .iter()
+        .map(|row| &row.outcome)
+        .filter(|it| !matches!(it, Outcome::Failed(_)))
+        .collect();
+    assert_eq!(values, [&Outcome::Values(vec![1.5])]);
+}
