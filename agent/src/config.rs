@@ -15,14 +15,14 @@ use std::{
 };
 
 use selvedge_link::{BrokerUrl, Login, TlsFiles};
-use selvedge_wire::{DeviceId, FleetName, SlotName};
+use selvedge_wire::{DeviceId, FleetName, SlotName, SourceName};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
     limits::{
-        CAPTURES_MAX, CAPTURES_PER_HOUR_MAX, CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN,
-        STUCK_SAMPLES_DEFAULT,
+        ANSWERS_REMEMBERED_DEFAULT, ANSWERS_REMEMBERED_MAX, CAPTURES_MAX, CAPTURES_PER_HOUR_MAX,
+        CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN, STUCK_SAMPLES_DEFAULT,
     },
     spool::SpoolQuotas,
 };
@@ -51,6 +51,8 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// Whether each answer is sent to the fleet.
     pub publish_results: bool,
+    /// Where labels come from; nowhere if it is not configured.
+    pub labels: Option<LabelsConfig>,
     /// How long a profile's window is.
     pub profile_window: Duration,
     /// A feature that has the same value so often in a row is stuck; 0 if that is not looked for.
@@ -86,7 +88,7 @@ pub struct BrokerConfig {
 #[derive(Clone, Debug)]
 pub struct SourceConfig {
     /// Its name in results.
-    pub name: String,
+    pub name: SourceName,
     /// What kind of source it is.
     pub kind: SourceKind,
 }
@@ -158,6 +160,15 @@ pub struct CaptureConfig {
     pub bytes_max: u64,
     /// The most samples that are taken in an hour.
     pub per_hour_max: usize,
+}
+
+/// Labels that come late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelsConfig {
+    /// The topic on the site's broker, or on the fleet's if the site has none.
+    pub topic: String,
+    /// How many of its newest answers each slot remembers for them.
+    pub answers_remembered: usize,
 }
 
 /// What bundles may take.
@@ -268,6 +279,15 @@ impl Reader<'_> {
         text.get_ref().parse().map_err(|error: T::Err| self.at(&text.span(), error.to_string()))
     }
 
+    /// The name of one topic.
+    fn topic(&self, topic: &Spanned<String>) -> Result<String, ConfigError> {
+        let text = topic.get_ref();
+        if text.is_empty() || text.contains(['+', '#', '\0']) {
+            return Err(self.at(&topic.span(), "expected one topic, without + and #"));
+        }
+        Ok(text.clone())
+    }
+
     fn in_folder(&self, path: &Path) -> PathBuf {
         self.path.parent().map_or_else(|| path.into(), |folder| folder.join(path))
     }
@@ -323,6 +343,7 @@ struct Document {
     source: Vec<Spanned<SourceTable>>,
     #[serde(default)]
     results: ResultsTable,
+    labels: Option<LabelsTable>,
     #[serde(default)]
     profile: ProfileTable,
     #[serde(default)]
@@ -371,6 +392,13 @@ struct ResultsTable {
     publish: Option<bool>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LabelsTable {
+    topic: Spanned<String>,
+    answers_remembered: Option<Spanned<usize>>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProfileTable {
@@ -403,6 +431,7 @@ struct SpoolTable {
     results_bytes_max: Option<Spanned<u64>>,
     profiles_bytes_max: Option<Spanned<u64>>,
     events_bytes_max: Option<Spanned<u64>>,
+    labels_bytes_max: Option<Spanned<u64>>,
     batch_records_max: Option<Spanned<usize>>,
     resend_after_s: Option<Spanned<u64>>,
     sync_interval_ms: Option<Spanned<u64>>,
@@ -418,6 +447,8 @@ struct LimitsTable {
 impl Document {
     fn check(self, reader: &Reader<'_>) -> Result<Config, ConfigError> {
         let local_broker = self.local_broker.map(|broker| broker.check(reader)).transpose()?;
+        let sources = check_sources(self.source, reader)?;
+        let labels = self.labels.map(|labels| labels.check(reader, &sources)).transpose()?;
         Ok(Config {
             device: reader.value(&self.device)?,
             fleet: reader.value(&self.fleet)?,
@@ -429,8 +460,9 @@ impl Document {
             },
             broker: self.broker.check(reader)?,
             local_broker,
-            sources: check_sources(self.source, reader)?,
+            sources,
             publish_results: self.results.publish.unwrap_or(true),
+            labels,
             profile_window: reader
                 .number(self.profile.window_s, 60, 1..=86_400, "seconds")
                 .map(Duration::from_secs)?,
@@ -546,7 +578,7 @@ fn check_sources(
         let name_span = table.name.span();
         let source = table.check(reader, &whole)?;
         if sources.iter().any(|other| other.name == source.name) {
-            let problem = format!("{:?} names another source already", source.name);
+            let problem = format!("{:?} names another source already", source.name.as_str());
             return Err(reader.at(&name_span, problem));
         }
         sources.push(source);
@@ -556,7 +588,7 @@ fn check_sources(
 
 impl SourceTable {
     fn check(self, reader: &Reader<'_>, whole: &Range<usize>) -> Result<SourceConfig, ConfigError> {
-        let name: SlotName = reader.value(&self.name)?;
+        let name: SourceName = reader.value(&self.name)?;
         let kind = match self.kind.get_ref().as_str() {
             "replay" => self.check_replay(reader, whole)?,
             "mqtt" => self.check_mqtt(reader, whole)?,
@@ -567,7 +599,7 @@ impl SourceTable {
                 return Err(reader.at(&self.kind.span(), problem));
             }
         };
-        Ok(SourceConfig { name: name.as_str().to_owned(), kind })
+        Ok(SourceConfig { name, kind })
     }
 
     fn check_replay(
@@ -595,11 +627,7 @@ impl SourceTable {
     ) -> Result<SourceKind, ConfigError> {
         self.refuse(reader, &["file", "rate_hz", "repeat", "address", "device", "baud"])?;
         let topic = self.topic.as_ref().ok_or_else(|| missing(reader, whole, "topic"))?;
-        let text = topic.get_ref();
-        if text.is_empty() || text.contains(['+', '#', '\0']) {
-            return Err(reader.at(&topic.span(), "expected one topic, without + and #"));
-        }
-        Ok(SourceKind::Mqtt { slot: self.slot(reader, whole)?, topic: text.clone() })
+        Ok(SourceKind::Mqtt { slot: self.slot(reader, whole)?, topic: reader.topic(topic)? })
     }
 
     fn check_node(
@@ -668,6 +696,31 @@ fn missing(reader: &Reader<'_>, whole: &Range<usize>, key: &str) -> ConfigError 
     ConfigError { key: Some("[[source]]".into()), ..found }
 }
 
+impl LabelsTable {
+    fn check(
+        self,
+        reader: &Reader<'_>,
+        sources: &[SourceConfig],
+    ) -> Result<LabelsConfig, ConfigError> {
+        let topic = reader.topic(&self.topic)?;
+        let is_taken = |source: &&SourceConfig| match &source.kind {
+            SourceKind::Mqtt { topic: samples, .. } => *samples == topic,
+            SourceKind::Replay { .. } | SourceKind::Node { .. } => false,
+        };
+        if let Some(taken) = sources.iter().find(is_taken) {
+            let problem = format!("the source {} has its samples from this topic", taken.name);
+            return Err(reader.at(&self.topic.span(), problem));
+        }
+        let answers_remembered = reader.number(
+            self.answers_remembered,
+            ANSWERS_REMEMBERED_DEFAULT,
+            1..=ANSWERS_REMEMBERED_MAX,
+            "answers",
+        )?;
+        Ok(LabelsConfig { topic, answers_remembered })
+    }
+}
+
 impl CaptureTable {
     fn check(self, reader: &Reader<'_>) -> Result<CaptureConfig, ConfigError> {
         const MIB: u64 = 1024 * 1024;
@@ -695,6 +748,7 @@ impl SpoolTable {
                 results_bytes_max: quota(self.results_bytes_max, 64 * MIB)?,
                 profiles_bytes_max: quota(self.profiles_bytes_max, 16 * MIB)?,
                 events_bytes_max: quota(self.events_bytes_max, 4 * MIB)?,
+                labels_bytes_max: quota(self.labels_bytes_max, 4 * MIB)?,
             },
             batch_records_max: reader.number(self.batch_records_max, 200, 1..=10_000, "records")?,
             resend_after: reader

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sources ─samples─▶ slots ─results, profiles─▶ spool ─▶ outbox ─▶ link ─▶ broker
-//!                     ▲  │ observations           ▲ events             │
+//!                     ▲  │ observations           ▲ events, labels     │
 //!                swap │  ▼                        │                    │
 //!    trials ◀─────▶ updates ◀── metadata, desired states, offers, chunks ┘
 //! ```
@@ -41,11 +41,12 @@ use crate::{
     error::Error,
     inference::{DriftOutlet, InferenceCounters, LoadedModel, SlotHandle, WorkerSettings},
     keeper::{keep, kept},
+    labels::LabelReader,
     outbox::{Outbox, OutboxEnded, OutboxInput},
     record::merge_profile_records,
     reporter::Reporter,
     signer::{Signer, device_key},
-    sources::{Feed, Replay, SensorTopic, run_node, run_replay, serve_local_broker},
+    sources::{Feed, LocalTopic, Replay, run_node, run_replay, serve_local_broker},
     spool::{Spool, SpoolHandle},
     trial::TrialProgram,
     updates::{
@@ -120,7 +121,7 @@ struct Agent {
     updates: UpdatesHandle,
     link: Link,
     events: mpsc::Receiver<LinkEvent>,
-    sensor_topics: Vec<SensorTopic>,
+    local_topics: Vec<LocalTopic>,
     outbox: mpsc::Sender<OutboxInput>,
     outbox_task: tokio::task::JoinHandle<OutboxEnded>,
     tasks: JoinSet<()>,
@@ -180,7 +181,7 @@ impl Agent {
             updates,
             link,
             events,
-            sensor_topics: Vec::new(),
+            local_topics: Vec::new(),
             outbox,
             outbox_task: tokio::spawn(sender.run(inbox)),
             tasks: JoinSet::new(),
@@ -401,8 +402,8 @@ impl Agent {
     }
 
     async fn take_local_message(&self, topic: &str, payload: &[u8]) {
-        for sensor in &self.sensor_topics {
-            if sensor.offer(topic, payload, &self.reporter).await {
+        for local in &self.local_topics {
+            if local.offer(topic, payload, &self.reporter).await {
                 return;
             }
         }
@@ -478,6 +479,11 @@ impl Agent {
             }),
             drift: self.drift_outlet(name, states),
             stuck_samples: self.config.stuck_samples,
+            answers_remembered: self
+                .config
+                .labels
+                .as_ref()
+                .map_or(0, |labels| labels.answers_remembered),
             capture: self.capture.as_ref().map(Capture::sink),
         };
         let handle = SlotHandle::spawn(name.clone(), settings)?;
@@ -502,42 +508,57 @@ impl Agent {
     }
 
     fn start_sources(&mut self) -> Result<(), Error> {
-        let mut local_topics = Vec::new();
+        let (mut topics, mut slots) = (Vec::new(), BTreeMap::new());
         for source in self.config.sources.clone() {
+            let name = source.name.as_str();
             match source.kind {
                 SourceKind::Replay { slot, file, rate_hz, repeat } => {
-                    let feed = Feed::new(&source.name, self.slot(&slot)?.handle.clone());
-                    let replay = Replay { name: source.name, file, rate_hz, repeat };
+                    let slot = self.slot(&slot)?.handle.clone();
+                    let (feed, name) = (Feed::new(name, slot.clone()), name.to_owned());
+                    let replay = Replay { name, file, rate_hz, repeat };
                     self.tasks.spawn(run_replay(replay, feed, self.reporter.clone()));
+                    slots.insert(source.name, slot);
                 }
                 SourceKind::Mqtt { slot, topic } => {
-                    let feed = Feed::new(&source.name, self.slot(&slot)?.handle.clone());
-                    let (sensor, task) = SensorTopic::new(&topic, feed, self.reporter.clone());
+                    let slot = self.slot(&slot)?.handle.clone();
+                    let feed = Feed::new(name, slot.clone());
+                    let (samples, task) =
+                        LocalTopic::of_samples(&topic, feed, self.reporter.clone());
                     self.tasks.spawn(task);
-                    match self.config.local_broker {
-                        Some(_) => local_topics.push((topic, sensor)),
-                        None => self.sensor_topics.push(sensor),
-                    }
+                    topics.push(samples);
+                    slots.insert(source.name, slot);
                 }
                 SourceKind::Node { line } => {
-                    self.tasks.spawn(run_node(source.name, line, self.reporter.clone()));
+                    self.tasks.spawn(run_node(name.to_owned(), line, self.reporter.clone()));
                 }
             }
         }
-        self.connect_local_broker(local_topics)
+        if let Some(labels) = &self.config.labels {
+            let (device, reporter) = (self.config.device.clone(), self.reporter.clone());
+            let reader = LabelReader::new(device, self.boot, slots, reporter);
+            let (labels, task) = LocalTopic::of_labels(&labels.topic, reader);
+            self.tasks.spawn(task);
+            topics.push(labels);
+        }
+        self.listen(topics)
     }
 
-    fn connect_local_broker(&mut self, topics: Vec<(String, SensorTopic)>) -> Result<(), Error> {
-        let Some(broker) = self.config.local_broker.as_ref().filter(|_| !topics.is_empty()) else {
+    /// Listens to topics of the site, on its own broker or, where it has none, on the fleet's.
+    fn listen(&mut self, topics: Vec<LocalTopic>) -> Result<(), Error> {
+        let Some(broker) = &self.config.local_broker else {
+            self.local_topics = topics;
             return Ok(());
         };
-        let (names, sensors): (Vec<_>, Vec<_>) = topics.into_iter().unzip();
+        if topics.is_empty() {
+            return Ok(());
+        }
         let client_id = format!("selvedge-{}", self.config.device);
-        let config = LinkConfig { subscriptions: names, ..link_config(broker, client_id) };
+        let subscriptions = topics.iter().map(|topic| topic.name().to_owned()).collect();
+        let config = LinkConfig { subscriptions, ..link_config(broker, client_id) };
         let (link, events) =
             Link::spawn(config).map_err(|source| Error::Link { table: "local_broker", source })?;
         self.tasks.spawn(async move {
-            serve_local_broker(events, sensors).await;
+            serve_local_broker(events, topics).await;
             // The link lives for as long as its events are read.
             drop(link);
         });
@@ -640,6 +661,7 @@ fn fleet_link(
             SourceKind::Mqtt { topic, .. } => Some(topic.clone()),
             _ => None,
         }));
+        subscriptions.extend(config.labels.iter().map(|labels| labels.topic.clone()));
     }
     let link = LinkConfig {
         will: Some(will),

@@ -11,9 +11,10 @@
 //! When a window closes, the detectors of the bundle's baseline take it ([`drift`]): what they find is told at
 //! once, and what they know is given away to be kept. Nothing is written here. Samples that are odd by
 //! themselves are told of, too ([`anomalies`]). Beside what the model does, an inference allocates nothing,
-//! unless there is something to tell.
+//! unless there is something to tell. The newest answers are remembered for labels that come late ([`answers`]).
 
 mod anomalies;
+mod answers;
 mod drift;
 mod measures;
 mod model;
@@ -49,11 +50,13 @@ use crate::{
 };
 
 use anomalies::Anomalies;
+use answers::Answers;
 use drift::{Drift, NotResumed};
 use measures::{Measures, Recent};
 use shadow::{Answered, Shadow};
 use window::Window;
 
+pub use answers::{Answering, RememberedAnswer};
 pub use model::{Answerer, LoadedModel};
 
 /// Takes the records that a worker makes. It may wait.
@@ -111,6 +114,8 @@ pub struct WorkerSettings {
     pub drift: DriftOutlet,
     /// A value that comes so often in a row is stuck; 0 for never.
     pub stuck_samples: u32,
+    /// How many answers are remembered for labels; 0 for none.
+    pub answers_remembered: usize,
     /// Takes samples that are odd or come while their bundle drifts, if they are wanted.
     pub capture: Option<CaptureSink>,
 }
@@ -135,6 +140,7 @@ enum Request {
     Swap { model: Option<Box<LoadedModel>>, done: oneshot::Sender<()> },
     Shadow { model: Option<Box<LoadedModel>>, samples_wanted: u64 },
     Watch { on: bool },
+    Recall { source: String, number: u64, reply: oneshot::Sender<Option<RememberedAnswer>> },
     Tick,
     Stop { done: oneshot::Sender<()> },
 }
@@ -219,6 +225,14 @@ impl SlotHandle {
         self.requests.send(Request::Watch { on }).await.map_err(|_| WorkerEnded)
     }
 
+    /// The answer to a sample of a source, after all that were sent before; none if it is not remembered.
+    pub async fn recall(&self, source: &str, number: u64) -> Option<RememberedAnswer> {
+        let (reply, recalled) = oneshot::channel();
+        let source = source.to_owned();
+        self.requests.send(Request::Recall { source, number, reply }).await.ok()?;
+        recalled.await.ok().flatten()
+    }
+
     /// Lets the worker look at the clock. A busy worker does so anyway.
     pub fn tick(&self) {
         let _ = self.requests.try_send(Request::Tick);
@@ -242,6 +256,7 @@ struct Worker {
     values: Vec<f32>,
     drift: Option<Drift>,
     anomalies: Anomalies,
+    answers: Answers,
     shape: watch::Sender<SampleShape>,
     recent: Recent,
     shadow: Option<Shadow>,
@@ -270,6 +285,7 @@ impl Worker {
             values: Vec::new(),
             drift: None,
             anomalies: Anomalies::new(None, settings.stuck_samples),
+            answers: Answers::new(settings.answers_remembered),
             settings,
             shape,
             recent: Recent::default(),
@@ -297,6 +313,10 @@ impl Worker {
                     self.begin_shadow(model, samples_wanted)
                 }
                 Request::Watch { on } => self.watch = on.then(Watch::default),
+                Request::Recall { source, number, reply } => {
+                    // Whoever asked may have been cancelled.
+                    let _ = reply.send(self.answers.recall(&source, number));
+                }
                 Request::Tick => {}
                 Request::Stop { done } => {
                     self.close_window();
@@ -329,6 +349,11 @@ impl Worker {
         self.window.count(model, &self.values, answer.as_ref().ok(), latency_us);
         let bundle = model.running.bundle;
         self.watch_input(&request, bundle, begun + latency);
+        if self.answers.are_wanted() {
+            let SampleRequest { source, number, .. } = &request;
+            let at_ms = self.settings.clock.unix_ms();
+            self.answers.remember(source, *number, at_ms, answer.as_ref());
+        }
         let is_wanted = self.settings.publish_results || request.reply.is_some();
         let Some(outcome) = is_wanted.then(|| outcome(&answer)) else {
             return Some(Answered { sample: request.sample, answer, latency_us });
@@ -430,6 +455,10 @@ impl Worker {
         let baseline = model.as_ref().and_then(|model| model.baseline.clone());
         self.anomalies = Anomalies::new(baseline, self.settings.stuck_samples);
         self.drift = model.as_ref().and_then(|model| self.begin_drift(model));
+        self.answers.change(model.as_ref().map(|model| Answering {
+            bundle: model.running.bundle,
+            classes: model.classes.clone(),
+        }));
         self.model = model;
         let shape = self.model.as_ref().map(|model| Arc::new(model.sample.clone()));
         self.shape.send_replace(shape);

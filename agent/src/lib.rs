@@ -23,6 +23,7 @@ mod disk;
 mod error;
 mod inference;
 mod keeper;
+mod labels;
 mod limits;
 mod malformed;
 mod outbox;
@@ -39,8 +40,8 @@ pub use args::{AgentArgs, main_with};
 pub use capture::{Candidate as CaptureCandidate, CaptureReason, CaptureSink};
 pub use clock::{Clock, SharedClock, SystemClock};
 pub use config::{
-    BrokerConfig, BundleLimits, CaptureConfig, Config, ConfigError, NodeLine, SourceConfig,
-    SourceKind, SpoolConfig,
+    BrokerConfig, BundleLimits, CaptureConfig, Config, ConfigError, LabelsConfig, NodeLine,
+    SourceConfig, SourceKind, SpoolConfig,
 };
 pub use daemon::run;
 #[cfg(any(test, feature = "simulation"))]
@@ -48,8 +49,8 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, DriftOutlet, InferenceCounters, LoadedModel, Observer, RecordSink, SampleRequest,
-    SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
+    Answerer, Answering, DriftOutlet, InferenceCounters, LoadedModel, Observer, RecordSink,
+    RememberedAnswer, SampleRequest, SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
 };
 pub use self_test::{Check, TrustedRepository, self_test};
 pub use spool::{

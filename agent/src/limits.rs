@@ -111,6 +111,15 @@ pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 /// The longest message that a local sensor sends, in bytes.
 pub const SAMPLE_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
+/// The longest label that comes on a local topic, in bytes.
+pub const LABEL_BYTES_MAX: usize = 4 * 1024;
+
+/// How many of its newest answers a slot remembers for labels, unless the configuration says otherwise.
+pub const ANSWERS_REMEMBERED_DEFAULT: usize = 4096;
+
+/// The most answers that a slot remembers for labels: 64 bytes each.
+pub const ANSWERS_REMEMBERED_MAX: usize = 65_536;
+
 /// The largest replay file, in bytes.
 pub const REPLAY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 

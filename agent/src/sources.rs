@@ -19,7 +19,7 @@ use crate::{
     reporter::Reporter,
 };
 
-pub(crate) use mqtt::{SensorTopic, serve_local_broker};
+pub(crate) use mqtt::{LocalTopic, serve_local_broker};
 pub(crate) use node::run_node;
 pub(crate) use replay::{Replay, run_replay};
 

@@ -73,6 +73,8 @@ pub struct SpoolQuotas {
     pub profiles_bytes_max: u64,
     /// Events.
     pub events_bytes_max: u64,
+    /// Labels.
+    pub labels_bytes_max: u64,
 }
 
 /// The place of a record among all boots of a stream.
@@ -155,6 +157,7 @@ impl Spool {
             open(Stream::Results, quotas.results_bytes_max, None)?,
             open(Stream::Profiles, quotas.profiles_bytes_max, Some(merge_profiles))?,
             open(Stream::Events, quotas.events_bytes_max, None)?,
+            open(Stream::Labels, quotas.labels_bytes_max, None)?,
         ];
         Ok((Self { disk, boot, logs }, recovery))
     }

@@ -140,6 +140,7 @@ async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
         observer: Box::new(|_, _| ()),
         drift: DriftOutlet { kept: None, keep: Box::new(|_| ()), told: Box::new(|_, _| ()) },
         stuck_samples: 50,
+        answers_remembered: 1000,
         capture: None,
     };
     let slot = "main".parse().expect("the name is well formed");
@@ -154,6 +155,7 @@ async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
             version: "1.0.0".into(),
         },
         sample: sample.clone(),
+        classes: Vec::new(),
         baseline,
         answerer: Box::new(Noting { clock, answers, left, seen: seen.clone() }),
     };

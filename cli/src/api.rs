@@ -147,6 +147,26 @@ pub struct Answer {
     pub failure: Option<String>,
 }
 
+/// What became of labels.
+#[derive(Debug, Default, Deserialize)]
+pub struct TakenLabels {
+    /// Labels that are kept.
+    pub stored: usize,
+    /// Those of them whose answer is known.
+    pub matched: usize,
+    /// Labels that are not kept.
+    pub refused: Vec<RefusedLabel>,
+}
+
+/// A label that is not kept.
+#[derive(Debug, Deserialize)]
+pub struct RefusedLabel {
+    /// Its place in the request, from 0.
+    pub entry: usize,
+    /// What is wrong with it.
+    pub error: String,
+}
+
 impl Api {
     /// The manager at `url`. One that is about to start is waited for.
     ///
@@ -216,6 +236,17 @@ impl Api {
         Ok(answers.into_iter().next())
     }
 
+    /// Says what was right of answers.
+    pub fn add_labels(&self, labels: &[Value]) -> Result<TakenLabels> {
+        match self.agent.post(self.path("labels")).send_json(labels) {
+            // None is kept: why not is said of each.
+            Ok(answer) if answer.status() == StatusCode::UNPROCESSABLE_ENTITY => {
+                self.json_of(answer)
+            }
+            answer => self.read(answer),
+        }
+    }
+
     /// Uploads the tar of a bundle's layout; returns the digest.
     pub fn add_bundle(&self, archive: &mut dyn Read) -> Result<Digest> {
         #[derive(Deserialize)]
@@ -281,7 +312,10 @@ impl Api {
     }
 
     fn read<T: DeserializeOwned>(&self, answer: Result<Response<Body>, ureq::Error>) -> Result<T> {
-        let mut answer = self.accepted(answer)?;
+        self.json_of(self.accepted(answer)?)
+    }
+
+    fn json_of<T: DeserializeOwned>(&self, mut answer: Response<Body>) -> Result<T> {
         let wrong = || format!("the answer of {} is not that of a fleet manager", self.url);
         answer.body_mut().read_json().with_context(wrong)
     }

@@ -19,6 +19,7 @@ mod desk;
 mod device;
 mod inspect;
 mod keys;
+mod labels;
 mod pack;
 mod publish;
 mod reference;
@@ -54,6 +55,7 @@ enum Command {
     Publish(publish::PublishArgs),
     Repository(repository::RepositoryArgs),
     Assign(assign::AssignArgs),
+    Labels(labels::LabelsArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -82,6 +84,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Publish(args) => publish::main(args),
         Command::Repository(args) => repository::main(args),
         Command::Assign(args) => assign::main(args),
+        Command::Labels(args) => labels::main(args),
         Command::Demo(args) => demo::main(args),
     }
 }

@@ -288,6 +288,7 @@ fn understand(
         Topic::Stream(_, Stream::Results) => Upward::Results(body(&signed)?),
         Topic::Stream(_, Stream::Profiles) => Upward::Profiles(body(&signed)?),
         Topic::Stream(_, Stream::Events) => Upward::Events(body(&signed)?),
+        Topic::Stream(_, Stream::Labels) => Upward::Labels(body(&signed)?),
         _ => return Err(Fault::Topic),
     };
     Ok((device.clone(), key, message))

@@ -29,6 +29,7 @@ mod ingest;
 mod limits;
 mod live;
 mod manager;
+mod quality;
 mod ranges;
 mod registry;
 mod repository;
@@ -51,7 +52,7 @@ pub use limits::{Limits, RETAINED_BYTES_MAX_DEFAULT};
 pub use {
     downlink::Outgoing,
     simulation::{Beginning, HeldRecords, Ingested, SimulatedFleet},
-    store::{EventRow, ProfileRow, ResultRow, StreamRow},
+    store::{DeviceLabelRow, EventRow, ProfileRow, ResultRow, StreamRow},
     view::{
         AssignmentView, ClassView, ComparisonView, DesiredView, DeviceView, DisbeliefView,
         DriftStatusView, DriftedStreamView, HealthView, PhaseView, ReportedView, RunningView,

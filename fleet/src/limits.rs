@@ -22,6 +22,16 @@ pub struct Limits {
     pub profiles_kept_max: u32,
     /// Events that are kept per device; the oldest go first.
     pub events_kept_max: u32,
+    /// Late labels that are kept per device; the oldest go first, and are counted.
+    pub labels_kept_max: u32,
+    /// Late labels in one request.
+    pub labels_posted_max: usize,
+    /// Bytes of a request with late labels.
+    pub labels_posted_bytes_max: usize,
+    /// Late labels that one look at quality reads; those of the newest answers come first.
+    pub quality_labels_max: u32,
+    /// Slices or devices that one look at quality tells apart: those with the most labels.
+    pub quality_groups_max: usize,
     /// Profiles that one look at drift reads; the newest come first.
     pub drift_profiles_max: u32,
     /// Changes of a state that one look at drift tells, per device; the newest.
@@ -73,6 +83,11 @@ impl Default for Limits {
             results_kept_max: 100_000,
             profiles_kept_max: 20_000,
             events_kept_max: 10_000,
+            labels_kept_max: 50_000,
+            labels_posted_max: 2000,
+            labels_posted_bytes_max: 512 * 1024,
+            quality_labels_max: 50_000,
+            quality_groups_max: 64,
             drift_profiles_max: 20_000,
             drift_changes_max: 64,
             health_kept_max: 120,

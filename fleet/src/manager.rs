@@ -1,11 +1,14 @@
 //! What the parts of the manager share: the database, the keys, the registry, and whom to tell.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
 use selvedge_trust::Proposal;
-use selvedge_wire::{DeviceId, Topic, Topics};
+use selvedge_wire::{DeviceId, Digest, Label, Topic, Topics};
 
 use crate::{
     Error, Limits,
@@ -15,6 +18,7 @@ use crate::{
     drift::{DriftQuery, DriftView, Subject, Window, judge, merge},
     ingest::IngestState,
     live::Live,
+    quality::{Answerer, GroupBy, QualityView, RefusedLabel, TakenLabels},
     registry::{Registry, Stock},
     repository::Repository,
     secret::new_password,
@@ -155,6 +159,78 @@ impl Manager {
         let changes_max = self.limits.drift_changes_max;
         let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, changes_max);
         tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
+    }
+
+    /// Keeps labels, each with its place in a request; those that cannot be kept are told, and cost no other.
+    pub async fn take_labels(&self, labels: Vec<(usize, Label)>) -> Result<TakenLabels, Error> {
+        let devices: BTreeSet<DeviceId> =
+            self.store.devices().await?.into_iter().map(|row| row.id).collect();
+        let mut classes = BTreeMap::new();
+        let (mut good, mut refused) = (Vec::new(), Vec::new());
+        for (entry, label) in labels {
+            let fault = match devices.contains(&label.id.device) {
+                true => self.fault_of_label(&label, &mut classes).await?,
+                false => Some(format!("there is no device {}", label.id.device)),
+            };
+            match fault {
+                None => good.push(label),
+                Some(error) => {
+                    let id = Some(label.id.to_string());
+                    refused.push(RefusedLabel { entry, id, error });
+                }
+            }
+        }
+        let matched = self.store.put_labels(&good, self.now_ms()).await?;
+        self.live.tell(good.iter().map(|label| label.id.device.clone()).collect::<BTreeSet<_>>());
+        Ok(TakenLabels { stored: good.len(), matched, refused })
+    }
+
+    /// What is wrong with a label whose answer is known. `classes` are those of the bundles that were met.
+    async fn fault_of_label(
+        &self,
+        label: &Label,
+        classes: &mut BTreeMap<Digest, Option<Vec<String>>>,
+    ) -> Result<Option<String>, Error> {
+        let Some((bundle, outcome)) = self.store.answer(&label.id).await? else { return Ok(None) };
+        let classes = match classes.entry(bundle) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(match self.store.bundle(&bundle).await? {
+                Some(_) => Some(self.registry.stock(bundle).await?.labels().to_vec()),
+                None => None,
+            }),
+        };
+        let Some(classes) = classes else { return Ok(None) };
+        Ok(label.truth.resolve(classes, &outcome).err().map(|unfit| unfit.to_string()))
+    }
+
+    /// How right the answers of a bundle were, by the labels that came.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such bundle or device.
+    pub async fn read_quality(
+        &self,
+        query: &DriftQuery,
+        by: Option<GroupBy>,
+    ) -> Result<QualityView, Error> {
+        let bundle = query.bundle;
+        let row = self.store.bundle(&bundle).await?;
+        let row = row.ok_or_else(|| Error::NotFound(format!("there is no bundle {bundle}")))?;
+        let stock = self.registry.stock(bundle).await?;
+        let devices = self.drift_devices(query).await?;
+        let filter = WindowFilter { devices, slot: query.slot.clone(), to_ms: query.to_ms };
+        let labelled = self.store.labelled(&bundle, &filter, query.from_ms).await?;
+        let groups_max = self.limits.quality_groups_max;
+        let work = move || {
+            let answerer = Answerer {
+                bundle,
+                name: &row.name,
+                version: &row.version,
+                classes: stock.labels(),
+                baseline: stock.baseline(),
+            };
+            QualityView::new(&answerer, &labelled, by, groups_max)
+        };
+        Ok(tokio::task::spawn_blocking(work).await.expect("counting labels does not panic"))
     }
 
     /// The devices that the query takes; none for all.

@@ -21,8 +21,8 @@ use crate::{
     repository::{OnlineKeys, Repository},
     secret::new_password,
     store::{
-        Assignment, Change, Cursor, EnrolledKey, EventRow, ProfileRow, ResultRow, SlotRow, Store,
-        StreamRow,
+        Assignment, Change, Cursor, DeviceLabelRow, EnrolledKey, EventRow, ProfileRow, ResultRow,
+        SlotRow, Store, StreamRow,
     },
     view::DeviceView,
 };
@@ -70,6 +70,8 @@ pub struct HeldRecords {
     pub profiles: Vec<ProfileRow>,
     /// What happened.
     pub events: Vec<EventRow>,
+    /// Labels that it was given.
+    pub labels: Vec<DeviceLabelRow>,
 }
 
 impl SimulatedFleet {
@@ -313,6 +315,7 @@ impl SimulatedFleet {
             results: self.store.results(device, None, None, all).await?,
             profiles: self.store.profiles(device, all).await?,
             events: self.store.events(device, all).await?,
+            labels: self.store.device_labels(device).await?,
         })
     }
 

@@ -1321,3 +1321,131 @@ async fn what_is_wrong_with_a_question_about_drift_is_named() {
         assert!(status == expected && said.contains(named), "{query}: {status} {said}");
     }
 }
+
+/// Answers of `bundle` to the samples from `first` on: "yes" with a confidence of 0.75, in boot 1.
+fn answers(bundle: Digest, first: u64, count: u64) -> Batch<InferenceResult> {
+    let answer = |sample| Record::One(InferenceResult { bundle, ..result(sample) });
+    let records = (first..first + count).map(answer).collect();
+    Batch { boot: Boot(1), first: Sequence(first), records }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_find_their_results_in_both_orders_and_are_shown_by_slice() {
+    let (desk, bundle, [device, _]) = desk_with_drift().await;
+    let bundle = bundle.digest();
+    let path = format!("/api/v1/quality?bundle={bundle}");
+    let label = |sample: u64, class: &str, slice: &str| json!({ "id": format!("line-1/1/replay/{sample}"), "class": class, "slice": slice });
+    // Before its result.
+    let post = |labels| desk.call("POST", "/api/v1/labels", Some(labels));
+    let (status, taken) = post(label(1, "yes", "day")).await;
+    assert_eq!((status, &taken["stored"], &taken["matched"]), (200, &json!(1), &json!(0)));
+    let up = Topic::Stream(device.id.clone(), Stream::Results);
+    device.say(up, &answers(bundle, 1, 8)).await;
+    let results = desk.wait_for("/api/v1/devices/line-1/results", |rows| rows[7].is_object()).await;
+    assert_eq!(results[2]["result_id"], "line-1/1/replay/3");
+    // After it, by parts and by index; the last one of a result counts.
+    let parts =
+        json!({ "device": "line-1", "boot": 1, "source": "replay", "sample": 4, "class": 0 });
+    let labels = json!([
+        label(2, "yes", "day"),
+        label(3, "yes", "day"),
+        parts,
+        label(5, "no", "night"),
+        label(5, "yes", "night"),
+        label(99, "yes", "night"),
+    ]);
+    for _ in 0..2 {
+        let (status, taken) = post(labels.clone()).await;
+        assert_eq!((status, &taken["refused"]), (200, &json!([])));
+        assert_eq!((&taken["stored"], &taken["matched"]), (&json!(6), &json!(5)));
+    }
+    let seen = desk.get(&format!("{path}&by=slice")).await;
+    assert_eq!((&seen["matched"], &seen["unmatched"]), (&json!(5), &json!(1)));
+    let all = &seen["all"]["classes"];
+    assert_eq!((&all["accuracy"], &all["labels"]), (&json!(0.8), &json!(5)));
+    assert_eq!(
+        (&all["by_class"][1]["name"], &all["by_class"][1]["precision"]),
+        (&json!("yes"), &json!(0.8))
+    );
+    assert_eq!(
+        (&all["by_class"][0]["recall"], &all["by_class"][0]["labelled"]),
+        (&json!(0.0), &json!(1))
+    );
+    let error = all["calibration_error"].as_f64().expect("the bundle has confidence bins");
+    assert!((error - 0.05).abs() < 1e-6, "{error}");
+    let names: Vec<&Value> = (0..3).map(|group| &seen["groups"][group]["name"]).collect();
+    assert_eq!(names, [&json!("day"), &Value::Null, &json!("night")]);
+    assert_eq!(seen["groups"][0]["scores"]["classes"]["accuracy"], 1.0);
+    let other = desk.get(&format!("{path}&device=line-2&by=device")).await;
+    assert_eq!(
+        (&other["matched"], &other["unmatched"], &other["groups"]),
+        (&json!(0), &json!(0), &json!([]))
+    );
+    let page = desk.download(&format!("/drift/{bundle}")).await;
+    let page = String::from_utf8(page).expect("a page is UTF-8");
+    for words in
+        ["By labels", "80.0 %", "<h2>Labels</h2>", "night", "1 unmatched", "Precision", "CBPE"]
+    {
+        assert!(page.contains(words), "{words} is not on the page:\n{page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_labels_is_named_and_costs_no_other() {
+    let (desk, bundle, [device, _]) = desk_with_drift().await;
+    let bundle = bundle.digest();
+    let up = Topic::Stream(device.id.clone(), Stream::Results);
+    device.say(up, &answers(bundle, 1, 2)).await;
+    desk.wait_for("/api/v1/devices/line-1/results", |rows| rows[1].is_object()).await;
+    let id = "line-1/1/replay/1";
+    let wrong = [
+        (json!({ "id": id, "class": "maybe" }), "no class \"maybe\""),
+        (json!({ "id": id, "class": 2 }), "no class 2: it has 2"),
+        (json!({ "id": id, "value": 1.5 }), "the answer was a class"),
+        (json!({ "id": id }), "lacks class, or value"),
+        (json!({ "id": id, "class": 1, "slice": "x".repeat(129) }), "129 bytes"),
+        (json!({ "id": "line-9/1/replay/1", "class": 1 }), "no device line-9"),
+        (json!({ "id": "line-1/1/replay", "class": 1 }), "DEVICE/BOOT/SOURCE/SAMPLE"),
+        (json!({ "source": "replay", "sample": 1, "class": 1 }), "lacks id, or device"),
+        (json!({ "id": id, "class": 1, "colour": 1 }), "unknown field `colour`"),
+        (json!("yes"), "expected struct"),
+    ];
+    let mut labels: Vec<Value> = wrong.iter().map(|(label, _)| label.clone()).collect();
+    labels.insert(3, json!({ "id": id, "class": "yes" }));
+    let (status, taken) = desk.call("POST", "/api/v1/labels", Some(labels.into())).await;
+    assert_eq!((status, &taken["stored"]), (200, &json!(1)), "{taken}");
+    let refused = taken["refused"].as_array().expect("it is a list");
+    let entries: Vec<u64> = refused.iter().filter_map(|one| one["entry"].as_u64()).collect();
+    assert_eq!(entries, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]);
+    for ((label, named), refused) in wrong.iter().zip(refused) {
+        let error = refused["error"].as_str().expect("an error is a sentence");
+        assert!(error.contains(named), "{label}: {error}");
+        assert!(label["id"].is_null() || refused["id"] == label["id"], "{refused}");
+    }
+    let (status, taken) = desk.call("POST", "/api/v1/labels", Some(wrong[0].0.clone())).await;
+    assert_eq!((status, &taken["refused"][0]["id"]), (422, &json!(id)));
+    let many = Value::Array(vec![json!({ "id": id, "class": 1 }); 2001]);
+    for (content, expected, named) in [
+        ("not JSON".to_owned(), 400, "the labels are no JSON"),
+        (many.to_string(), 400, "2001 labels at a time are too many"),
+        ("x".repeat(600_000), 400, "at most 524288 bytes"),
+    ] {
+        let content = Some(("application/json", content.into_bytes()));
+        let (status, answer) = desk.send("POST", "/api/v1/labels", content).await;
+        let said = answer["error"].as_str().expect("an error is a sentence");
+        assert!(status == expected && said.contains(named), "{status} {said}");
+    }
+    let plain = Some(("text/plain", json!({ "id": id, "class": 0 }).to_string().into_bytes()));
+    let (status, answer) = desk.send("POST", "/api/v1/labels", plain).await;
+    assert_eq!((status, &answer["error"]), (400, &json!("labels are sent as application/json")));
+    let path = format!("/api/v1/quality?bundle={bundle}");
+    let (status, answer) = desk.call("GET", &format!("{path}&by=colour"), None).await;
+    assert_eq!(
+        (status, &answer["error"]),
+        (400, &json!("by=colour is not known: use slice or device"))
+    );
+    let unknown = format!("/api/v1/quality?bundle={}", Digest([9; 32]));
+    assert_eq!(desk.call("GET", &unknown, None).await.0, 404);
+    let seen = desk.get(&path).await;
+    assert_eq!((&seen["matched"], &seen["unmatched"]), (&json!(1), &json!(0)));
+}

@@ -332,6 +332,7 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         (Topic::Stream(victim(), Stream::Results), vec![1, 2, 3]),
         (Topic::Stream(victim(), Stream::Profiles), vec![1, 2, 3]),
         (Topic::Stream(victim(), Stream::Events), vec![1, 2, 3]),
+        (Topic::Stream(victim(), Stream::Labels), vec![1, 2, 3]),
         (Topic::Desired(victim()), desired.clone()),
         (Topic::Desired(id("line-2")), desired),
         (Topic::Stored(victim()), encode(&Stored { streams: Vec::new() })),

@@ -9,11 +9,11 @@ use std::{fmt::Debug, fs, path::PathBuf};
 
 use selvedge_wire::{
     Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
-    DriftStatus, DriftedStream, Error, Event, EventKind, Health, InferenceResult, Message, NodeId,
-    Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running,
-    SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SlotPhase, SlotReport, Status, Stored,
-    StoredThrough, Stream, TrustReport, VERSION, VERSION_OLDEST, WindowRange, decode, encode,
-    signing_input,
+    DriftStatus, DriftedStream, Error, Event, EventKind, Health, InferenceResult, LabelRecord,
+    LabelledAnswer, Message, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading,
+    Record, Reported, Running, SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SlotPhase,
+    SlotReport, Status, Stored, StoredThrough, Stream, TrustReport, Truth, VERSION, VERSION_OLDEST,
+    WindowRange, decode, encode, signing_input,
 };
 
 #[test]
@@ -25,6 +25,7 @@ fn payloads_of_every_version_are_read_as_they_were_meant() {
     check("results", &results(), &mut faults);
     check("profiles", &profiles(), &mut faults);
     check("events", &events(), &mut faults);
+    check("labels", &labels(), &mut faults);
     check("desired", &Desired { document: b"{}".to_vec() }, &mut faults);
     check("stored", &stored(), &mut faults);
     check("offer", &BundleOffer { index: vec![1, 2, 3] }, &mut faults);
@@ -240,6 +241,32 @@ fn events() -> Batch<Event> {
         detail: "one sentence".into(),
     };
     let records = kinds.map(|kind| Record::One(event(kind))).to_vec();
+    Batch { boot: Boot(3), first: Sequence(1), records }
+}
+
+fn labels() -> Batch<LabelRecord> {
+    let label = |sample, truth, outcome: Option<Outcome>| LabelRecord {
+        at_ms: 1_800_000_100_000,
+        boot: Boot(2),
+        source: "camera".parse().expect("the name is well formed"),
+        sample,
+        truth,
+        slice: (sample > 0).then(|| "night".parse().expect("the text is short")),
+        answer: outcome.map(|outcome| LabelledAnswer {
+            at_ms: 1_800_000_000_000,
+            slot: "main".parse().expect("the name is well formed"),
+            bundle: digest(1),
+            outcome,
+        }),
+    };
+    let name = Truth::Name("Rad Flow".parse().expect("the text is short"));
+    let class = Outcome::Class { index: 1, score: 0.75 };
+    let records = vec![
+        Record::One(label(0, Truth::Class(1), Some(class))),
+        Record::One(label(1, name, None)),
+        Record::Dropped { covers: 3 },
+        Record::One(label(5, Truth::Value(-1.5), Some(Outcome::Values(vec![-1.25])))),
+    ];
     Batch { boot: Boot(3), first: Sequence(1), records }
 }
 

@@ -43,7 +43,7 @@ fn a_minimal_configuration_has_defaults() {
     assert_eq!(config.key, folder.temp.path().join("device.pk8"));
     assert!(config.publish_results && config.sources.is_empty());
     assert_eq!(config.profile_window, Duration::from_secs(60));
-    assert_eq!((config.stuck_samples, config.capture), (50, None));
+    assert_eq!((config.stuck_samples, config.capture, config.labels), (50, None, None));
 }
 
 #[test]
@@ -88,6 +88,8 @@ device = "/dev/ttyUSB0"
 publish = false
 [profile]
 window_s = 5
+[labels]
+topic = "labels/line-1"
 [spool]
 results_bytes_max = 65536
 resend_after_s = 2
@@ -98,6 +100,8 @@ resend_after_s = 2
     assert_eq!(config.broker.login.map(|login| login.password), Some("secret".into()));
     assert_eq!(config.spool.quotas.results_bytes_max, 65536);
     assert!(!config.publish_results);
+    let (topic, answers_remembered) = ("labels/line-1".into(), 4096);
+    assert_eq!(config.labels, Some(LabelsConfig { topic, answers_remembered }));
     let SourceKind::Node { line } = &config.sources[3].kind else { panic!("it is a node") };
     assert_eq!(*line, NodeLine::Tty { device: "/dev/ttyUSB0".into(), baud: 115_200 });
 }
@@ -141,6 +145,21 @@ fn every_error_names_line_key_and_what_was_expected() {
             11,
             "topic",
             &["without + and #"],
+        ),
+        ("[labels]\nanswers_remembered = 1\n", 7, "", &["missing field `topic`"]),
+        ("[labels]\ntopic = \"a/+\"\n", 8, "topic", &["without + and #"]),
+        (
+            "[labels]\ntopic = \"a\"\nanswers_remembered = 0\n",
+            9,
+            "answers_remembered",
+            &["1 to 65536 answers"],
+        ),
+        (
+            "[labels]\ntopic = \"a\"\n[[source]]\nname = \"a\"\nkind = \"mqtt\"\nslot = \"m\"\n\
+             topic = \"a\"\n",
+            8,
+            "topic",
+            &["source a has its samples"],
         ),
         ("[spool]\nevents_bytes_max = 1\n", 8, "events_bytes_max", &["bytes"]),
         ("[limits\n", 7, "", &[]),

@@ -31,6 +31,8 @@ pub struct LoadedModel {
     pub running: Running,
     /// What it takes.
     pub sample: SampleSpec,
+    /// The names of its classes; empty if it has none.
+    pub classes: Vec<String>,
     /// What its samples and answers are counted and judged with: its features are those of the model. A
     /// bundle without one is not judged.
     pub baseline: Option<Arc<Baseline>>,
@@ -61,6 +63,7 @@ impl LoadedModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
+            classes: manifest.labels.clone(),
             baseline: baseline_of(bundle, model.feature_names())?,
             answerer: Box::new(Runtime { model, columns }),
         })

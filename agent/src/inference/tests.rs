@@ -75,6 +75,7 @@ fn model(number: u8) -> Box<LoadedModel> {
             version: "1.0.0".into(),
         },
         sample: rows_of(&["a"]),
+        classes: Vec::new(),
         baseline: Some(Arc::new(baseline)),
         answerer: Box::new(Constant(number.into())),
     })
@@ -130,6 +131,7 @@ impl Bench {
                 }),
             },
             stuck_samples: 50,
+            answers_remembered: 8,
             capture: None,
         };
         let slot = "main".parse().expect("the name is well formed");
@@ -693,4 +695,29 @@ async fn a_value_that_is_no_number_is_told_with_its_source_and_feature() {
     assert_eq!(events[0].kind, EventKind::InputAnomalous);
     assert_eq!(events[0].detail, "source test: flow is NaN");
     assert_eq!(bench.counters.anomalous.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_slot_remembers_its_newest_answers_where_results_are_not_sent() {
+    let bench = Bench::new(false);
+    let named = LoadedModel { classes: vec!["a".into(), "b".into()], ..*model(1) };
+    bench.handle.swap(Some(Box::new(named))).await.expect("the worker runs");
+    bench.send(0.5).await;
+    bench.handle.swap(Some(model(2))).await.expect("the worker runs");
+    for _ in 1..8 {
+        bench.send(0.5).await;
+    }
+    let recall = async |number| bench.handle.recall("test", number).await;
+    let first = recall(0).await.expect("eight are remembered");
+    assert_eq!((first.by.bundle, first.by.classes.len()), (Digest([1; 32]), 2));
+    assert_eq!(first.outcome, Outcome::Class { index: 1, score: 0.5 });
+    let last = recall(7).await.expect("eight are remembered");
+    assert_eq!(
+        (last.by.bundle, last.outcome),
+        (Digest([2; 32]), Outcome::Class { index: 2, score: 0.5 })
+    );
+    bench.send(0.5).await;
+    assert_eq!(recall(0).await, None);
+    assert_eq!(bench.handle.recall("settle", 7).await, None);
+    assert!(bench.results().is_empty());
 }

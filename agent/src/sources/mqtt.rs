@@ -1,7 +1,7 @@
-//! An MQTT topic of local sensors: each message is one sample, in JSON.
+//! MQTT topics of the site: of sensors, where each message is one sample in JSON, and of labels.
 //!
-//! `[1, 2.5, 3]` or `{"features": [1, 2.5, 3]}`: the columns of a row in the model's order, or the
-//! pixels of an image, row by row.
+//! A sample is `[1, 2.5, 3]` or `{"features": [1, 2.5, 3]}`: the columns of a row in the model's order, or the
+//! pixels of an image, row by row. What a label is, `labels` says.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +11,25 @@ use selvedge_runtime::Sample;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::{inference::SampleShape, limits::SAMPLE_PAYLOAD_BYTES_MAX, reporter::Reporter};
+use crate::{
+    inference::SampleShape, labels::LabelReader, limits::SAMPLE_PAYLOAD_BYTES_MAX,
+    reporter::Reporter,
+};
 
 use super::Feed;
 
-/// How many messages of a topic wait for their slot.
+/// How many messages of a topic wait to be read.
 const MESSAGES_WAITING_MAX: usize = 64;
 
-/// A topic of local sensors and the slot that it feeds.
-pub(crate) struct SensorTopic {
+/// A topic of the site, whose messages a task reads.
+pub(crate) struct LocalTopic {
     topic: String,
     messages: mpsc::Sender<Vec<u8>>,
 }
 
-impl SensorTopic {
-    /// The topic, and the task that reads its messages.
-    pub(crate) fn new(
+impl LocalTopic {
+    /// A topic of samples for a slot, and the task that reads its messages.
+    pub(crate) fn of_samples(
         topic: &str,
         feed: Feed,
         reporter: Reporter,
@@ -35,14 +38,28 @@ impl SensorTopic {
         (Self { topic: topic.to_owned(), messages }, read(topic.to_owned(), inbox, feed, reporter))
     }
 
+    /// A topic of labels, and the task that reads its messages.
+    pub(crate) fn of_labels(
+        topic: &str,
+        reader: LabelReader,
+    ) -> (Self, impl Future<Output = ()> + use<>) {
+        let (messages, inbox) = mpsc::channel(MESSAGES_WAITING_MAX);
+        (Self { topic: topic.to_owned(), messages }, reader.run(topic.to_owned(), inbox))
+    }
+
+    /// Its full name.
+    pub(crate) fn name(&self) -> &str {
+        &self.topic
+    }
+
     /// Takes a message, if it is one of this topic. One that finds too many others waiting is dropped
-    /// and counted: a sensor that is faster than its model must not hold up the fleet's messages.
+    /// and counted: whoever is faster than the model must not hold up the fleet's messages.
     pub(crate) async fn offer(&self, topic: &str, payload: &[u8], reporter: &Reporter) -> bool {
         if topic != self.topic {
             return false;
         }
         if self.messages.try_send(payload.to_vec()).is_err() {
-            reporter.malformed(&self.topic, "samples come faster than the model answers").await;
+            reporter.malformed(&self.topic, "messages come faster than they are read").await;
         }
         true
     }
@@ -51,9 +68,9 @@ impl SensorTopic {
 /// Hands the messages of a local broker to their topics, for as long as its link lives.
 pub(crate) async fn serve_local_broker(
     mut events: mpsc::Receiver<LinkEvent>,
-    topics: Vec<SensorTopic>,
+    topics: Vec<LocalTopic>,
 ) {
-    let by_name: BTreeMap<&str, &SensorTopic> =
+    let by_name: BTreeMap<&str, &LocalTopic> =
         topics.iter().map(|topic| (topic.topic.as_str(), topic)).collect();
     while let Some(event) = events.recv().await {
         match event {

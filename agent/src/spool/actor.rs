@@ -195,8 +195,8 @@ impl Actor {
             let (name, len_bytes) = (stream.as_str(), refused.len_bytes);
             tracing::error!(stream = name, len_bytes, "a record is too long for the spool");
         }
-        // Results are many: they wait for the next sync. The others are few and matter.
-        if stream != Stream::Results {
+        // Results are many, and labels may come many at a time: they wait for the next sync. The others are few.
+        if !matches!(stream, Stream::Results | Stream::Labels) {
             self.commit(stream);
         }
     }

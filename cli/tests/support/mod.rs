@@ -93,10 +93,12 @@ impl Drop for Fleet {
     }
 }
 
+#[allow(dead_code, reason = "not every file of tests needs the example models")]
 pub fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
 }
 
+#[allow(dead_code, reason = "not every file of tests needs the example models")]
 pub fn text(path: &Path) -> String {
     path.to_str().expect("the clone lies in a folder with a UTF-8 name").to_owned()
 }

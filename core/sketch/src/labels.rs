@@ -6,18 +6,20 @@
 //! | 1 | 8 | spec id |
 //! | 9 | n | labelled answers per bin of confidence, then those without one (17 counters) |
 //! | | n | of these the correct ones (17 counters) |
+//! | | n | for each bin with a labelled answer: the sum of their confidences (varint) |
 //! | | n | answers per predicted class and true class, row by row (65 × 65 counters) |
 //! | | n | errors: finite, of these cut off, not finite (3 counters) |
-//! | | n | if there are finite errors: their sum (zigzag varint), the sum of their squares (varint) |
+//! | | n | if there are finite errors: their sum (zigzag varint), the sums of their squares and sizes (varints) |
 //!
-//! Groups of counters are encoded as in a [`Profile`](crate::Profile), and the sums are in units of the
-//! [`ErrorSpec`].
+//! Groups of counters are encoded as in a [`Profile`](crate::Profile). Sums of confidences are in units of 2⁻¹⁵,
+//! those of errors in units of the [`ErrorSpec`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BIN_COUNT_MAX, CLASS_COUNT_MAX, ConfidenceSpec, Error, SpecId,
-    codec::{Reader, Writer},
+    BIN_COUNT_MAX, CLASS_COUNT_MAX, ConfidenceSpec, Error, Judged, SpecId,
+    accuracy::calibration_error,
+    codec::{Reader, VARINT_U64_BYTES_MAX, Writer},
     confidence::row_of,
     counts::Counts,
     moments::{Moments, UNITS_MAX},
@@ -30,6 +32,9 @@ const CLASS_ROWS: usize = CLASS_COUNT_MAX + 1;
 const CONFUSION_COUNT: usize = CLASS_ROWS * CLASS_ROWS;
 /// The bins, and one for answers that came without a valid confidence.
 const CONFIDENCE_COUNT: usize = BIN_COUNT_MAX + 1;
+
+/// Confidences are summed in 2¹⁵ths: none is above 1.
+const CONFIDENCE_UNIT: ErrorSpec = ErrorSpec { unit_exponent: -15 };
 
 const SLOT_FINITE: usize = 0;
 const SLOT_CUT: usize = 1;
@@ -89,9 +94,12 @@ pub struct LabelCounts {
     spec_id: SpecId,
     labelled: Counts<CONFIDENCE_COUNT>,
     correct: Counts<CONFIDENCE_COUNT>,
+    confidence_sums: [u64; BIN_COUNT_MAX],
     confusion: Counts<CONFUSION_COUNT>,
     errors: Counts<3>,
     error_sums: Moments,
+    // Like the other sums it may wrap around beyond 2³² errors; then the counters are full, and nobody reads it.
+    error_sizes: u64,
 }
 
 impl LabelCounts {
@@ -99,6 +107,7 @@ impl LabelCounts {
     pub const ENCODED_BYTES_MAX: usize = 1
         + SpecId::BYTES
         + 2 * Counts::<CONFIDENCE_COUNT>::ENCODED_BYTES_MAX
+        + (BIN_COUNT_MAX + 1) * VARINT_U64_BYTES_MAX
         + Counts::<CONFUSION_COUNT>::ENCODED_BYTES_MAX
         + Counts::<3>::ENCODED_BYTES_MAX
         + Moments::ENCODED_BYTES_MAX;
@@ -109,9 +118,11 @@ impl LabelCounts {
             spec_id,
             labelled: Counts::new(),
             correct: Counts::new(),
+            confidence_sums: [0; BIN_COUNT_MAX],
             confusion: Counts::new(),
             errors: Counts::new(),
             error_sums: Moments::new(),
+            error_sizes: 0,
         }
     }
 
@@ -122,8 +133,14 @@ impl LabelCounts {
         truth: u32,
         confidence: Option<(&ConfidenceSpec, f32)>,
     ) {
-        let bin = confidence.and_then(|(spec, confidence)| spec.bin(confidence));
-        let slot = bin.unwrap_or(BIN_COUNT_MAX);
+        let bin = confidence
+            .and_then(|(spec, confidence)| spec.bin(confidence).map(|bin| (bin, confidence)));
+        if let Some((bin, confidence)) = bin {
+            let (units, _) = CONFIDENCE_UNIT.units(confidence).unwrap_or_default();
+            let sum = &mut self.confidence_sums[bin];
+            *sum = sum.wrapping_add(units.unsigned_abs().into());
+        }
+        let slot = bin.map_or(BIN_COUNT_MAX, |(bin, _)| bin);
         self.labelled.increment(slot);
         if predicted == truth {
             self.correct.increment(slot);
@@ -138,6 +155,7 @@ impl LabelCounts {
                 self.errors.increment(SLOT_FINITE);
                 self.errors.add(SLOT_CUT, u32::from(is_cut));
                 self.error_sums.add(units);
+                self.error_sizes = self.error_sizes.wrapping_add(units.unsigned_abs().into());
             }
             None => self.errors.increment(SLOT_NOT_FINITE),
         }
@@ -153,9 +171,13 @@ impl LabelCounts {
         }
         self.labelled.merge(&other.labelled);
         self.correct.merge(&other.correct);
+        for (sum, more) in self.confidence_sums.iter_mut().zip(other.confidence_sums) {
+            *sum = sum.wrapping_add(more);
+        }
         self.confusion.merge(&other.confusion);
         self.errors.merge(&other.errors);
         self.error_sums.merge(&other.error_sums);
+        self.error_sizes = self.error_sizes.wrapping_add(other.error_sizes);
         Ok(())
     }
 
@@ -211,6 +233,20 @@ impl LabelCounts {
         (count > 0.0).then(|| sum / count)
     }
 
+    /// The expected calibration error of the answers that came with a confidence, 0 to 1: in each bin, how far the
+    /// share of right answers is from the mean confidence.
+    pub fn calibration_error(&self) -> Option<f64> {
+        let mut judged = [Judged::default(); BIN_COUNT_MAX];
+        let mut confidences = [0.0; BIN_COUNT_MAX];
+        let counts = self.labelled().iter().zip(self.correct()).zip(self.confidence_sums);
+        for (bin, ((&total, &correct), sum)) in counts.take(BIN_COUNT_MAX).enumerate() {
+            judged[bin] = Judged { total, correct };
+            confidences[bin] =
+                (sum as f64 * CONFIDENCE_UNIT.unit() / f64::from(total.max(1))) as f32;
+        }
+        (!self.saturated()).then(|| calibration_error(&judged, &confidences)).flatten()
+    }
+
     /// Errors that are finite numbers.
     pub const fn errors(&self) -> u32 {
         self.errors.counters()[SLOT_FINITE]
@@ -237,6 +273,12 @@ impl LabelCounts {
         let squares = self.error_sums.squares as f64 * spec.unit() * spec.unit();
         let is_right = self.errors() > 0 && !self.saturated();
         is_right.then(|| squares / f64::from(self.errors()))
+    }
+
+    /// The mean of the errors' sizes, in the unit of the answers.
+    pub fn mean_absolute_error(&self, spec: ErrorSpec) -> Option<f64> {
+        let is_right = self.errors() > 0 && !self.saturated();
+        is_right.then(|| self.error_sizes as f64 * spec.unit() / f64::from(self.errors()))
     }
 
     /// Whether nothing was counted.
@@ -276,10 +318,16 @@ impl LabelCounts {
         self.spec_id.0.iter().try_for_each(|&byte| writer.byte(byte))?;
         self.labelled.encode(&mut writer)?;
         self.correct.encode(&mut writer)?;
+        for (&sum, &count) in self.confidence_sums.iter().zip(self.labelled()) {
+            if count > 0 {
+                writer.varint_u64(sum)?;
+            }
+        }
         self.confusion.encode(&mut writer)?;
         self.errors.encode(&mut writer)?;
         if self.errors() > 0 {
             self.error_sums.encode(&mut writer)?;
+            writer.varint_u64(self.error_sizes)?;
         }
         Ok(writer.finish())
     }
@@ -296,10 +344,16 @@ impl LabelCounts {
         let mut read = Self::new(SpecId(reader.array()?));
         read.labelled = Counts::decode(&mut reader)?;
         read.correct = Counts::decode(&mut reader)?;
+        for (sum, &count) in read.confidence_sums.iter_mut().zip(read.labelled.counters()) {
+            if count > 0 {
+                *sum = reader.varint_u64()?;
+            }
+        }
         read.confusion = Counts::decode(&mut reader)?;
         read.errors = Counts::decode(&mut reader)?;
         if read.errors() > 0 {
             read.error_sums = Moments::decode(&mut reader)?;
+            read.error_sizes = reader.varint_u64()?;
         }
         reader.end()?;
         Ok(read)
@@ -388,6 +442,20 @@ mod tests {
     }
 
     #[test]
+    fn a_confidence_that_is_too_high_is_a_calibration_error() {
+        let (spec, mut counts) = (confidence_spec(), LabelCounts::new(SPEC_ID));
+        // Two bins of four answers: mean confidences 0.5 and 0.953125, of which 1 and 4 are right.
+        for (number, confidence) in [(0, 0.5), (1, 0.5), (2, 0.5), (3, 0.5)] {
+            counts.observe_class(number, 0, Some((&spec, confidence)));
+            counts.observe_class(1, 1, Some((&spec, 0.953_125)));
+        }
+        counts.observe_class(1, 0, None);
+        let expected = (f64::abs(1.0 - 2.0) + (4.0 - 4.0 * 0.953_125)) / 8.0;
+        assert_eq!(counts.calibration_error(), Some(expected));
+        assert_eq!(LabelCounts::new(SPEC_ID).calibration_error(), None);
+    }
+
+    #[test]
     fn errors_are_summed_up_to_their_bound() {
         let mut counts = LabelCounts::new(SPEC_ID);
         for error in [3.0, -1.0, 0.0, -0.0, 1e-30, f32::NAN, f32::NEG_INFINITY] {
@@ -395,6 +463,7 @@ mod tests {
         }
         assert_eq!(counts.mean_error(error_spec()), Some(0.4));
         assert_eq!(counts.mean_squared_error(error_spec()), Some(2.0));
+        assert_eq!(counts.mean_absolute_error(error_spec()), Some(0.8));
         assert_eq!((counts.errors(), counts.errors_cut(), counts.errors_not_finite()), (5, 0, 2));
         counts.observe_error(error_spec(), f32::MAX);
         assert_eq!(counts.errors_cut(), 1);

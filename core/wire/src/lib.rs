@@ -9,7 +9,7 @@
 //! within a version: postcard does not describe itself.
 //!
 //! Vocabulary: a *boot* is one run of the agent's process; a *stream* is a sequence of records of one
-//! kind (results, profiles, events); a record's *sequence number* starts at 1 in each boot and stream.
+//! kind (results, profiles, events, labels); a record's *sequence number* starts at 1 in each boot and stream.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -22,6 +22,8 @@ extern crate std;
 mod codec;
 mod digest;
 mod frame;
+#[cfg(feature = "alloc")]
+mod label;
 #[cfg(feature = "alloc")]
 mod message;
 #[cfg(feature = "alloc")]
@@ -39,6 +41,11 @@ pub use frame::{
 #[cfg(feature = "alloc")]
 pub use codec::{Message, PAYLOAD_BYTES_MAX, decode, encode};
 #[cfg(feature = "alloc")]
+pub use label::{
+    Label, LabelForm, LabelFormError, LabelRecord, LabelledAnswer, ResultId, ResultIdError,
+    SHORT_TEXT_BYTES_MAX, ShortText, ShortTextError, Truth, UnfitTruth,
+};
+#[cfg(feature = "alloc")]
 pub use message::{
     Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, DRIFTED_STREAMS_MAX, Desired,
     DriftState, DriftStatus, DriftedStream, Event, EventKind, Health, InferenceResult, Outcome,
@@ -47,6 +54,6 @@ pub use message::{
     WindowRange, signing_input,
 };
 #[cfg(feature = "alloc")]
-pub use name::{DeviceId, FileName, FleetName, NAME_BYTES_MAX, NameError, SlotName};
+pub use name::{DeviceId, FileName, FleetName, NAME_BYTES_MAX, NameError, SlotName, SourceName};
 #[cfg(feature = "alloc")]
 pub use topic::{Direction, INTERFACE, InterfaceRow, Topic, TopicError, Topics, topic_root};

@@ -25,11 +25,13 @@ pub enum Stream {
     Profiles,
     /// [`Event`]
     Events,
+    /// [`LabelRecord`](crate::LabelRecord)
+    Labels,
 }
 
 impl Stream {
     /// Every stream.
-    pub const ALL: [Self; 3] = [Self::Results, Self::Profiles, Self::Events];
+    pub const ALL: [Self; 4] = [Self::Results, Self::Profiles, Self::Events, Self::Labels];
 
     /// The stream's name in topics, files and tables.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Stream {
             Self::Results => "results",
             Self::Profiles => "profiles",
             Self::Events => "events",
+            Self::Labels => "labels",
         }
     }
 
@@ -296,8 +299,8 @@ impl<T> Record<T> {
 
 /// One answer of a model.
 ///
-/// Its name in the whole fleet is the device, the boot of its batch, the source and the number of the sample:
-/// no two results share all four, and a sample that was captured carries the same.
+/// Its name in the whole fleet, a [`ResultId`](crate::ResultId), is the device, the boot of its batch, the source
+/// and the number of the sample: no two results share all four, and a sample that was captured carries the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InferenceResult {
     /// Unix time in milliseconds, by the device's clock.

@@ -64,6 +64,10 @@ name! {
     SlotName, "slot name"
 }
 name! {
+    /// The name of a source of samples on a device.
+    SourceName, "source name"
+}
+name! {
     /// The name of a file of the TUF repository, with its version: `7.targets.json`.
     FileName, "file name"
 }

@@ -52,6 +52,13 @@ pub const INTERFACE: &[InterfaceRow] = &[
     ),
     row("up/{device}/events", Direction::Up, false, "Signed: Batch<Event>", "what happened"),
     row(
+        "up/{device}/labels",
+        Direction::Up,
+        false,
+        "Signed: Batch<LabelRecord>",
+        "what was right, told later",
+    ),
+    row(
         "down/{device}/desired",
         Direction::Down,
         true,
@@ -95,7 +102,7 @@ pub enum Topic {
     State(DeviceId),
     /// `up/{device}/health`
     Health(DeviceId),
-    /// `up/{device}/results`, `profiles` or `events`
+    /// `up/{device}/results`, `profiles`, `events` or `labels`
     Stream(DeviceId, Stream),
     /// `down/{device}/desired`
     Desired(DeviceId),

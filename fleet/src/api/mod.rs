@@ -4,6 +4,7 @@ mod bundles;
 mod devices;
 mod drift;
 mod fleet;
+mod labels;
 mod repository;
 mod telemetry;
 
@@ -38,6 +39,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
         (name = "repository", description = "The TUF repository: which bundles devices may run."),
         (name = "telemetry", description = "What devices sent."),
         (name = "drift", description = "Whether what bundles see and say is as their references."),
+        (name = "labels", description = "What was right, told later, and how right answers were."),
         (name = "fleet", description = "The fleet as a whole.")
     )
 )]
@@ -85,6 +87,8 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(telemetry::list_streams))
         .routes(routes!(drift::read_drift))
         .routes(routes!(drift::export_drift))
+        .routes(routes!(labels::add_labels))
+        .routes(routes!(labels::read_quality))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -215,7 +219,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 19, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 21, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

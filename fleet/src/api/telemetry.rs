@@ -51,6 +51,8 @@ pub struct ResultsPage {
 pub struct ResultView {
     /// Counts the rows of this fleet, in the order of their arrival.
     id: u64,
+    /// Its name in the whole fleet, DEVICE/BOOT/SOURCE/SAMPLE: a label names it so.
+    result_id: String,
     /// The run that made it.
     boot: u32,
     /// Its sequence number in that run.
@@ -175,7 +177,7 @@ pub struct NodeView {
 pub struct StreamView {
     /// The run.
     boot: i64,
-    /// `results`, `profiles` or `events`.
+    /// `results`, `profiles`, `events` or `labels`.
     stream: String,
     /// All numbers up to this one are stored.
     through: i64,
@@ -215,7 +217,7 @@ pub async fn list_results(
             Some(class) => labels.find(&manager, &row.bundle, class).await?,
             None => None,
         };
-        views.push(result_view(row, label));
+        views.push(result_view(&id, row, label));
     }
     Ok(Json(views))
 }
@@ -329,9 +331,11 @@ impl Labels {
     }
 }
 
-fn result_view(row: ResultRow, label: Option<String>) -> ResultView {
+fn result_view(device: &DeviceId, row: ResultRow, label: Option<String>) -> ResultView {
     ResultView {
         id: row.id,
+        // A source that an agent would not take has no id that could be written otherwise.
+        result_id: format!("{device}/{}/{}/{}", row.boot, row.source, row.sample),
         boot: row.boot,
         sequence: row.sequence,
         at_ms: row.at_ms,

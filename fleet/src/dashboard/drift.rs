@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use selvedge_trust::UnixMillis;
 use selvedge_wire::{DeviceId, Digest};
 
-use super::{chart, frame, grouped};
+use super::{chart, frame, grouped, quality};
 use crate::{
     Error, ErrorKind,
     api::{Path, Query},
@@ -17,6 +17,7 @@ use crate::{
         OriginView, StatisticView, StreamView, VerdictView,
     },
     manager::Manager,
+    quality::{GroupBy, QualityView},
     view::{DeviceView, DriftStatusView},
 };
 
@@ -33,9 +34,10 @@ pub async fn bundle_page(
 ) -> Result<Markup, Error> {
     let mut query = DriftQuery::of(bundle);
     query.read_filters(&pairs)?;
+    let labels = manager.read_quality(&query, Some(GroupBy::Slice)).await?;
     let view = read(&manager, query).await?;
     let title = format!("{} {} · drift", view.name, view.version);
-    Ok(frame(&manager, &title, &view_section(&view, 1)))
+    Ok(frame(&manager, &title, &view_section(&view, &labels, 1)))
 }
 
 /// A device with all its slots.
@@ -50,12 +52,15 @@ pub async fn device_page(
         let Some(running) = &slot.running else { continue };
         let mut query = DriftQuery::of(running.bundle);
         (query.devices, query.slot) = (vec![id.clone()], Some(slot.slot.clone()));
-        let content = match read(&manager, query).await {
-            Ok(view) => view_section(&view, 2),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict) => {
+        let labels = manager.read_quality(&query, Some(GroupBy::Slice)).await;
+        let content = match (read(&manager, query).await, labels) {
+            (Ok(view), Ok(labels)) => view_section(&view, &labels, 2),
+            (Err(error), _) | (_, Err(error))
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Conflict) =>
+            {
                 html! { p .empty { (error) } }
             }
-            Err(error) => return Err(error),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
         };
         sections.push(html! {
             section {
@@ -109,7 +114,7 @@ fn state_pill(state: &str) -> Markup {
     html! { span .pill .(look) { (state) } }
 }
 
-fn view_section(view: &DriftView, level: u8) -> Markup {
+fn view_section(view: &DriftView, labels: &QualityView, level: u8) -> Markup {
     html! {
         @if level == 1 {
             h1 .page { (view.name) " " (view.version) ": drift" }
@@ -117,7 +122,7 @@ fn view_section(view: &DriftView, level: u8) -> Markup {
             p .facts { span { "Bundle "
                 a href=(format!("/drift/{}", view.bundle)) { (view.name) " " strong { (view.version) } } } }
         }
-        (summary(view))
+        (summary(view, labels))
         @if view.history_cut {
             p .note { "There are older profiles than are read here: the states begin later than the history." }
         }
@@ -126,6 +131,7 @@ fn view_section(view: &DriftView, level: u8) -> Markup {
         }
         @if view.saturated { p .note { "A counter is full: shares are not exact." } }
         @if view.origins.len() > 1 && !view.culprits.is_empty() { (culprit_section(&view.culprits)) }
+        (quality::section(labels))
         (stream_section(view))
         (time_section(view))
         (origin_section(view))
@@ -133,7 +139,7 @@ fn view_section(view: &DriftView, level: u8) -> Markup {
     }
 }
 
-fn summary(view: &DriftView) -> Markup {
+fn summary(view: &DriftView, labels: &QualityView) -> Markup {
     let devices = view.origins.len();
     let drifted = view.origins.iter().filter(|origin| origin.verdict.state == "drifted").count();
     html! {
@@ -146,6 +152,9 @@ fn summary(view: &DriftView) -> Markup {
             (super::tile("Samples", html! { (grouped(view.samples.into())) }, false))
             (super::tile("Estimated accuracy", accuracy(view.accuracy.as_ref()),
                 view.accuracy.is_some_and(|accuracy| accuracy.extrapolating)))
+            @if let Some(headline) = quality::headline(labels) {
+                (super::tile("By labels", headline, false))
+            }
         }
         p .facts {
             span { "compared " strong { (minute(view.from_ms)) } " to " strong { (minute(view.to_ms)) } " UTC" }
@@ -425,12 +434,12 @@ fn export_section(view: &DriftView) -> Markup {
 }
 
 /// A time to the minute, in UTC.
-fn minute(at_ms: u64) -> String {
+pub fn minute(at_ms: u64) -> String {
     let text = UnixMillis(at_ms).to_string();
     text.get(..16).unwrap_or(&text).replace('T', " ")
 }
 
-fn share(share: f64) -> String {
+pub fn share(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
@@ -438,7 +447,7 @@ fn nats(nats: Option<f32>) -> String {
     nats.map_or_else(|| "–".into(), |nats| format!("{nats:.1}"))
 }
 
-fn maybe(value: Option<f64>) -> String {
+pub fn maybe(value: Option<f64>) -> String {
     value.map_or_else(|| "–".into(), number)
 }
 

@@ -5,6 +5,7 @@
 
 mod chart;
 mod drift;
+mod quality;
 
 use std::sync::Arc;
 

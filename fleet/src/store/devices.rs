@@ -95,6 +95,7 @@ const DELETES: &[&str] = &[
     "DELETE FROM received_ranges WHERE device = $1",
     "DELETE FROM streams WHERE device = $1",
     "DELETE FROM results WHERE device = $1",
+    "DELETE FROM labels WHERE device = $1",
     "DELETE FROM profiles WHERE device = $1",
     "DELETE FROM nodes WHERE device = $1",
     "DELETE FROM events WHERE device = $1",

@@ -45,10 +45,7 @@ struct Row {
 impl Store {
     /// The profiles of `bundle` that `filter` takes: the newest ones, up to the limit.
     pub async fn windows(&self, bundle: &Digest, filter: &WindowFilter) -> Result<Windows, Error> {
-        let devices = filter.devices.as_ref().map(|devices| {
-            let names: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();
-            serde_json::to_string(&names).expect("a list of names is JSON")
-        });
+        let devices = filter.devices.as_deref().map(names_of);
         let max = self.limits.drift_profiles_max;
         let mut rows: Vec<Row> = sqlx::query_as(
             "SELECT device, boot, slot, window_first, window_last, opened_ms, closed_ms, profile \
@@ -70,6 +67,12 @@ impl Store {
         windows.sort_by(|a, b| a.place().cmp(&b.place()));
         Ok(Windows { windows, cut })
     }
+}
+
+/// Devices as a statement takes them: a list in JSON.
+pub(super) fn names_of(devices: &[DeviceId]) -> String {
+    let names: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();
+    serde_json::to_string(&names).expect("a list of names is JSON")
 }
 
 impl From<Row> for Window {

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult, Outcome,
-    ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough,
-    Stream,
+    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult,
+    LabelRecord, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport,
+    Status, StoredThrough, Stream,
 };
 
 use super::{EnrolledKey, Store, Tx, integer, natural};
@@ -73,6 +73,8 @@ pub enum Upward {
     Profiles(Batch<ProfileRecord>),
     /// What happened.
     Events(Batch<Event>),
+    /// Labels that came late.
+    Labels(Batch<LabelRecord>),
 }
 
 impl Upward {
@@ -83,6 +85,7 @@ impl Upward {
             Self::Results(batch) => batch.records.len(),
             Self::Profiles(batch) => batch.records.len(),
             Self::Events(batch) => batch.records.len(),
+            Self::Labels(batch) => batch.records.len(),
         }
     }
 }
@@ -186,7 +189,10 @@ impl Store {
                         Upward::Status(_) | Upward::Health(_) => {
                             applied.heard.entry(device.clone()).or_default();
                         }
-                        Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_) => {}
+                        Upward::Results(_)
+                        | Upward::Profiles(_)
+                        | Upward::Events(_)
+                        | Upward::Labels(_) => {}
                     }
                     if is_streamed(&received.message) {
                         applied.streamed.insert(device.clone());
@@ -287,6 +293,9 @@ impl Store {
             Upward::Events(batch) => {
                 self.apply_batch(tx, device, Stream::Events, batch, floor, at_ms).await
             }
+            Upward::Labels(batch) => {
+                self.apply_batch(tx, device, Stream::Labels, batch, floor, at_ms).await
+            }
         }
     }
 
@@ -310,11 +319,11 @@ impl Store {
             Err(reason) => return Ok(Taken::Refused(reason)),
         };
         for &(sequence, covers, value) in &plan.fresh {
-            let place = Place { device, boot: batch.boot, sequence, covers };
+            let place = Place { device, boot: batch.boot, sequence, covers, received_ms: at_ms };
             value.insert(tx, &place, &self.limits).await?;
         }
         for (sequence, covers, value) in std::mem::take(&mut plan.overlapping) {
-            let place = Place { device, boot: batch.boot, sequence, covers };
+            let place = Place { device, boot: batch.boot, sequence, covers, received_ms: at_ms };
             if value.make_room(tx, &place).await? {
                 value.insert(tx, &place, &self.limits).await?;
                 plan.fresh.push((sequence, covers, value));
@@ -326,7 +335,7 @@ impl Store {
         count_batch(tx, device, batch.boot, stream, &plan, at_ms).await?;
         let (records, added) = (plan.records_before, plan.fresh.len() as u64);
         if records / TRIM_STRIDE != (records + added) / TRIM_STRIDE {
-            trim(tx, T::TRIM, device, T::kept_max(&self.limits)).await?;
+            T::trim(tx, device, &self.limits).await?;
         }
         if new_stream {
             settle_old_boots(tx, device, self.limits.boots_kept_max).await?;
@@ -504,15 +513,16 @@ fn plan_batch<T>(
 }
 
 /// Where a row belongs.
-struct Place<'a> {
-    device: &'a DeviceId,
-    boot: Boot,
-    sequence: u64,
-    covers: u64,
+pub(super) struct Place<'a> {
+    pub(super) device: &'a DeviceId,
+    pub(super) boot: Boot,
+    pub(super) sequence: u64,
+    pub(super) covers: u64,
+    pub(super) received_ms: u64,
 }
 
 /// A record that becomes a row.
-trait Row {
+pub(super) trait Row {
     /// Deletes the rows of device `$1` beyond the newest `$2`.
     const TRIM: &'static str;
 
@@ -534,6 +544,11 @@ trait Row {
         place: &Place<'_>,
         limits: &Limits,
     ) -> Result<(), sqlx::Error>;
+
+    /// Deletes a device's oldest rows beyond those that are kept.
+    async fn trim(tx: &mut Tx, device: &DeviceId, limits: &Limits) -> Result<(), sqlx::Error> {
+        trim(tx, Self::TRIM, device, Self::kept_max(limits)).await.map(drop)
+    }
 }
 
 impl Row for InferenceResult {
@@ -741,7 +756,10 @@ async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> 
 }
 
 fn is_streamed(message: &Upward) -> bool {
-    matches!(message, Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_))
+    match message {
+        Upward::Status(_) | Upward::Reported(_) | Upward::Health(_) => false,
+        Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_) | Upward::Labels(_) => true,
+    }
 }
 
 /// The last number of a batch; nothing for other messages and for numbers that are not possible.
@@ -759,6 +777,7 @@ fn end_of_batch(message: &Upward) -> Option<StoredThrough> {
         Upward::Results(batch) => end(Stream::Results, batch),
         Upward::Profiles(batch) => end(Stream::Profiles, batch),
         Upward::Events(batch) => end(Stream::Events, batch),
+        Upward::Labels(batch) => end(Stream::Labels, batch),
     }
 }
 
@@ -1053,13 +1072,15 @@ async fn count_batch<T>(
     .map(drop)
 }
 
-async fn trim(
+/// Deletes what `statement` says, and gives how many rows that were.
+pub(super) async fn trim(
     tx: &mut Tx,
     statement: &'static str,
     device: &DeviceId,
     kept_max: u32,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(statement).bind(device.as_str()).bind(kept_max).execute(&mut **tx).await.map(drop)
+) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query(statement).bind(device.as_str()).bind(kept_max).execute(&mut **tx);
+    deleted.await.map(|deleted| deleted.rows_affected())
 }
 
 /// Gives up the sequence numbers of the oldest boots, once a device has had more than are kept.

@@ -10,6 +10,7 @@ mod devices;
 mod drift;
 mod ingest;
 mod keys;
+mod labels;
 mod repository;
 mod retained;
 mod telemetry;
@@ -40,6 +41,9 @@ pub use devices::DeviceRow;
 pub use drift::{WindowFilter, Windows};
 pub use ingest::{Applied, Malformed, MalformedKind, Received, Upward};
 pub use keys::{EnrolledKey, Sender};
+#[cfg(any(test, feature = "simulation"))]
+pub use labels::DeviceLabelRow;
+pub use labels::{Labelled, LabelledRow};
 pub use repository::{RepositoryChange, TIMESTAMP_FILE};
 pub use telemetry::{
     Cursor, DisbeliefRow, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow,
@@ -134,6 +138,7 @@ fn migrations() -> Vec<Migration> {
         ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
         ("repository", include_str!("../../migrations/0003_repository.sql")),
         ("profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
+        ("labels", include_str!("../../migrations/0005_labels.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

@@ -2,14 +2,15 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use selvedge_wire::{
-    Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Outcome, ProfileOrigin,
-    ProfileRecord, Record, Reported, Running, Sequence, SlotPhase, SlotReport, Status,
-    StoredThrough, Stream, TrustReport, WindowRange,
+    Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Label, LabelRecord,
+    LabelledAnswer, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Running, Sequence,
+    SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport, Truth, WindowRange,
 };
 
 use super::{
-    Assignment, Change, Cursor, EnrolledKey, Malformed, MalformedKind, Received, RepositoryChange,
-    SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward, WindowFilter,
+    Assignment, Change, Cursor, EnrolledKey, Labelled, Malformed, MalformedKind, Received,
+    RepositoryChange, SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward,
+    WindowFilter,
 };
 use crate::{
     ErrorKind, Limits,
@@ -760,4 +761,176 @@ async fn too_many_slots_in_a_report_are_refused() {
     let messages = [received("a", reported(1, 1, 1))];
     let applied = store.apply(&messages, &[]).await.expect("the database takes it");
     assert_eq!(applied.refusals.len(), 1);
+}
+
+/// A label over the API, for a result of boot 1.
+fn posted(device: &str, sample: u64, class: u32) -> Label {
+    Label {
+        id: format!("{device}/1/replay/{sample}").parse().expect("it is well formed"),
+        truth: Truth::Class(class),
+        slice: None,
+    }
+}
+
+/// The label number `sequence` that a device was given in boot 2, `age_ms` ago, with its answer if that is
+/// remembered.
+fn told(sequence: u64, age_ms: u64, sample: u64, class: u32, is_remembered: bool) -> Upward {
+    let InferenceResult { slot, bundle, source, outcome, .. } = result(sample);
+    let answer = LabelledAnswer { at_ms: NOW_MS, slot, bundle, outcome };
+    let record = LabelRecord {
+        at_ms: NOW_MS - age_ms,
+        boot: Boot(1),
+        source: source.parse().expect("the name is well formed"),
+        sample,
+        truth: Truth::Class(class),
+        slice: Some("night".parse().expect("it is short")),
+        answer: is_remembered.then_some(answer),
+    };
+    let records = vec![Record::One(record)];
+    Upward::Labels(Batch { boot: Boot(2), first: Sequence(sequence), records })
+}
+
+async fn labelled(store: &Store) -> Labelled {
+    let all = WindowFilter::default();
+    store.labelled(&Digest([7; 32]), &all, None).await.expect("labels can be read")
+}
+
+/// What is labelled, as a list that two stores can be compared by.
+async fn labels_of(store: &Store) -> (Vec<String>, u64) {
+    let labelled = labelled(store).await;
+    let mut rows: Vec<String> = labelled.rows.iter().map(|row| format!("{row:?}")).collect();
+    rows.sort_unstable();
+    (rows, labelled.unmatched)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Results of the samples 1 to 6; labels of 1 to 8, from the device and over the API, several for some.
+    #[test]
+    fn labels_and_results_in_any_order_with_duplicates_end_in_the_same(
+        order in prop::collection::vec(0usize..20, 0..30),
+    ) {
+        async fn act(store: &Store, action: usize) {
+            let number = action as u64;
+            match action {
+                0..6 => {
+                    let batch = results(1, number + 1, 1);
+                    store.apply(&[received("a", Upward::Results(batch))], &[]).await.map(drop)
+                }
+                6..14 => {
+                    let (sequence, sample) = (number - 5, number - 5);
+                    let is_remembered = sample.is_multiple_of(3);
+                    let label = told(sequence, 100, sample, 1, is_remembered);
+                    store.apply(&[received("a", label)], &[]).await.map(drop)
+                }
+                // A second label for a sample: later, or of an earlier time.
+                14..16 => {
+                    let label = told(number, if action == 14 { 50 } else { 150 }, 2, 0, false);
+                    store.apply(&[received("a", label)], &[]).await.map(drop)
+                }
+                _ => {
+                    let given_ms = NOW_MS - if action < 18 { 40 } else { 200 };
+                    let labels = [posted("a", number - 15, 0)];
+                    store.put_labels(&labels, given_ms).await.map(drop)
+                }
+            }
+            .expect("the database takes it");
+        }
+        block_on(async {
+            let (_folder, one) = store_with(Limits::default(), &["a"]).await;
+            let (_folder, other) = store_with(Limits::default(), &["a"]).await;
+            for action in 0..20 {
+                act(&one, action).await;
+            }
+            for action in order.into_iter().chain((0..20).rev()) {
+                act(&other, action).await;
+            }
+            let expected = labels_of(&one).await;
+            assert_eq!(labels_of(&other).await, expected);
+            // Samples 7 and 8 have no result; nothing remembers their answer.
+            assert_eq!((expected.0.len(), expected.1), (6, 2));
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_label_that_was_given_last_counts_and_one_without_an_answer_is_unmatched() {
+    let (_folder, store) = store_with(Limits::default(), &["a", "b"]).await;
+    let matched = store.put_labels(&[posted("a", 1, 0), posted("a", 2, 1)], NOW_MS).await;
+    assert_eq!(matched.expect("the database takes it"), 0);
+    assert_eq!((labelled(&store).await.rows.len(), labelled(&store).await.unmatched), (0, 2));
+    let results = received("a", Upward::Results(results(1, 1, 1)));
+    store.apply(&[results], &[]).await.expect("the database takes it");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched), (1, 1));
+    assert_eq!(seen.rows[0].outcome, Outcome::Class { index: 1, score: 0.75 });
+    // Twice in one request, and again.
+    for _ in 0..2 {
+        let labels = [posted("a", 1, 5), posted("a", 1, 1)];
+        assert_eq!(store.put_labels(&labels, NOW_MS + 1).await.expect("it is taken"), 2);
+    }
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), &seen.rows[0].truth), (1, &Truth::Class(1)));
+    // A clock that is ahead gives no label the last word.
+    let ahead = told(1, 0, 1, 0, false);
+    let Upward::Labels(mut batch) = ahead else { unreachable!("it was just made") };
+    let Record::One(label) = &mut batch.records[0] else { unreachable!("it was just made") };
+    label.at_ms = u64::MAX;
+    store.apply(&[received("a", Upward::Labels(batch))], &[]).await.expect("it is taken");
+    assert_eq!(labelled(&store).await.rows[0].truth, Truth::Class(1));
+    let of_b = WindowFilter { devices: Some(vec![name("b")]), ..WindowFilter::default() };
+    let none = store.labelled(&Digest([7; 32]), &of_b, None).await.expect("labels can be read");
+    assert_eq!((none.rows.len(), none.unmatched), (0, 0));
+}
+
+#[tokio::test]
+async fn labels_keep_their_answers_when_results_go_and_make_room_for_newer_ones() {
+    let limits = Limits { results_kept_max: 10, labels_kept_max: 20, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    let label = |sample| posted("a", sample, 1);
+    store.put_labels(&[label(5)], NOW_MS).await.expect("the database takes it");
+    let many = received("a", Upward::Results(results(1, 1, 600)));
+    store.apply(&[many], &[]).await.expect("the database takes it");
+    assert_eq!(stored_samples(&store, "a").await.len(), 10);
+    assert_eq!(labelled(&store).await.rows.len(), 1);
+    let late: Vec<Label> = (590..600).chain([6]).map(label).collect();
+    store.put_labels(&late, NOW_MS).await.expect("the database takes it");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched, seen.dropped), (10, 2, 0), "591 to 599 are kept");
+    let more: Vec<Label> = (1000..1018).map(label).collect();
+    store.put_labels(&more, NOW_MS).await.expect("the database takes it");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len() as u64 + seen.unmatched, seen.dropped), (20, 10));
+    store.delete_device(&name("a")).await.expect("it is there");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched, seen.dropped), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn of_values_the_first_is_labelled_and_what_is_no_number_is_no_answer() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let outcomes = [
+        Outcome::Values(vec![1.5, 7.0]),
+        Outcome::Values(vec![f32::NAN]),
+        Outcome::Values(Vec::new()),
+        Outcome::Failed("too long".into()),
+    ];
+    let results = outcomes.iter().zip(1..).map(|(outcome, sample)| {
+        Record::One(InferenceResult { outcome: outcome.clone(), ..result(sample) })
+    });
+    let batch = Batch { boot: Boot(1), first: Sequence(1), records: results.collect() };
+    let label = |sample| Label { truth: Truth::Value(1.25), ..posted("a", sample, 0) };
+    let (before, after) = ([label(1), label(2)], [label(3), label(4)]);
+    store.put_labels(&before, NOW_MS).await.expect("the database takes it");
+    store.apply(&[received("a", Upward::Results(batch))], &[]).await.expect("it is taken");
+    store.put_labels(&after, NOW_MS).await.expect("the database takes it");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched), (4, 0));
+    let values: Vec<&Outcome> = seen
+        .rows
+        .iter()
+        .map(|row| &row.outcome)
+        .filter(|it| !matches!(it, Outcome::Failed(_)))
+        .collect();
+    assert_eq!(values, [&Outcome::Values(vec![1.5])]);
 }

@@ -16,9 +16,10 @@ use selvedge_runtime::{Answer, Sample};
 use selvedge_sketch::{GatewayProfile, SpecId};
 use selvedge_trust::{DeviceKey, MessageSigner, TrustedRoot};
 use selvedge_wire::{
-    Boot, Comparison, DeviceId, Digest, Event, EventKind, InferenceResult, Outcome, ProfileOrigin,
-    ProfileRecord, Reported, Running, Signed, SlotName, SlotPhase, Status, Stored, Stream, Topic,
-    VERSION, VERSION_OLDEST, WindowRange, decode, encode,
+    Boot, Comparison, DeviceId, Digest, Event, EventKind, InferenceResult, LabelRecord,
+    LabelledAnswer, Outcome, ProfileOrigin, ProfileRecord, Reported, Running, Signed, SlotName,
+    SlotPhase, Status, Stored, Stream, Topic, Truth, VERSION, VERSION_OLDEST, WindowRange, decode,
+    encode,
 };
 
 use crate::{
@@ -36,6 +37,9 @@ use crate::{
 
 /// The most payload that the simulated broker takes.
 const PAYLOAD_BYTES_MAX: usize = 120 * 1024;
+
+/// One sample in so many gets a label.
+const SAMPLES_PER_LABEL: u64 = 4;
 
 /// How long a profile's window is.
 const WINDOW_MS: u64 = 10 * SECOND_MS;
@@ -168,6 +172,7 @@ impl Device {
                 results_bytes_max: quota(&mut dice),
                 profiles_bytes_max: quota(&mut dice),
                 events_bytes_max: 256 * 1024,
+                labels_bytes_max: 256 * 1024,
             },
             disk: Arc::new(disk),
             signer: keys::device_key(number),
@@ -495,6 +500,7 @@ fn loader() -> LoadModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
+            classes: Vec::new(),
             baseline: None,
             answerer: Box::new(Silent),
         })
@@ -872,9 +878,27 @@ impl Device {
                     outcome: Outcome::Class { index: 0, score: 1.0 },
                 };
                 self.push(Stream::Results, encode_record(&result));
+                if sample.is_multiple_of(SAMPLES_PER_LABEL) {
+                    self.label(result);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Somebody says that an answer was right.
+    fn label(&mut self, result: InferenceResult) {
+        let InferenceResult { at_ms, slot, bundle, source, sample, outcome, .. } = result;
+        let label = LabelRecord {
+            at_ms,
+            boot: self.process().boot,
+            source: source.parse().expect("the name is well formed"),
+            sample,
+            truth: Truth::Class(0),
+            slice: None,
+            answer: Some(LabelledAnswer { at_ms, slot, bundle, outcome }),
+        };
+        self.push(Stream::Labels, encode_record(&label));
     }
 
     /// The bundle that answers has brought the process down; the system lives on.

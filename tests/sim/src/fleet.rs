@@ -10,8 +10,8 @@ use selvedge_fleet::{Beginning, Limits, Outgoing, SimulatedFleet, one_line};
 use selvedge_sketch::GatewayProfile;
 use selvedge_trust::{Expiry, Proposal, RoleName};
 use selvedge_wire::{
-    Boot, DeviceId, Digest, Event, InferenceResult, ProfileRecord, Signed, SlotName, Stored,
-    Stream, Topic, decode,
+    Boot, DeviceId, Digest, Event, InferenceResult, LabelRecord, ProfileRecord, Signed, SlotName,
+    Stored, Stream, Topic, decode,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -397,6 +397,15 @@ impl Fleet {
                     check_contents(&who, rows, &records.pushed, |record| {
                         let event: Event = postcard::from_bytes(record).ok()?;
                         Some(format!("{} {}", event.at_ms, event.detail))
+                    })?
+                }
+                // Each is of a sample of the run in which it was given, so it stands at its own number.
+                Stream::Labels => {
+                    let rows = held.labels.iter().filter(|row| row.boot == boot.0);
+                    let rows = rows.map(|row| (row.sequence, row.sample.to_string()));
+                    check_contents(&who, rows, &records.pushed, |record| {
+                        let label: LabelRecord = postcard::from_bytes(record).ok()?;
+                        Some(label.sample.to_string())
                     })?
                 }
                 Stream::Profiles => {

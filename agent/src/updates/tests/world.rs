@@ -135,6 +135,7 @@ fn loader(unfit: Digests) -> LoadModel {
                 version: manifest.version.to_string(),
             },
             sample: manifest.sample.clone(),
+            classes: Vec::new(),
             baseline: None,
             answerer: Box::new(Nothing),
         })
