@@ -25,11 +25,13 @@ pub enum Stream {
     Profiles,
     /// [`Event`]
     Events,
+    /// [`CaptureRecord`](crate::CaptureRecord)
+    Captures,
 }
 
 impl Stream {
     /// Every stream.
-    pub const ALL: [Self; 3] = [Self::Results, Self::Profiles, Self::Events];
+    pub const ALL: [Self; 4] = [Self::Results, Self::Profiles, Self::Events, Self::Captures];
 
     /// The stream's name in topics, files and tables.
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl Stream {
             Self::Results => "results",
             Self::Profiles => "profiles",
             Self::Events => "events",
+            Self::Captures => "captures",
         }
     }
 
@@ -238,6 +241,8 @@ pub struct Health {
     pub inferences_failed: u64,
     /// Payloads, frames and rows that could not be read.
     pub inputs_malformed: u64,
+    /// Samples of which a feature was out of the reference's range, not finite, or stuck.
+    pub inputs_anomalous: u64,
     /// Changes from one running bundle to another.
     pub swaps: u64,
     /// MQTT payload bytes that were sent.
