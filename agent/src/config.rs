@@ -21,8 +21,8 @@ use toml::Spanned;
 
 use crate::{
     limits::{
-        CAPTURES_MAX, CAPTURES_PER_HOUR_MAX, CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN,
-        STUCK_SAMPLES_DEFAULT,
+        CAPTURE_UPLOAD_BYTES_MIN, CAPTURES_BYTES_MIN, CAPTURES_MAX, CAPTURES_PER_HOUR_MAX,
+        CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN, STUCK_SAMPLES_DEFAULT,
     },
     spool::SpoolQuotas,
 };
@@ -158,6 +158,8 @@ pub struct CaptureConfig {
     pub bytes_max: u64,
     /// The most samples that are taken in an hour.
     pub per_hour_max: usize,
+    /// The most bytes that are sent in a day, of what the fleet asks for.
+    pub upload_bytes_per_day_max: u64,
 }
 
 /// What bundles may take.
@@ -389,6 +391,7 @@ struct CaptureTable {
     samples_max: Option<Spanned<usize>>,
     bytes_max: Option<Spanned<u64>>,
     per_hour_max: Option<Spanned<usize>>,
+    upload_bytes_per_day_max: Option<Spanned<u64>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -403,6 +406,7 @@ struct SpoolTable {
     results_bytes_max: Option<Spanned<u64>>,
     profiles_bytes_max: Option<Spanned<u64>>,
     events_bytes_max: Option<Spanned<u64>>,
+    captures_bytes_max: Option<Spanned<u64>>,
     batch_records_max: Option<Spanned<usize>>,
     resend_after_s: Option<Spanned<u64>>,
     sync_interval_ms: Option<Spanned<u64>>,
@@ -680,6 +684,12 @@ impl CaptureTable {
                 1..=CAPTURES_PER_HOUR_MAX,
                 "samples an hour",
             )?,
+            upload_bytes_per_day_max: reader.number(
+                self.upload_bytes_per_day_max,
+                16 * MIB,
+                CAPTURE_UPLOAD_BYTES_MIN..=64 * 1024 * MIB,
+                "bytes",
+            )?,
         })
     }
 }
@@ -695,6 +705,12 @@ impl SpoolTable {
                 results_bytes_max: quota(self.results_bytes_max, 64 * MIB)?,
                 profiles_bytes_max: quota(self.profiles_bytes_max, 16 * MIB)?,
                 events_bytes_max: quota(self.events_bytes_max, 4 * MIB)?,
+                captures_bytes_max: reader.number(
+                    self.captures_bytes_max,
+                    4 * MIB,
+                    CAPTURES_BYTES_MIN..=64 * 1024 * MIB,
+                    "bytes",
+                )?,
             },
             batch_records_max: reader.number(self.batch_records_max, 200, 1..=10_000, "records")?,
             resend_after: reader

@@ -5,8 +5,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use selvedge_wire::{
-    Batch, Event, InferenceResult, Message, ProfileRecord, Record, SIGNED_OVERHEAD_BYTES, Stored,
-    StoredThrough, Stream, encode,
+    Batch, CaptureRecord, Event, InferenceResult, Message, ProfileRecord, Record,
+    SIGNED_OVERHEAD_BYTES, Stored, StoredThrough, Stream, encode,
 };
 use serde::de::DeserializeOwned;
 
@@ -150,6 +150,7 @@ fn body(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
         Stream::Results => body_of::<InferenceResult>(batch, bytes_max),
         Stream::Profiles => body_of::<ProfileRecord>(batch, bytes_max),
         Stream::Events => body_of::<Event>(batch, bytes_max),
+        Stream::Captures => body_of::<CaptureRecord>(batch, bytes_max),
     }
 }
 

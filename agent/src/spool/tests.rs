@@ -14,11 +14,13 @@ const ROOMY: SpoolQuotas = SpoolQuotas {
     results_bytes_max: 1 << 20,
     profiles_bytes_max: 1 << 20,
     events_bytes_max: 1 << 20,
+    captures_bytes_max: 1 << 20,
 };
 const TIGHT: SpoolQuotas = SpoolQuotas {
     results_bytes_max: STREAM_BYTES_MIN,
     profiles_bytes_max: STREAM_BYTES_MIN,
     events_bytes_max: STREAM_BYTES_MIN,
+    captures_bytes_max: STREAM_BYTES_MIN,
 };
 
 /// A record of the tests: what it counts, how many, and the sum of their ids.
