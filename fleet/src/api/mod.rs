@@ -1,6 +1,7 @@
 //! The REST API, described by its own OpenAPI document, and the pages beside it.
 
 mod bundles;
+mod captures;
 mod devices;
 mod drift;
 mod fleet;
@@ -29,6 +30,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
      connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
 
+/// Rows of a page that does not say how many.
+const PAGE_ROWS: u32 = 100;
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Selvedge fleet manager", description = "Devices, bundles, and what they do."),
@@ -38,6 +42,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
         (name = "repository", description = "The TUF repository: which bundles devices may run."),
         (name = "telemetry", description = "What devices sent."),
         (name = "drift", description = "Whether what bundles see and say is as their references."),
+        (name = "captures", description = "Samples that devices kept, asked for and exported."),
         (name = "fleet", description = "The fleet as a whole.")
     )
 )]
@@ -85,6 +90,10 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(telemetry::list_streams))
         .routes(routes!(drift::read_drift))
         .routes(routes!(drift::export_drift))
+        .routes(routes!(captures::ask_captures, captures::list_capture_requests))
+        .routes(routes!(captures::delete_captures))
+        .routes(routes!(captures::list_captures))
+        .routes(routes!(captures::export_captures))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -215,7 +224,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 19, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 23, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

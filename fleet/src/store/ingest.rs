@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult, Outcome,
-    ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport, Status, StoredThrough,
-    Stream,
+    Batch, Boot, CaptureRecord, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health,
+    InferenceResult, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport,
+    Status, StoredThrough, Stream,
 };
 
-use super::{EnrolledKey, Store, Tx, integer, natural};
+use super::{EnrolledKey, Store, Tx, captures, integer, natural};
 use crate::{
     Error, Limits,
     ranges::{SequenceRanges, Span},
@@ -23,7 +23,7 @@ use crate::{
 
 /// Sequence numbers and counters above this one are refused: JSON readers hold integers up to here
 /// exactly.
-const COUNT_MAX: u64 = (1 << 53) - 1;
+pub(super) const COUNT_MAX: u64 = (1 << 53) - 1;
 
 /// Messages of one device that are not believed are told as an event at most this often, so that whoever
 /// floods the topic does not push out what the device tells.
@@ -73,6 +73,8 @@ pub enum Upward {
     Profiles(Batch<ProfileRecord>),
     /// What happened.
     Events(Batch<Event>),
+    /// Samples that were kept, and are asked for.
+    Captures(Batch<CaptureRecord>),
 }
 
 impl Upward {
@@ -83,6 +85,7 @@ impl Upward {
             Self::Results(batch) => batch.records.len(),
             Self::Profiles(batch) => batch.records.len(),
             Self::Events(batch) => batch.records.len(),
+            Self::Captures(batch) => batch.records.len(),
         }
     }
 }
@@ -125,6 +128,8 @@ pub struct Applied {
     pub refusals: Vec<Refusal>,
     /// Whether some device says that it runs other bundles than before.
     pub running_changed: bool,
+    /// Whether some device has done with a request for captured samples.
+    pub captures_finished: bool,
     /// Devices that said how they are; with the generation that they follow where they said that, too.
     pub heard: BTreeMap<DeviceId, Option<u64>>,
 }
@@ -185,6 +190,9 @@ impl Store {
                         }
                         Upward::Status(_) | Upward::Health(_) => {
                             applied.heard.entry(device.clone()).or_default();
+                        }
+                        Upward::Captures(batch) => {
+                            applied.captures_finished |= captures::finishes(batch);
                         }
                         Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_) => {}
                     }
@@ -287,6 +295,13 @@ impl Store {
             Upward::Events(batch) => {
                 self.apply_batch(tx, device, Stream::Events, batch, floor, at_ms).await
             }
+            Upward::Captures(batch) => {
+                if let Some(reason) = captures::fault(batch) {
+                    let (sender, kind) = (device.to_string(), MalformedKind::Other);
+                    self.count_malformed(tx, &Malformed { sender, kind, reason, at_ms }).await?;
+                }
+                self.apply_batch(tx, device, Stream::Captures, batch, floor, at_ms).await
+            }
         }
     }
 
@@ -310,11 +325,11 @@ impl Store {
             Err(reason) => return Ok(Taken::Refused(reason)),
         };
         for &(sequence, covers, value) in &plan.fresh {
-            let place = Place { device, boot: batch.boot, sequence, covers };
+            let place = Place { device, boot: batch.boot, sequence, covers, at_ms };
             value.insert(tx, &place, &self.limits).await?;
         }
         for (sequence, covers, value) in std::mem::take(&mut plan.overlapping) {
-            let place = Place { device, boot: batch.boot, sequence, covers };
+            let place = Place { device, boot: batch.boot, sequence, covers, at_ms };
             if value.make_room(tx, &place).await? {
                 value.insert(tx, &place, &self.limits).await?;
                 plan.fresh.push((sequence, covers, value));
@@ -503,16 +518,17 @@ fn plan_batch<T>(
     Ok(BatchPlan { ranges, fresh, overlapping, dropped, conflicting: 0, records_before })
 }
 
-/// Where a row belongs.
-struct Place<'a> {
-    device: &'a DeviceId,
+/// Where a row belongs, and when it came.
+pub(super) struct Place<'a> {
+    pub(super) device: &'a DeviceId,
     boot: Boot,
     sequence: u64,
     covers: u64,
+    pub(super) at_ms: u64,
 }
 
 /// A record that becomes a row.
-trait Row {
+pub(super) trait Row {
     /// Deletes the rows of device `$1` beyond the newest `$2`.
     const TRIM: &'static str;
 
@@ -741,7 +757,7 @@ async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> 
 }
 
 fn is_streamed(message: &Upward) -> bool {
-    matches!(message, Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_))
+    !matches!(message, Upward::Status(_) | Upward::Reported(_) | Upward::Health(_))
 }
 
 /// The last number of a batch; nothing for other messages and for numbers that are not possible.
@@ -759,6 +775,7 @@ fn end_of_batch(message: &Upward) -> Option<StoredThrough> {
         Upward::Results(batch) => end(Stream::Results, batch),
         Upward::Profiles(batch) => end(Stream::Profiles, batch),
         Upward::Events(batch) => end(Stream::Events, batch),
+        Upward::Captures(batch) => end(Stream::Captures, batch),
     }
 }
 
@@ -868,6 +885,7 @@ fn largest_counter(health: &Health) -> u64 {
         inferences,
         inferences_failed,
         inputs_malformed,
+        inputs_anomalous,
         swaps,
         sent_bytes,
         received_bytes,
@@ -881,6 +899,7 @@ fn largest_counter(health: &Health) -> u64 {
         inferences,
         inferences_failed,
         inputs_malformed,
+        inputs_anomalous,
         swaps,
         sent_bytes,
         received_bytes,
@@ -920,8 +939,8 @@ async fn store_health(
     sqlx::query(
         "INSERT INTO health (device, boot, uptime_s, inferences, inferences_failed, \
          inputs_malformed, swaps, sent_bytes, received_bytes, resident_bytes, \
-         resident_bytes_peak, spool_bytes, records_dropped, received_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         resident_bytes_peak, spool_bytes, records_dropped, received_ms, inputs_anomalous) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
          ON CONFLICT (device, boot) DO UPDATE SET uptime_s = excluded.uptime_s, \
          inferences = excluded.inferences, inferences_failed = excluded.inferences_failed, \
          inputs_malformed = excluded.inputs_malformed, swaps = excluded.swaps, \
@@ -929,7 +948,7 @@ async fn store_health(
          resident_bytes = excluded.resident_bytes, \
          resident_bytes_peak = excluded.resident_bytes_peak, \
          spool_bytes = excluded.spool_bytes, records_dropped = excluded.records_dropped, \
-         received_ms = excluded.received_ms",
+         received_ms = excluded.received_ms, inputs_anomalous = excluded.inputs_anomalous",
     )
     .bind(device.as_str())
     .bind(health.boot.0)
@@ -945,6 +964,7 @@ async fn store_health(
     .bind(integer(health.spool_bytes))
     .bind(integer(health.records_dropped))
     .bind(integer(at_ms))
+    .bind(integer(health.inputs_anomalous))
     .execute(&mut **tx)
     .await?;
     sqlx::query(

@@ -399,6 +399,8 @@ impl Fleet {
                         Some(format!("{} {}", event.at_ms, event.detail))
                     })?
                 }
+                // No device of the world keeps samples.
+                Stream::Captures => 0,
                 Stream::Profiles => {
                     let rows: Vec<_> =
                         held.profiles.iter().filter(|row| row.boot == boot.0).collect();
