@@ -41,11 +41,11 @@ fn a_fleet_understands_the_payloads_of_every_version_that_was_shipped() {
         assert_eq!(number(&seen["reported"]["generation"]), 1 << 40);
         assert_eq!(number(&seen["health"]["inferences"]), 1_000_000);
         assert_eq!((number(&seen["malformed"]), number(&seen["sequence_gaps"])), (0, 0));
-        let counts: Vec<u64> = ["results", "profiles", "events"]
+        let counts: Vec<u64> = ["results", "profiles", "events", "captures"]
             .iter()
             .map(|stream| number(&stage.wait_for_stream(ANCIENT, 3, stream, |_| true)["records"]))
             .collect();
-        assert_eq!(counts, [3, 3, 19]);
+        assert_eq!(counts, [3, 3, 19, 3]);
         assert_eq!(stage.api().get("/api/v1/fleet")["malformed"], Value::Array(Vec::new()));
     }
 }
@@ -197,6 +197,7 @@ fn upward() -> Vec<(Topic, &'static str)> {
         (stream(Stream::Results), "results"),
         (stream(Stream::Profiles), "profiles"),
         (stream(Stream::Events), "events"),
+        (stream(Stream::Captures), "captures"),
     ]
 }
 
