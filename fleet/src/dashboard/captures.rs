@@ -23,9 +23,11 @@ pub async fn section(manager: &Manager, id: &DeviceId) -> Result<Markup, Error> 
             @if sums.is_empty() && requests.is_empty() {
                 p .empty { "None was asked for. Ask with a POST to " code { "/api/v1/devices/" (id) "/captures/requests" } "." }
             }
-            ul {
-                @for of_bundle in &sums { li { (export_links(id, of_bundle)) } }
-                @for request in requests.iter().take(REQUESTS_SHOWN) { li { (asked(request, now_ms)) } }
+            @else {
+                ul {
+                    @for of_bundle in &sums { li { (export_links(id, of_bundle)) } }
+                    @for request in requests.iter().take(REQUESTS_SHOWN) { li { (asked(request, now_ms)) } }
+                }
             }
             @if dropped > 0 {
                 p .note { (grouped(dropped)) " of its samples made room for newer ones." }

@@ -15,7 +15,9 @@ use selvedge_wire::{
 };
 
 use super::{
-    Cursor, Store, digest,
+    Cursor, Store,
+    devices::no_device,
+    digest,
     ingest::{Place, Row},
     integer, natural,
 };
@@ -217,7 +219,7 @@ impl Store {
     /// Keeps a request, and gives it the next number of its device.
     ///
     /// # Errors
-    /// [`Error::Store`] if the database does not take it.
+    /// [`Error::NotFound`] if there is no such device.
     pub async fn ask_captures(
         &self,
         device: &DeviceId,
@@ -226,14 +228,16 @@ impl Store {
     ) -> Result<u64, Error> {
         let failed = || Error::store("keep a request for captured samples");
         let mut tx = self.begin().await?;
-        let number: i64 = sqlx::query_scalar(
-            "INSERT INTO capture_accounts (device, number) VALUES ($1, 1) ON CONFLICT (device) \
-             DO UPDATE SET number = capture_accounts.number + 1 RETURNING number",
+        let number: Option<i64> = sqlx::query_scalar(
+            "INSERT INTO capture_accounts (device, number) SELECT id, 1 FROM devices WHERE id = $1 \
+             ON CONFLICT (device) DO UPDATE SET number = capture_accounts.number + 1 \
+             RETURNING number",
         )
         .bind(device.as_str())
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
         .map_err(failed())?;
+        let number = number.ok_or_else(|| no_device(device))?;
         sqlx::query(
             "INSERT INTO capture_requests (device, number, slot, bundle, from_ms, to_ms, \
              samples_max, bytes_max, asked_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
