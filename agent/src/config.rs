@@ -21,8 +21,9 @@ use toml::Spanned;
 
 use crate::{
     limits::{
-        ANSWERS_REMEMBERED_DEFAULT, ANSWERS_REMEMBERED_MAX, CAPTURES_MAX, CAPTURES_PER_HOUR_MAX,
-        CONFIG_BYTES_MAX, SOURCES_MAX, STREAM_BYTES_MIN, STUCK_SAMPLES_DEFAULT,
+        ANSWERS_REMEMBERED_DEFAULT, ANSWERS_REMEMBERED_MAX, CAPTURE_UPLOAD_BYTES_MIN,
+        CAPTURES_BYTES_MIN, CAPTURES_MAX, CAPTURES_PER_HOUR_MAX, CONFIG_BYTES_MAX, SOURCES_MAX,
+        STREAM_BYTES_MIN, STUCK_SAMPLES_DEFAULT,
     },
     spool::SpoolQuotas,
 };
@@ -160,6 +161,8 @@ pub struct CaptureConfig {
     pub bytes_max: u64,
     /// The most samples that are taken in an hour.
     pub per_hour_max: usize,
+    /// The most bytes that are sent in a day, of what the fleet asks for.
+    pub upload_bytes_per_day_max: u64,
 }
 
 /// Labels that come late.
@@ -417,6 +420,7 @@ struct CaptureTable {
     samples_max: Option<Spanned<usize>>,
     bytes_max: Option<Spanned<u64>>,
     per_hour_max: Option<Spanned<usize>>,
+    upload_bytes_per_day_max: Option<Spanned<u64>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -432,6 +436,7 @@ struct SpoolTable {
     profiles_bytes_max: Option<Spanned<u64>>,
     events_bytes_max: Option<Spanned<u64>>,
     labels_bytes_max: Option<Spanned<u64>>,
+    captures_bytes_max: Option<Spanned<u64>>,
     batch_records_max: Option<Spanned<usize>>,
     resend_after_s: Option<Spanned<u64>>,
     sync_interval_ms: Option<Spanned<u64>>,
@@ -733,6 +738,12 @@ impl CaptureTable {
                 1..=CAPTURES_PER_HOUR_MAX,
                 "samples an hour",
             )?,
+            upload_bytes_per_day_max: reader.number(
+                self.upload_bytes_per_day_max,
+                16 * MIB,
+                CAPTURE_UPLOAD_BYTES_MIN..=64 * 1024 * MIB,
+                "bytes",
+            )?,
         })
     }
 }
@@ -749,6 +760,12 @@ impl SpoolTable {
                 profiles_bytes_max: quota(self.profiles_bytes_max, 16 * MIB)?,
                 events_bytes_max: quota(self.events_bytes_max, 4 * MIB)?,
                 labels_bytes_max: quota(self.labels_bytes_max, 4 * MIB)?,
+                captures_bytes_max: reader.number(
+                    self.captures_bytes_max,
+                    4 * MIB,
+                    CAPTURES_BYTES_MIN..=64 * 1024 * MIB,
+                    "bytes",
+                )?,
             },
             batch_records_max: reader.number(self.batch_records_max, 200, 1..=10_000, "records")?,
             resend_after: reader

@@ -23,7 +23,7 @@ use std::{
 use selvedge_link::{Incoming, Limits, Link, LinkConfig, LinkEvent, Publish};
 use selvedge_trust::TrustedRoot;
 use selvedge_wire::{
-    Boot, EventKind, Health, Reported, Signed, SlotName, SlotPhase, Status, Stored, Stream, Topic,
+    Boot, EventKind, Health, Message, Reported, Signed, SlotName, SlotPhase, Status, Stream, Topic,
     Topics, VERSION, VERSION_OLDEST, decode, encode,
 };
 use tokio::{
@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::{
     boot::{begin_run, end_run, next_boot, skip_to},
-    capture::{Capture, run_ring},
+    capture::{Capture, Delivery, DeliveryHandle, run_ring},
     clock::{SharedClock, SystemClock},
     config::{BrokerConfig, Config, SourceKind},
     disk::{DiskError, SharedDisk, StateDir},
@@ -117,6 +117,7 @@ struct Agent {
     slots: BTreeMap<SlotName, Slot>,
     // Nothing if no samples are captured.
     capture: Option<Capture>,
+    delivery: DeliveryHandle,
     trials: Trials,
     updates: UpdatesHandle,
     link: Link,
@@ -164,6 +165,8 @@ impl Agent {
             tokio::spawn(run_ring(disk.clone(), ring, samples));
             capture
         });
+        let delivery = Delivery::open(disk.clone(), config.capture).map_err(Error::Disk)?;
+        let delivery = DeliveryHandle::spawn(delivery, spool.clone(), clock.clone())?;
         let mut agent = Self {
             config: config.clone(),
             boot,
@@ -177,6 +180,7 @@ impl Agent {
             counters: Arc::default(),
             slots: BTreeMap::new(),
             capture,
+            delivery,
             trials: Trials::new(trials, &config.state_dir),
             updates,
             link,
@@ -249,6 +253,7 @@ impl Agent {
             slot.handle.stop().await;
             let _ = timeout(FAREWELL_MAX, &mut slot.keeper).await;
         }
+        self.delivery.end().await;
         self.spool.flush().await;
         let _ = timeout(FAREWELL_MAX, self.drain()).await;
         self.outbox_task.abort();
@@ -312,6 +317,7 @@ impl Agent {
             inferences_failed: counters.failed.load(Ordering::Relaxed),
             inputs_malformed: self.reporter.malformed_total()
                 + counters.outdated.load(Ordering::Relaxed),
+            inputs_anomalous: counters.anomalous.load(Ordering::Relaxed),
             swaps: counters.swaps.load(Ordering::Relaxed),
             sent_bytes: link.sent_bytes,
             received_bytes: link.received_bytes,
@@ -366,11 +372,20 @@ impl Agent {
                     tracing::error!("the updates have ended");
                 }
             }
-            Ok(Topic::Stored(_)) if payload.is_empty() => ack.accept(),
-            Ok(Topic::Stored(_)) => match self.read_stored(&name, &payload).await {
-                Some(stored) => self.tell_outbox(OutboxInput::Stored { stored, ack }).await,
-                None => ack.accept(),
-            },
+            Ok(Topic::Stored(_) | Topic::Captures(_)) if payload.is_empty() => ack.accept(),
+            Ok(Topic::Stored(_)) => {
+                match self.read_signed(&name, &payload, "what is said to be stored").await {
+                    Some(stored) => self.tell_outbox(OutboxInput::Stored { stored, ack }).await,
+                    None => ack.accept(),
+                }
+            }
+            Ok(Topic::Captures(_)) => {
+                let request = self.read_signed(&name, &payload, "a request for captured samples");
+                if let Some(request) = request.await {
+                    self.delivery.ask(request);
+                }
+                ack.accept();
+            }
             _ => {
                 self.take_local_message(&name, &payload).await;
                 ack.accept();
@@ -378,24 +393,25 @@ impl Agent {
         }
     }
 
-    /// What the fleet has stored, if the fleet says so: on anybody's word else, nothing is forgotten.
-    async fn read_stored(&self, topic: &str, payload: &[u8]) -> Option<Stored> {
+    /// A message of the fleet, if its director has signed it: on anybody's word else, nothing is forgotten and
+    /// nothing given away.
+    async fn read_signed<M: Message>(&self, topic: &str, payload: &[u8], what: &str) -> Option<M> {
         let read = decode::<Signed>(payload).and_then(|signed| {
-            let stored = decode::<Stored>(&signed.body)?;
-            Ok((stored, signed))
+            let message = decode::<M>(&signed.body)?;
+            Ok((message, signed))
         });
-        let (stored, signed) = match read {
+        let (message, signed) = match read {
             Ok(read) => read,
             Err(error) => {
-                self.reporter.malformed("fleet", &format!("stored: {error}")).await;
+                self.reporter.malformed("fleet", &format!("{what}: {error}")).await;
                 return None;
             }
         };
         let trusted = self.trusted.as_ref();
         if trusted.is_some_and(|root| root.verify_message(topic, &signed)) {
-            return Some(stored);
+            return Some(message);
         }
-        self.reporter.disbelieved("what is said to be stored is not signed by the director").await;
+        self.reporter.disbelieved(&format!("{what} is not signed by the director")).await;
         // Where many inputs wait, it is told again with the next message.
         let _ = self.updates.inputs().try_send(UpdateInput::Disbelieved);
         None

@@ -35,12 +35,13 @@ use std::{
 use selvedge_bundle::SampleSpec;
 use selvedge_runtime::{Answer, Sample};
 use selvedge_wire::{
-    Comparison, Digest, DriftStatus, Event, EventKind, InferenceResult, Outcome, SlotName, Stream,
+    CaptureReason, Comparison, Digest, DriftStatus, Event, EventKind, InferenceResult, Outcome,
+    SlotName, Stream,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    capture::{Candidate, CaptureReason, CaptureSink},
+    capture::{Candidate, CaptureSink},
     clock::SharedClock,
     error::Error,
     limits::{OBSERVATION_INTERVAL, RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},

@@ -37,7 +37,7 @@ mod trial;
 mod updates;
 
 pub use args::{AgentArgs, main_with};
-pub use capture::{Candidate as CaptureCandidate, CaptureReason, CaptureSink};
+pub use capture::{Candidate as CaptureCandidate, CaptureSink};
 pub use clock::{Clock, SharedClock, SystemClock};
 pub use config::{
     BrokerConfig, BundleLimits, CaptureConfig, Config, ConfigError, LabelsConfig, NodeLine,

@@ -189,6 +189,21 @@ pub const STUCK_SAMPLES_DEFAULT: u32 = 50;
 /// The most samples that wait to be captured; what comes then is left out.
 pub const CAPTURES_WAITING_MAX: usize = 16;
 
+/// The most requests for captured samples that wait; what comes then comes again with the next connection.
+pub const CAPTURE_REQUESTS_WAITING_MAX: usize = 8;
+
+/// The most bytes of captured samples that are given to the spool at once.
+pub const CAPTURE_STEP_BYTES: usize = 96 * 1024;
+
+/// The most captured samples that are looked at before what was decided is written down.
+pub const CAPTURE_STEP_FILES: usize = 64;
+
+/// The smallest quota of the stream of captured samples, in bytes: what is given to it at once must fit.
+pub const CAPTURES_BYTES_MIN: u64 = 256 * 1024;
+
+/// The least that may be sent of captured samples in a day, in bytes: a piece must fit.
+pub const CAPTURE_UPLOAD_BYTES_MIN: u64 = 64 * 1024;
+
 /// The most samples that are captured in an hour.
 pub const CAPTURES_PER_HOUR_MAX: usize = 10_000;
 

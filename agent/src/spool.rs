@@ -5,6 +5,7 @@
 //!
 //! - Results and events drop their oldest segment. A record in its place says exactly which numbers
 //!   are lost.
+//! - Captured samples are only taken while there is room for them ([`Spool::offer`]): none is dropped.
 //! - Profiles merge adjacent windows of the same origin: time gets coarser, counts stay exact. Only
 //!   records that were never handed out for sending merge, so none of an earlier boot does. Numbers
 //!   that no one has seen may move between records; how many there are does not change. When nothing
@@ -39,12 +40,12 @@ use crate::{
 };
 
 use segment::{
-    Entry, HEADER, entry_len_bytes, file_name, parse_file_name, read_segment, write_entry,
-    write_segment,
+    Entry, HEADER, RECORD_OVERHEAD_BYTES, entry_len_bytes, file_name, parse_file_name,
+    read_segment, write_entry, write_segment,
 };
 
 pub use actor::BatchOrder;
-pub(crate) use actor::SpoolHandle;
+pub(crate) use actor::{Offered, SpoolHandle};
 
 /// The boot of a segment's file.
 pub(crate) fn boot_of_segment(file_name: &str) -> Option<Boot> {
@@ -75,6 +76,8 @@ pub struct SpoolQuotas {
     pub events_bytes_max: u64,
     /// Labels.
     pub labels_bytes_max: u64,
+    /// Captured samples.
+    pub captures_bytes_max: u64,
 }
 
 /// The place of a record among all boots of a stream.
@@ -158,6 +161,7 @@ impl Spool {
             open(Stream::Profiles, quotas.profiles_bytes_max, Some(merge_profiles))?,
             open(Stream::Events, quotas.events_bytes_max, None)?,
             open(Stream::Labels, quotas.labels_bytes_max, None)?,
+            open(Stream::Captures, quotas.captures_bytes_max, None)?,
         ];
         Ok((Self { disk, boot, logs }, recovery))
     }
@@ -182,6 +186,26 @@ impl Spool {
     pub fn commit(&mut self, stream: Stream) -> Result<(), DiskError> {
         let (disk, boot) = (self.disk.clone(), self.boot);
         self.log_mut(stream).commit(&disk, boot)
+    }
+
+    /// Keeps records and makes them durable, if the quota of `stream` has room for all of them; returns whether it
+    /// has. After an error they may be kept or not.
+    ///
+    /// # Errors
+    /// [`DiskError`] of the write.
+    ///
+    /// # Panics
+    /// If a record is longer than a record may be.
+    pub fn offer(&mut self, stream: Stream, records: Vec<Vec<u8>>) -> Result<bool, DiskError> {
+        // What waits goes first: a disk that takes nothing is not offered more and more.
+        self.commit(stream)?;
+        if !self.log(stream).has_room_for(&records) {
+            return Ok(false);
+        }
+        for record in records {
+            self.push(stream, record).expect("what is offered is no longer than a record may be");
+        }
+        self.commit(stream).map(|()| true)
     }
 
     /// Whether records of `stream`, or what a fault of the disk left, wait for [`Spool::commit`].
@@ -474,7 +498,7 @@ impl StreamLog {
         };
         if lost_before > 0 {
             self.pending.pop_front();
-            self.pending_bytes -= segment::RECORD_OVERHEAD_BYTES;
+            self.pending_bytes -= RECORD_OVERHEAD_BYTES;
         }
         let Some(oldest) = self.pending.pop_front() else { return };
         self.pending_bytes -= entry_len_bytes(&oldest);
@@ -539,6 +563,13 @@ impl StreamLog {
         if segment.len_bytes >= self.segment_bytes_max() {
             self.active = false;
         }
+    }
+
+    /// Whether these records fit, even if each of them begins a segment.
+    fn has_room_for(&self, records: &[Vec<u8>]) -> bool {
+        let len = |record: &Vec<u8>| record.len() + RECORD_OVERHEAD_BYTES + HEADER.len();
+        let more: usize = records.iter().map(len).sum();
+        self.len_bytes() + more as u64 <= self.quota_bytes
     }
 
     fn segment_bytes_max(&self) -> u64 {

@@ -208,6 +208,7 @@ impl Gate {
             Ok(
                 Topic::Desired(_)
                 | Topic::Stored(_)
+                | Topic::Captures(_)
                 | Topic::Bundle(_)
                 | Topic::Chunk(_)
                 | Topic::Metadata(_),

@@ -1,5 +1,5 @@
-//! Keeps at the broker what devices should find there: desired states, how far streams are stored, the
-//! repository's metadata, and the bundles that any device should run.
+//! Keeps at the broker what devices should find there: desired states, how far streams are stored, which captured
+//! samples are asked for, the repository's metadata, and the bundles that any device should run.
 //!
 //! The broker may lose all it holds. So the store says what should be retained, and this compares: on
 //! each connection everything is published again, in between what changed; what nobody needs any more
@@ -20,7 +20,8 @@ use selvedge_bundle::{Patch, compress, digest_of};
 use selvedge_link::{Delivery, Link, Publish};
 use selvedge_trust::{KeyId, metadata_chunk};
 use selvedge_wire::{
-    BundleOffer, Desired, DeviceId, Digest, FileName, Stored, StoredThrough, Topic, Topics, encode,
+    BundleOffer, CaptureRequest, Desired, DeviceId, Digest, FileName, Stored, StoredThrough, Topic,
+    Topics, encode,
 };
 
 use crate::{
@@ -69,6 +70,8 @@ enum Order {
 enum Content {
     /// How far streams are stored, signed with this key.
     Stored { device: DeviceId, key: KeyId },
+    /// Which captured samples are asked for, signed with this key.
+    Captures { device: DeviceId, request: u64, key: KeyId },
     /// A file of the repository; its name has its version.
     Metadata(FileName),
     /// The file that leads to the others, with its digest.
@@ -384,8 +387,12 @@ impl Outbox {
 
     /// `device` is there. If what it follows is not what it should follow, the broker may have dropped that: a
     /// queue that is full takes nothing new, and what is retained comes only with a new subscription. So it
-    /// is sent again.
+    /// is sent again, and so is a request for captured samples that is not answered yet.
     pub fn note_heard(&mut self, device: &DeviceId, generation: Option<u64>) {
+        let captures = self.topics.name(&Topic::Captures(device.clone()));
+        if let Some(content) = self.plan.get(&captures) {
+            self.due.insert((content.clone(), captures));
+        }
         if let Some(generation) = generation {
             self.followed.insert(device.clone(), generation);
         }
@@ -440,6 +447,12 @@ impl Outbox {
         for DeviceRow { id: device, .. } in devices {
             let content = Content::Stored { device: device.clone(), key: key.clone() };
             contents.push((Topic::Stored(device), content));
+        }
+        for (device, CaptureRequest { number: request, .. }) in
+            self.store.open_capture_requests().await?
+        {
+            let content = Content::Captures { device: device.clone(), request, key: key.clone() };
+            contents.push((Topic::Captures(device), content));
         }
         let named = |(topic, content)| (self.topics.name(&topic), content);
         Ok(contents.into_iter().map(named).collect())
@@ -521,6 +534,15 @@ impl Outbox {
                 let body = encode(&Stored { streams });
                 let office = self.director.office().await;
                 Ok(Some(encode(&office.sign_message(topic, body))))
+            }
+            Content::Captures { device, request, .. } => {
+                let open = self.store.open_capture_requests().await?;
+                let is_it = |(of, open): &(DeviceId, CaptureRequest)| {
+                    of == device && open.number == *request
+                };
+                let Some((_, request)) = open.into_iter().find(is_it) else { return Ok(None) };
+                let office = self.director.office().await;
+                Ok(Some(encode(&office.sign_message(topic, encode(&request)))))
             }
             Content::Metadata(file) | Content::Timestamp { file, .. } => {
                 let Some(bytes) = self.store.repository_file(file.as_str()).await? else {

@@ -192,8 +192,15 @@ impl Ingest {
                 What::Malformed(one) => malformed.push(one),
             }
         }
-        let Applied { changed, streamed, settled, refusals, running_changed, heard } =
-            self.store.apply(&understood, &malformed).await?;
+        let Applied {
+            changed,
+            streamed,
+            settled,
+            refusals,
+            running_changed,
+            captures_finished,
+            heard,
+        } = self.store.apply(&understood, &malformed).await?;
         let now_ms = (self.clock)();
         for refusal in &refusals {
             logged.warn(refusal.device.as_str(), &refusal.reason, now_ms, &self.limits);
@@ -201,8 +208,8 @@ impl Ingest {
         for one in malformed {
             logged.warn(&one.sender, &one.reason, now_ms, &self.limits);
         }
-        if running_changed {
-            // Patches are kept for what devices run.
+        if running_changed || captures_finished {
+            // Patches are kept for what devices run, and requests until they are done with.
             self.downlink.replan();
         }
         for (device, generation) in heard {
@@ -289,6 +296,7 @@ fn understand(
         Topic::Stream(_, Stream::Profiles) => Upward::Profiles(body(&signed)?),
         Topic::Stream(_, Stream::Events) => Upward::Events(body(&signed)?),
         Topic::Stream(_, Stream::Labels) => Upward::Labels(body(&signed)?),
+        Topic::Stream(_, Stream::Captures) => Upward::Captures(body(&signed)?),
         _ => return Err(Fault::Topic),
     };
     Ok((device.clone(), key, message))

@@ -17,6 +17,7 @@
 
 mod api;
 mod broker;
+mod captures;
 mod command;
 mod config;
 mod dashboard;

@@ -32,6 +32,14 @@ pub struct Limits {
     pub quality_labels_max: u32,
     /// Slices or devices that one look at quality tells apart: those with the most labels.
     pub quality_groups_max: usize,
+    /// Bytes of captured samples that are kept per device, with 256 more for each; the oldest go first, counted.
+    pub captures_bytes_max: u64,
+    /// Samples that one request for captured samples may ask for.
+    pub capture_request_samples_max: u32,
+    /// Requests for captured samples that are remembered per device; the oldest are forgotten first.
+    pub capture_requests_kept_max: u32,
+    /// Bytes of values in one export of captured samples.
+    pub capture_export_bytes_max: u64,
     /// Profiles that one look at drift reads; the newest come first.
     pub drift_profiles_max: u32,
     /// Changes of a state that one look at drift tells, per device; the newest.
@@ -88,6 +96,10 @@ impl Default for Limits {
             labels_posted_bytes_max: 512 * 1024,
             quality_labels_max: 50_000,
             quality_groups_max: 64,
+            captures_bytes_max: 64 * 1024 * 1024,
+            capture_request_samples_max: 100_000,
+            capture_requests_kept_max: 100,
+            capture_export_bytes_max: 1024 * 1024 * 1024,
             drift_profiles_max: 20_000,
             drift_changes_max: 64,
             health_kept_max: 120,

@@ -8,11 +8,12 @@ use std::{
 use tokio::sync::watch;
 
 use selvedge_trust::Proposal;
-use selvedge_wire::{DeviceId, Digest, Label, Topic, Topics};
+use selvedge_wire::{CaptureRequest, DeviceId, Digest, Label, SlotName, Topic, Topics};
 
 use crate::{
     Error, Limits,
     broker::{MANAGER, RunningBroker},
+    captures::{Export, ExportFormat},
     director::Director,
     downlink::Downlink,
     drift::{DriftQuery, DriftView, Subject, Window, judge, merge},
@@ -23,7 +24,8 @@ use crate::{
     repository::Repository,
     secret::new_password,
     store::{
-        BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store, WindowFilter, Windows,
+        BundleRow, CaptureFilter, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store,
+        WindowFilter, Windows,
     },
 };
 
@@ -258,6 +260,102 @@ impl Manager {
             return Err(Error::NotFound(format!("no device has the labels {labels}")));
         }
         Ok(Some(taken))
+    }
+
+    /// Asks a device for samples that it kept; gives the number of the request.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such device, slot or bundle; [`Error::Refused`] if nothing could come of
+    /// it, or too much.
+    pub async fn ask_captures(
+        &self,
+        device: &DeviceId,
+        wanted: &CaptureRequest,
+    ) -> Result<u64, Error> {
+        let filter = CaptureFilter {
+            device: Some(device.clone()),
+            bundle: wanted.bundle,
+            slot: wanted.slot.clone(),
+            from_ms: Some(wanted.from_ms),
+            to_ms: Some(wanted.to_ms),
+        };
+        self.check_capture_filter(&filter).await?;
+        if let Some(slot) = &wanted.slot {
+            self.check_slot(device, slot).await?;
+        }
+        let in_limits = |name: &str, value: u64, max: u64| match value {
+            0 => Err(Error::Refused(format!("{name} is 0, so nothing would come"))),
+            value if value > max => {
+                Err(Error::Refused(format!("{name} is {value}, more than the limit of {max}")))
+            }
+            _ => Ok(()),
+        };
+        let samples_max = self.limits.capture_request_samples_max;
+        in_limits("samples_max", wanted.samples_max.into(), samples_max.into())?;
+        in_limits("bytes_max", wanted.bytes_max, self.limits.captures_bytes_max)?;
+        let number = self.store.ask_captures(device, wanted, self.now_ms()).await?;
+        self.downlink.replan();
+        self.live.tell([device.clone()]);
+        Ok(number)
+    }
+
+    /// Deletes the captured samples of a device that are here, and withdraws what it was asked for.
+    pub async fn delete_captures(&self, device: &DeviceId) -> Result<(), Error> {
+        self.store.device(device).await?;
+        self.store.delete_captures(device).await?;
+        self.downlink.replan();
+        self.live.tell([device.clone()]);
+        Ok(())
+    }
+
+    /// An export of captured samples of `bundle`.
+    ///
+    /// # Errors
+    /// Those of [`Export::begin`].
+    pub async fn export_captures(
+        &self,
+        bundle: Digest,
+        filter: &CaptureFilter,
+        format: ExportFormat,
+    ) -> Result<Export, Error> {
+        let stock = self.registry.stock(bundle).await?;
+        let (columns, labels) = (stock.columns(), stock.labels().to_vec());
+        Export::begin(&self.store, filter, format, &columns, labels, &self.limits).await
+    }
+
+    /// Whether what the filter names is there, and its range has an end behind its beginning.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Refused`], with what is wrong.
+    pub async fn check_capture_filter(&self, filter: &CaptureFilter) -> Result<(), Error> {
+        if let Some(device) = &filter.device {
+            self.store.device(device).await?;
+        }
+        if let Some(bundle) = &filter.bundle
+            && self.store.bundle(bundle).await?.is_none()
+        {
+            return Err(Error::NotFound(format!("there is no bundle {bundle}")));
+        }
+        match (filter.from_ms, filter.to_ms) {
+            (Some(from_ms), Some(to_ms)) if from_ms > to_ms => Err(Error::Refused(format!(
+                "the range ends before it begins: from_ms={from_ms} is after to_ms={to_ms}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn check_slot(&self, device: &DeviceId, slot: &SlotName) -> Result<(), Error> {
+        let reported = self.store.device(device).await?.reported;
+        let reported = reported.into_iter().flat_map(|it| it.slots).map(|report| report.slot);
+        let desired = self.store.desired(device).await?;
+        let desired = desired.into_iter().flat_map(|it| it.slots.into_keys());
+        let known: BTreeSet<SlotName> = reported.chain(desired).collect();
+        if known.contains(slot) {
+            return Ok(());
+        }
+        let known: Vec<&str> = known.iter().map(SlotName::as_str).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        Err(Error::NotFound(format!("{device} has no slot {slot}; it has {known}")))
     }
 
     /// Signs again what is about to expire: desired states, timestamp, snapshot.

@@ -19,7 +19,9 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 
-use selvedge_bundle::{Baseline, Bundle, ChunkIndex, ChunkRef, Patch, apply_patch, compress};
+use selvedge_bundle::{
+    Baseline, Bundle, ChunkIndex, ChunkRef, Patch, SampleSpec, apply_patch, compress,
+};
 use selvedge_wire::{Chunk, ChunkCodec, Digest, encode};
 
 use crate::{
@@ -103,6 +105,14 @@ impl Stock {
     /// The reference that its windows are compared with, if it has one.
     pub fn baseline(&self) -> Option<&Baseline> {
         self.bundle.baseline()
+    }
+
+    /// The names of a sample's columns; none where samples are images.
+    pub fn columns(&self) -> Vec<String> {
+        match &self.bundle.manifest().sample {
+            SampleSpec::Row(row) => row.columns.iter().map(|it| it.name.clone()).collect(),
+            SampleSpec::Image(_) => Vec::new(),
+        }
     }
 
     /// The names of its classes.

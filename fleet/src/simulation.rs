@@ -248,7 +248,7 @@ impl SimulatedFleet {
                 (self.store.apply(&[], &[malformed]).await?, Some(malformed.reason.clone()))
             }
         };
-        if applied.running_changed {
+        if applied.running_changed || applied.captures_finished {
             self.outbox.replan().await?;
         }
         for (device, generation) in applied.heard {

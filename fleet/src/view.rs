@@ -16,8 +16,8 @@ use crate::{
     Error,
     manager::Manager,
     store::{
-        BundleRow, DesiredRow, DeviceRow, DisbeliefRow, EnrolledKey, GENERATION_JUMP_MAX,
-        HealthPoint, HealthRow, MalformedRow, SlotRow, Store, StreamRow,
+        BundleRow, CaptureRequestRow, DesiredRow, DeviceRow, DisbeliefRow, EnrolledKey,
+        GENERATION_JUMP_MAX, HealthPoint, HealthRow, MalformedRow, SlotRow, Store, StreamRow,
     },
 };
 
@@ -365,6 +365,8 @@ pub struct HealthView {
     pub inferences_failed: u64,
     /// Inputs that could not be read.
     pub inputs_malformed: u64,
+    /// Samples of which a feature was out of the reference's range, not finite, or stuck.
+    pub inputs_anomalous: u64,
     /// Changes from one bundle to another.
     pub swaps: u64,
     /// MQTT payload bytes that the device sent.
@@ -381,6 +383,49 @@ pub struct HealthView {
     pub records_dropped: u64,
     /// When the counters came, in Unix milliseconds.
     pub received_ms: u64,
+}
+
+/// What a device was asked for, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CaptureRequestView {
+    /// Counts the requests to this device.
+    pub number: u64,
+    /// `asked`, `under-way`, `finished`, or `replaced` by a later one.
+    pub state: &'static str,
+    /// Samples of this slot; of all if it is not said.
+    pub slot: Option<String>,
+    /// Samples that this bundle answered; of all if it is not said.
+    #[schema(value_type = Option<String>)]
+    pub bundle: Option<Digest>,
+    /// Samples that were kept here or later, in Unix milliseconds by the device's clock.
+    pub from_ms: Option<u64>,
+    /// Samples that were kept no later than this.
+    pub to_ms: Option<u64>,
+    /// The most samples.
+    pub samples_max: u32,
+    /// The most bytes of their values.
+    pub bytes_max: u64,
+    /// When it was asked, in Unix milliseconds.
+    pub asked_ms: u64,
+    /// Bytes of values that came so far.
+    pub received_bytes: u64,
+    /// What the device said when it had done with it.
+    pub finished: Option<CaptureFinishedView>,
+}
+
+/// What a device said of a request when it had done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CaptureFinishedView {
+    /// When that came, in Unix milliseconds.
+    pub finished_ms: u64,
+    /// Samples that it sent.
+    pub sent: u32,
+    /// Samples that the request's own limits left out.
+    pub left_out: u32,
+    /// Samples that made room for newer ones before their turn, whether or not they were asked for.
+    pub gone: u32,
+    /// False where the device is not configured to keep samples.
+    pub capturing: bool,
 }
 
 /// How often one class was the answer.
@@ -838,6 +883,37 @@ impl From<PublishedRole> for RoleView {
     }
 }
 
+impl From<&CaptureRequestRow> for CaptureRequestView {
+    fn from(row: &CaptureRequestRow) -> Self {
+        let finished = row.finished_ms.map(|finished_ms| CaptureFinishedView {
+            finished_ms: natural(finished_ms),
+            sent: row.sent.unwrap_or_default(),
+            left_out: row.left_out.unwrap_or_default(),
+            gone: row.gone.unwrap_or_default(),
+            capturing: row.capturing.unwrap_or_default(),
+        });
+        let state = match finished {
+            Some(_) => "finished",
+            None if row.replaced => "replaced",
+            None if row.received_bytes > 0 => "under-way",
+            None => "asked",
+        };
+        Self {
+            number: natural(row.number),
+            state,
+            slot: row.slot.clone(),
+            bundle: row.bundle(),
+            from_ms: (row.from_ms > 0).then(|| natural(row.from_ms)),
+            to_ms: (row.to_ms < i64::MAX).then(|| natural(row.to_ms)),
+            samples_max: row.samples_max,
+            bytes_max: natural(row.bytes_max),
+            asked_ms: natural(row.asked_ms),
+            received_bytes: natural(row.received_bytes),
+            finished,
+        }
+    }
+}
+
 impl From<HealthRow> for HealthView {
     fn from(row: HealthRow) -> Self {
         Self {
@@ -845,6 +921,7 @@ impl From<HealthRow> for HealthView {
             inferences: natural(row.inferences),
             inferences_failed: natural(row.inferences_failed),
             inputs_malformed: natural(row.inputs_malformed),
+            inputs_anomalous: natural(row.inputs_anomalous),
             swaps: natural(row.swaps),
             sent_bytes: natural(row.sent_bytes),
             received_bytes: natural(row.received_bytes),

@@ -70,6 +70,19 @@ impl Api {
         self.find(path).unwrap_or_else(|| panic!("GET {path}: {:?}", self.call("GET", path, None)))
     }
 
+    /// The bytes of a file at `path`.
+    ///
+    /// # Panics
+    /// If there is no such answer.
+    pub fn download(&self, path: &str) -> Vec<u8> {
+        let answer = self.agent.get(format!("http://{}{path}", self.address)).call();
+        let mut answer = answer.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        let bytes = answer.body_mut().read_to_vec();
+        let bytes = bytes.unwrap_or_else(|error| panic!("GET {path} ends early: {error}"));
+        assert_eq!(answer.status().as_u16(), 200, "GET {path}");
+        bytes
+    }
+
     /// All rows of a device's `results`, `profiles` or `events`.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ pub mod api;
 pub mod binary;
 pub mod certificates;
 pub mod client;
+pub mod drifting;
 pub mod interop;
 pub mod keys;
 pub mod mosquitto;

@@ -92,13 +92,17 @@ fn a_broker_that_sends_nonsense_to_a_device_is_counted_and_stops_nothing() {
     stage.add_agent("line-1", &replay(&shuttle::replay_file(), 20, true));
     stage.deploy("line-1", first.digest());
     let mut thief = stage.thief();
-    let [desired, stored] =
-        [Topic::Desired, Topic::Stored].map(|topic| topic_name(&topic(id("line-1"))));
+    let [desired, stored, captures] = [Topic::Desired, Topic::Stored, Topic::Captures]
+        .map(|topic| topic_name(&topic(id("line-1"))));
     let metadata = Topic::Metadata("timestamp.json".parse().expect("the name is well formed"));
     let metadata = topic_name(&metadata);
     let [offer, chunk] = fetched_topics(&second);
     let rows = INTERFACE.iter().filter(|row| row.direction != Direction::Up);
-    assert_eq!(rows.count(), [&desired, &stored, &metadata, &offer, &chunk].len(), "all are here");
+    assert_eq!(
+        rows.count(),
+        [&desired, &stored, &captures, &metadata, &offer, &chunk].len(),
+        "all are here"
+    );
     let mut counted = 0;
     let mut say_nonsense = |stage: &Stage, thief: &Client, topic: &String| {
         for payload in nonsense() {
@@ -112,6 +116,7 @@ fn a_broker_that_sends_nonsense_to_a_device_is_counted_and_stops_nothing() {
     };
     say_nonsense(&stage, &thief, &desired);
     say_nonsense(&stage, &thief, &stored);
+    say_nonsense(&stage, &thief, &captures);
     for payload in nonsense() {
         thief.plant(Publish::new(metadata.clone(), payload));
     }
@@ -369,6 +374,7 @@ fn health() -> Health {
         inferences: 7,
         inferences_failed: 0,
         inputs_malformed: 0,
+        inputs_anomalous: 0,
         swaps: 0,
         sent_bytes: 0,
         received_bytes: 0,

@@ -8,11 +8,12 @@
 use std::{fmt::Debug, fs, path::PathBuf};
 
 use selvedge_wire::{
-    Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
-    DriftStatus, DriftedStream, Error, Event, EventKind, Health, InferenceResult, LabelRecord,
-    LabelledAnswer, Message, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading,
-    Record, Reported, Running, SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SlotPhase,
-    SlotReport, Status, Stored, StoredThrough, Stream, TrustReport, Truth, VERSION, VERSION_OLDEST,
+    Batch, Boot, BundleOffer, CaptureFinished, CapturePiece, CaptureReason, CaptureRecord,
+    CaptureRequest, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState, DriftStatus,
+    DriftedStream, Error, Event, EventKind, Health, InferenceResult, LabelRecord, LabelledAnswer,
+    Message, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported,
+    Running, SIGNED_OVERHEAD_BYTES, SampleForm, Sequence, Signature, Signed, SlotPhase, SlotReport,
+    Status, Stored, StoredThrough, Stream, TrustReport, Truth, VERSION, VERSION_OLDEST,
     WindowRange, decode, encode, signing_input,
 };
 
@@ -27,7 +28,9 @@ fn payloads_of_every_version_are_read_as_they_were_meant() {
     check("events", &events(), &mut faults);
     check("labels", &labels(), &mut faults);
     check("desired", &Desired { document: b"{}".to_vec() }, &mut faults);
+    check("captures", &captures(), &mut faults);
     check("stored", &stored(), &mut faults);
+    check("request", &request(), &mut faults);
     check("offer", &BundleOffer { index: vec![1, 2, 3] }, &mut faults);
     check("signed", &signed(), &mut faults);
     check("chunk", &Chunk { codec: ChunkCodec::Zstd, bytes: vec![9; 5] }, &mut faults);
@@ -161,6 +164,7 @@ fn health() -> Health {
         inferences: 1_000_000,
         inferences_failed: 1,
         inputs_malformed: 2,
+        inputs_anomalous: 8,
         swaps: 3,
         sent_bytes: 4_000_000_000,
         received_bytes: 5,
@@ -268,6 +272,52 @@ fn labels() -> Batch<LabelRecord> {
         Record::One(label(5, Truth::Value(-1.5), Some(Outcome::Values(vec![-1.25])))),
     ];
     Batch { boot: Boot(3), first: Sequence(1), records }
+}
+
+fn captures() -> Batch<CaptureRecord> {
+    let piece = |sample, form, reason, bytes| CapturePiece {
+        request: 4,
+        sent_bytes: 1 << 20,
+        boot: Boot(2),
+        source: "line".into(),
+        sample,
+        slot: "main".parse().expect("the name is well formed"),
+        bundle: digest(1),
+        at_ms: 1_800_000_000_000,
+        reason,
+        form,
+        index: 0,
+        bytes,
+    };
+    let row = SampleForm::Row { columns: 2 };
+    let image = SampleForm::Image { shape: vec![2, 2, 1] };
+    let finished = CaptureFinished {
+        request: 4,
+        sent: 2,
+        sent_bytes: 1 << 20,
+        left_out: 3,
+        gone: 1,
+        capturing: true,
+    };
+    let records = vec![
+        CaptureRecord::Piece(piece(7, row, CaptureReason::Drifting, vec![0; 8])),
+        CaptureRecord::Piece(piece(8, image, CaptureReason::Anomalous, vec![1, 2, 3, 4])),
+        CaptureRecord::Finished(finished),
+    ];
+    let records = records.into_iter().map(Record::One).collect();
+    Batch { boot: Boot(3), first: Sequence(1), records }
+}
+
+fn request() -> CaptureRequest {
+    CaptureRequest {
+        number: 4,
+        slot: Some("main".parse().expect("the name is well formed")),
+        bundle: Some(digest(1)),
+        from_ms: 1,
+        to_ms: u64::MAX,
+        samples_max: 100,
+        bytes_max: 1 << 22,
+    }
 }
 
 fn stored() -> Stored {

@@ -41,7 +41,7 @@ fn a_fleet_understands_the_payloads_of_every_version_that_was_shipped() {
         assert_eq!(number(&seen["reported"]["generation"]), 1 << 40);
         assert_eq!(number(&seen["health"]["inferences"]), 1_000_000);
         assert_eq!((number(&seen["malformed"]), number(&seen["sequence_gaps"])), (0, 0));
-        let counts: Vec<u64> = ["results", "profiles", "events", "labels"]
+        let counts: Vec<u64> = ["results", "profiles", "events", "labels", "captures"]
             .iter()
             .map(|stream| number(&stage.wait_for_stream(ANCIENT, 3, stream, |_| true)["records"]))
             .collect();
@@ -198,6 +198,7 @@ fn upward() -> Vec<(Topic, &'static str)> {
         (stream(Stream::Profiles), "profiles"),
         (stream(Stream::Events), "events"),
         (stream(Stream::Labels), "labels"),
+        (stream(Stream::Captures), "captures"),
     ]
 }
 

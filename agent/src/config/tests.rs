@@ -52,8 +52,13 @@ fn samples_are_captured_only_where_that_is_configured() {
     let text = format!("{MINIMAL}[inputs]\nstuck_samples = 0\n[capture]\nsamples_max = 20\n");
     let config = folder.parse(&text).expect("the configuration is good");
     assert_eq!(config.stuck_samples, 0);
-    let (samples_max, bytes_max, per_hour_max) = (20, 16 << 20, 60);
-    assert_eq!(config.capture, Some(CaptureConfig { samples_max, bytes_max, per_hour_max }));
+    let expected = CaptureConfig {
+        samples_max: 20,
+        bytes_max: 16 << 20,
+        per_hour_max: 60,
+        upload_bytes_per_day_max: 16 << 20,
+    };
+    assert_eq!(config.capture, Some(expected));
 }
 
 #[test]
@@ -115,6 +120,13 @@ fn every_error_names_line_key_and_what_was_expected() {
         ("[profile]\nwindow_s = \"5 min\"\n", 8, "window_s", &["string", "u64"]),
         ("[profile]\nwindow_s = 0\n", 8, "window_s", &["expected 1 to 86400 seconds"]),
         ("[capture]\nper_hour_max = 0\n", 8, "per_hour_max", &["1 to 10000 samples an hour"]),
+        (
+            "[capture]\nupload_bytes_per_day_max = 9\n",
+            8,
+            "upload_bytes_per_day_max",
+            &["65536 to", "bytes"],
+        ),
+        ("[spool]\ncaptures_bytes_max = 4096\n", 8, "captures_bytes_max", &["262144 to"]),
         ("user = \"a\"\n", 7, "user", &["expected password_file"]),
         ("password_file = \"password\"\n", 7, "password_file", &["expected user"]),
         ("user = \"a\"\npassword_file = \"empty\"\n", 8, "password_file", &["empty"]),

@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use selvedge_wire::{
-    Batch, Event, InferenceResult, LabelRecord, Message, ProfileRecord, Record,
+    Batch, CaptureRecord, Event, InferenceResult, LabelRecord, Message, ProfileRecord, Record,
     SIGNED_OVERHEAD_BYTES, Stored, StoredThrough, Stream, encode,
 };
 use serde::de::DeserializeOwned;
@@ -151,6 +151,7 @@ fn body(stream: Stream, batch: SpooledBatch, bytes_max: usize) -> Vec<u8> {
         Stream::Profiles => body_of::<ProfileRecord>(batch, bytes_max),
         Stream::Events => body_of::<Event>(batch, bytes_max),
         Stream::Labels => body_of::<LabelRecord>(batch, bytes_max),
+        Stream::Captures => body_of::<CaptureRecord>(batch, bytes_max),
     }
 }
 

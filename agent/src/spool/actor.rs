@@ -24,6 +24,7 @@ use super::{Acknowledged, Position, Spool, SpooledBatch};
 /// What the spool is asked to do.
 enum Command {
     Push { stream: Stream, record: Vec<u8> },
+    Offer { stream: Stream, records: Vec<Vec<u8>>, reply: oneshot::Sender<Offered> },
     Sync,
     Flush { reply: oneshot::Sender<()> },
     NextBatch { order: BatchOrder, reply: oneshot::Sender<Option<SpooledBatch>> },
@@ -42,6 +43,17 @@ pub struct BatchOrder {
     pub bytes_max: usize,
     /// How many records there may be.
     pub records_max: usize,
+}
+
+/// What became of records that were offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// They are durable.
+    Kept,
+    /// The quota has no room for them now.
+    NoRoom,
+    /// They may be kept or not: the disk failed, or the spool was closed.
+    Failed,
 }
 
 /// What the fleet's word about its store told.
@@ -91,6 +103,15 @@ impl SpoolHandle {
     /// Keeps a record; waits while the spool is busy. For tasks.
     pub(crate) async fn push(&self, stream: Stream, record: Vec<u8>) {
         let _ = self.commands.send(Command::Push { stream, record }).await;
+    }
+
+    /// Keeps records if the quota has room for all of them, and waits until they are durable. For threads.
+    pub(crate) fn offer_blocking(&self, stream: Stream, records: Vec<Vec<u8>>) -> Offered {
+        let (reply, answer) = oneshot::channel();
+        match self.commands.blocking_send(Command::Offer { stream, records, reply }) {
+            Ok(()) => answer.blocking_recv().unwrap_or(Offered::Failed),
+            Err(_) => Offered::Failed,
+        }
     }
 
     /// Makes what was pushed durable.
@@ -167,6 +188,9 @@ impl Actor {
         while let Some(command) = inbox.blocking_recv() {
             match command {
                 Command::Push { stream, record } => self.push(stream, record),
+                Command::Offer { stream, records, reply } => {
+                    let _ = reply.send(self.offer(stream, records));
+                }
                 Command::Sync => self.sync(),
                 Command::Flush { reply } => {
                     self.sync();
@@ -199,6 +223,23 @@ impl Actor {
         if !matches!(stream, Stream::Results | Stream::Labels) {
             self.commit(stream);
         }
+    }
+
+    fn offer(&mut self, stream: Stream, records: Vec<Vec<u8>>) -> Offered {
+        let offered = match self.spool.offer(stream, records) {
+            Ok(true) => {
+                self.recovered();
+                self.shared.durable.notify_one();
+                Offered::Kept
+            }
+            Ok(false) => Offered::NoRoom,
+            Err(error) => {
+                self.fault(&error);
+                Offered::Failed
+            }
+        };
+        self.publish_figures();
+        offered
     }
 
     fn sync(&mut self) {

@@ -15,12 +15,14 @@ const ROOMY: SpoolQuotas = SpoolQuotas {
     profiles_bytes_max: 1 << 20,
     events_bytes_max: 1 << 20,
     labels_bytes_max: 1 << 20,
+    captures_bytes_max: 1 << 20,
 };
 const TIGHT: SpoolQuotas = SpoolQuotas {
     results_bytes_max: STREAM_BYTES_MIN,
     profiles_bytes_max: STREAM_BYTES_MIN,
     events_bytes_max: STREAM_BYTES_MIN,
     labels_bytes_max: STREAM_BYTES_MIN,
+    captures_bytes_max: STREAM_BYTES_MIN,
 };
 
 /// A record of the tests: what it counts, how many, and the sum of their ids.
@@ -390,6 +392,33 @@ fn a_full_disk_keeps_records_in_memory_until_there_is_room() {
     world.calm_down();
     world.check();
     assert_eq!(world.stored[&(Stream::Events, Boot(1))].len(), 10);
+}
+
+#[test]
+fn what_is_offered_is_kept_whole_or_not_at_all_and_nothing_is_dropped_for_it() {
+    let (mut world, stream) = (World::new(TIGHT, 0), Stream::Captures);
+    let offer = |world: &mut World| world.spool.offer(stream, vec![vec![7; 300]; 3]);
+    let held = |world: &mut World| {
+        let batch = world.spool.next_batch(stream, None, 1 << 20, 1000).expect("the disk works");
+        batch.map_or(0, |batch| batch.records.len() as u64)
+    };
+    let mut kept = 0;
+    while offer(&mut world).expect("the disk works") {
+        kept += 3;
+    }
+    assert_eq!((held(&mut world), world.spool.dropped(stream)), (kept, 0));
+    assert!(kept >= 9 && world.spool.len_bytes() <= STREAM_BYTES_MIN, "{kept}");
+    let through = Sequence(kept);
+    let stored = StoredThrough { boot: Boot(1), stream, through };
+    world.spool.acknowledge(&stored).expect("the disk works");
+    // While the disk is full, the first offer waits in memory and no other is taken.
+    world.disk.set_capacity(Some(0));
+    for _ in 0..5 {
+        offer(&mut world).expect_err("nothing fits");
+    }
+    world.disk.set_capacity(None);
+    assert!(offer(&mut world).expect("the disk works again"));
+    assert_eq!((held(&mut world), world.spool.dropped(stream)), (6, 0));
 }
 
 #[test]

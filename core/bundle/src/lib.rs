@@ -54,6 +54,6 @@ pub use manifest::{
     ImageSpec, Manifest, ManifestDraft, ManifestError, Order, PostStep, PreStep, Provenance,
     Reference, ResizeFilter, Resources, RowSpec, SampleSpec, TensorSpec, UpdatePolicy,
 };
-pub use npy::{read_npy, write_npy};
+pub use npy::{npy_header, read_npy, write_npy};
 pub use patch::{Patch, PatchCodec, PatchIndex, apply_patch};
 pub use tensor::{DType, NamedTensor, TensorData};

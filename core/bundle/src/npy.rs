@@ -38,25 +38,7 @@ pub fn read_npy(name: &str, bytes: &[u8]) -> Result<NamedTensor, Error> {
 
 /// The `.npy` file of a tensor, version 1.0: the same tensor always gives the same bytes.
 pub fn write_npy(tensor: &NamedTensor) -> Vec<u8> {
-    let descr = match tensor.dtype() {
-        DType::F32 => "<f4",
-        DType::I8 => "|i1",
-        DType::U8 => "|u1",
-        DType::I32 => "<i4",
-        DType::I64 => "<i8",
-    };
-    // A tuple of one needs its comma in Python.
-    let shape: String = tensor.shape().iter().map(|extent| format!("{extent}, ")).collect();
-    let shape =
-        if tensor.shape().len() == 1 { shape.trim_end() } else { shape.trim_end_matches(", ") };
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    let prefix = MAGIC.len() + 4;
-    let padded = (prefix + header.len() + 1).next_multiple_of(ALIGNMENT_BYTES) - prefix;
-    header.extend(std::iter::repeat_n(' ', padded - header.len() - 1));
-    header.push('\n');
-    let len = u16::try_from(header.len()).expect("a header of at most 8 axes is short");
-    let mut bytes = [MAGIC, &[1, 0], &len.to_le_bytes(), header.as_bytes()].concat();
+    let mut bytes = npy_header(tensor.dtype(), tensor.shape());
     match tensor.data() {
         TensorData::F32(values) => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
         TensorData::I8(values) => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
@@ -65,6 +47,28 @@ pub fn write_npy(tensor: &NamedTensor) -> Vec<u8> {
         TensorData::I64(values) => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
     }
     bytes
+}
+
+/// All of a `.npy` file, version 1.0, that comes before its elements.
+pub fn npy_header(dtype: DType, shape: &[usize]) -> Vec<u8> {
+    let descr = match dtype {
+        DType::F32 => "<f4",
+        DType::I8 => "|i1",
+        DType::U8 => "|u1",
+        DType::I32 => "<i4",
+        DType::I64 => "<i8",
+    };
+    // A tuple of one needs its comma in Python.
+    let extents: String = shape.iter().map(|extent| format!("{extent}, ")).collect();
+    let shape = if shape.len() == 1 { extents.trim_end() } else { extents.trim_end_matches(", ") };
+    let mut header =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+    let prefix = MAGIC.len() + 4;
+    let padded = (prefix + header.len() + 1).next_multiple_of(ALIGNMENT_BYTES) - prefix;
+    header.extend(std::iter::repeat_n(' ', padded - header.len() - 1));
+    header.push('\n');
+    let len = u16::try_from(header.len()).expect("a header of at most 8 axes is short");
+    [MAGIC, &[1, 0], &len.to_le_bytes(), header.as_bytes()].concat()
 }
 
 /// Header and elements.

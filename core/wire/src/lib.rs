@@ -9,7 +9,8 @@
 //! within a version: postcard does not describe itself.
 //!
 //! Vocabulary: a *boot* is one run of the agent's process; a *stream* is a sequence of records of one
-//! kind (results, profiles, events, labels); a record's *sequence number* starts at 1 in each boot and stream.
+//! kind (results, profiles, events, labels, captures); a record's *sequence number* starts at 1 in each boot and
+//! stream.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,6 +20,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "alloc")]
+mod capture;
 mod codec;
 mod digest;
 mod frame;
@@ -38,6 +41,11 @@ pub use frame::{
     Quantity, Reading, encode_frame,
 };
 
+#[cfg(feature = "alloc")]
+pub use capture::{
+    CAPTURE_PIECE_BYTES, CaptureFinished, CapturePiece, CaptureReason, CaptureRecord,
+    CaptureRequest, SampleForm,
+};
 #[cfg(feature = "alloc")]
 pub use codec::{Message, PAYLOAD_BYTES_MAX, decode, encode};
 #[cfg(feature = "alloc")]

@@ -27,11 +27,14 @@ pub enum Stream {
     Events,
     /// [`LabelRecord`](crate::LabelRecord)
     Labels,
+    /// [`CaptureRecord`](crate::CaptureRecord)
+    Captures,
 }
 
 impl Stream {
     /// Every stream.
-    pub const ALL: [Self; 4] = [Self::Results, Self::Profiles, Self::Events, Self::Labels];
+    pub const ALL: [Self; 5] =
+        [Self::Results, Self::Profiles, Self::Events, Self::Labels, Self::Captures];
 
     /// The stream's name in topics, files and tables.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Stream {
             Self::Profiles => "profiles",
             Self::Events => "events",
             Self::Labels => "labels",
+            Self::Captures => "captures",
         }
     }
 
@@ -241,6 +245,8 @@ pub struct Health {
     pub inferences_failed: u64,
     /// Payloads, frames and rows that could not be read.
     pub inputs_malformed: u64,
+    /// Samples of which a feature was out of the reference's range, not finite, or stuck.
+    pub inputs_anomalous: u64,
     /// Changes from one running bundle to another.
     pub swaps: u64,
     /// MQTT payload bytes that were sent.

@@ -59,6 +59,13 @@ pub const INTERFACE: &[InterfaceRow] = &[
         "what was right, told later",
     ),
     row(
+        "up/{device}/captures",
+        Direction::Up,
+        false,
+        "Signed: Batch<CaptureRecord>",
+        "samples that were kept, as far as they were asked for",
+    ),
+    row(
         "down/{device}/desired",
         Direction::Down,
         true,
@@ -71,6 +78,13 @@ pub const INTERFACE: &[InterfaceRow] = &[
         true,
         "Signed: Stored",
         "how far each stream is in the store",
+    ),
+    row(
+        "down/{device}/captures",
+        Direction::Down,
+        true,
+        "Signed: CaptureRequest",
+        "which kept samples are asked for",
     ),
     row(
         "all/bundles/{digest}",
@@ -102,12 +116,14 @@ pub enum Topic {
     State(DeviceId),
     /// `up/{device}/health`
     Health(DeviceId),
-    /// `up/{device}/results`, `profiles`, `events` or `labels`
+    /// `up/{device}/results`, `profiles`, `events`, `labels` or `captures`
     Stream(DeviceId, Stream),
     /// `down/{device}/desired`
     Desired(DeviceId),
     /// `down/{device}/stored`
     Stored(DeviceId),
+    /// `down/{device}/captures`
+    Captures(DeviceId),
     /// `all/bundles/{digest}`
     Bundle(Digest),
     /// `all/chunks/{digest}`
@@ -125,6 +141,7 @@ impl fmt::Display for Topic {
             Self::Stream(device, stream) => write!(f, "up/{device}/{}", stream.as_str()),
             Self::Desired(device) => write!(f, "down/{device}/desired"),
             Self::Stored(device) => write!(f, "down/{device}/stored"),
+            Self::Captures(device) => write!(f, "down/{device}/captures"),
             Self::Bundle(digest) => write!(f, "all/bundles/{}", digest.hex()),
             Self::Chunk(digest) => write!(f, "all/chunks/{}", digest.hex()),
             Self::Metadata(file) => write!(f, "all/metadata/{file}"),
@@ -204,6 +221,7 @@ fn parse_below_root(text: &str) -> Option<Topic> {
         }
         ("down", Some("desired")) => Some(Topic::Desired(name.parse().ok()?)),
         ("down", Some("stored")) => Some(Topic::Stored(name.parse().ok()?)),
+        ("down", Some("captures")) => Some(Topic::Captures(name.parse().ok()?)),
         ("all", Some(item)) => match name {
             "bundles" => Some(Topic::Bundle(Digest::from_hex(item).ok()?)),
             "chunks" => Some(Topic::Chunk(Digest::from_hex(item).ok()?)),
@@ -229,6 +247,7 @@ mod tests {
             Topic::Health(device.clone()),
             Topic::Desired(device.clone()),
             Topic::Stored(device.clone()),
+            Topic::Captures(device.clone()),
             Topic::Bundle(digest),
             Topic::Chunk(digest),
             Topic::Metadata("7.team-a.json".parse().expect("the name is well formed")),

@@ -1,6 +1,7 @@
 //! The REST API, described by its own OpenAPI document, and the pages beside it.
 
 mod bundles;
+mod captures;
 mod devices;
 mod drift;
 mod fleet;
@@ -30,6 +31,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
      connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
 
+/// Rows of a page that does not say how many.
+const PAGE_ROWS: u32 = 100;
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Selvedge fleet manager", description = "Devices, bundles, and what they do."),
@@ -40,6 +44,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; scr
         (name = "telemetry", description = "What devices sent."),
         (name = "drift", description = "Whether what bundles see and say is as their references."),
         (name = "labels", description = "What was right, told later, and how right answers were."),
+        (name = "captures", description = "Samples that devices kept, asked for and exported."),
         (name = "fleet", description = "The fleet as a whole.")
     )
 )]
@@ -89,6 +94,10 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(drift::export_drift))
         .routes(routes!(labels::add_labels))
         .routes(routes!(labels::read_quality))
+        .routes(routes!(captures::ask_captures, captures::list_capture_requests))
+        .routes(routes!(captures::delete_captures))
+        .routes(routes!(captures::list_captures))
+        .routes(routes!(captures::export_captures))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -219,7 +228,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 21, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 25, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

@@ -9,14 +9,12 @@ use utoipa::{IntoParams, ToSchema};
 use selvedge_sketch::GatewayProfile;
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
-use super::{ErrorBody, Path, Query};
+use super::{ErrorBody, PAGE_ROWS, Path, Query};
 use crate::{
     Error,
     manager::Manager,
     store::{Cursor, EventRow, NodeRow, ProfileRow, ResultRow, StreamRow},
 };
-
-const PAGE_ROWS: u32 = 100;
 
 /// Which rows.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -177,7 +175,7 @@ pub struct NodeView {
 pub struct StreamView {
     /// The run.
     boot: i64,
-    /// `results`, `profiles`, `events` or `labels`.
+    /// `results`, `profiles`, `events`, `labels` or `captures`.
     stream: String,
     /// All numbers up to this one are stored.
     through: i64,

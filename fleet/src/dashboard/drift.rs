@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use selvedge_trust::UnixMillis;
 use selvedge_wire::{DeviceId, Digest};
 
-use super::{chart, frame, grouped, quality};
+use super::{captures, chart, frame, grouped, quality};
 use crate::{
     Error, ErrorKind,
     api::{Path, Query},
@@ -72,10 +72,17 @@ pub async fn device_page(
             }
         });
     }
+    let captures = captures::section(&manager, &id).await?;
     let content = html! {
         h1 .page { (id) ": drift" }
+        @if let Some(health) = &device.health {
+            p .facts { span { "Odd samples "
+                strong title="out of the reference's range, not finite, or stuck" { (grouped(health.inputs_anomalous)) }
+                " of " (grouped(health.inferences)) } }
+        }
         @if sections.is_empty() { p .empty { "Nothing runs on it yet." } }
         @for section in &sections { (section) }
+        (captures)
     };
     Ok(frame(&manager, &format!("{id} · drift"), &content))
 }

@@ -3,6 +3,7 @@
 //! Rendered here, complete without script. A little script of our own fetches the page's main part
 //! again when the event stream says that something changed. Nothing is loaded from elsewhere.
 
+mod captures;
 mod chart;
 mod drift;
 mod quality;

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 
 use selvedge_wire::{DeviceId, SlotReport, TrustReport};
 
-use super::{EnrolledKey, Store, integer, natural};
+use super::{EnrolledKey, Store, captures, integer, natural};
 use crate::{Error, secret::PasswordHash};
 
 /// A device, with what it last said of itself.
@@ -168,7 +168,7 @@ impl Store {
     pub async fn delete_device(&self, id: &DeviceId) -> Result<(), Error> {
         let mut tx = self.begin().await?;
         let mut found = false;
-        for &delete in DELETES {
+        for &delete in DELETES.iter().chain(captures::DELETES) {
             let done = sqlx::query(delete)
                 .bind(id.as_str())
                 .execute(&mut *tx)

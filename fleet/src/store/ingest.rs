@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::SqliteConnection;
 
 use selvedge_wire::{
-    Batch, Boot, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health, InferenceResult,
-    LabelRecord, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Sequence, SlotReport,
-    Status, StoredThrough, Stream,
+    Batch, Boot, CaptureRecord, DRIFTED_STREAMS_MAX, DeviceId, Digest, Event, Health,
+    InferenceResult, LabelRecord, Outcome, ProfileOrigin, ProfileRecord, Record, Reported,
+    Sequence, SlotReport, Status, StoredThrough, Stream,
 };
 
-use super::{EnrolledKey, Store, Tx, integer, natural};
+use super::{EnrolledKey, Store, Tx, captures, integer, natural};
 use crate::{
     Error, Limits,
     ranges::{SequenceRanges, Span},
@@ -23,7 +23,7 @@ use crate::{
 
 /// Sequence numbers and counters above this one are refused: JSON readers hold integers up to here
 /// exactly.
-const COUNT_MAX: u64 = (1 << 53) - 1;
+pub(super) const COUNT_MAX: u64 = (1 << 53) - 1;
 
 /// Messages of one device that are not believed are told as an event at most this often, so that whoever
 /// floods the topic does not push out what the device tells.
@@ -75,6 +75,8 @@ pub enum Upward {
     Events(Batch<Event>),
     /// Labels that came late.
     Labels(Batch<LabelRecord>),
+    /// Samples that were kept, and are asked for.
+    Captures(Batch<CaptureRecord>),
 }
 
 impl Upward {
@@ -86,6 +88,7 @@ impl Upward {
             Self::Profiles(batch) => batch.records.len(),
             Self::Events(batch) => batch.records.len(),
             Self::Labels(batch) => batch.records.len(),
+            Self::Captures(batch) => batch.records.len(),
         }
     }
 }
@@ -128,6 +131,8 @@ pub struct Applied {
     pub refusals: Vec<Refusal>,
     /// Whether some device says that it runs other bundles than before.
     pub running_changed: bool,
+    /// Whether some device has done with a request for captured samples.
+    pub captures_finished: bool,
     /// Devices that said how they are; with the generation that they follow where they said that, too.
     pub heard: BTreeMap<DeviceId, Option<u64>>,
 }
@@ -188,6 +193,9 @@ impl Store {
                         }
                         Upward::Status(_) | Upward::Health(_) => {
                             applied.heard.entry(device.clone()).or_default();
+                        }
+                        Upward::Captures(batch) => {
+                            applied.captures_finished |= captures::finishes(batch);
                         }
                         Upward::Results(_)
                         | Upward::Profiles(_)
@@ -295,6 +303,13 @@ impl Store {
             }
             Upward::Labels(batch) => {
                 self.apply_batch(tx, device, Stream::Labels, batch, floor, at_ms).await
+            }
+            Upward::Captures(batch) => {
+                if let Some(reason) = captures::fault(batch) {
+                    let (sender, kind) = (device.to_string(), MalformedKind::Other);
+                    self.count_malformed(tx, &Malformed { sender, kind, reason, at_ms }).await?;
+                }
+                self.apply_batch(tx, device, Stream::Captures, batch, floor, at_ms).await
             }
         }
     }
@@ -512,7 +527,7 @@ fn plan_batch<T>(
     Ok(BatchPlan { ranges, fresh, overlapping, dropped, conflicting: 0, records_before })
 }
 
-/// Where a row belongs.
+/// Where a row belongs, and when it came.
 pub(super) struct Place<'a> {
     pub(super) device: &'a DeviceId,
     pub(super) boot: Boot,
@@ -756,10 +771,7 @@ async fn note_seen(tx: &mut Tx, received: &Received) -> Result<(), sqlx::Error> 
 }
 
 fn is_streamed(message: &Upward) -> bool {
-    match message {
-        Upward::Status(_) | Upward::Reported(_) | Upward::Health(_) => false,
-        Upward::Results(_) | Upward::Profiles(_) | Upward::Events(_) | Upward::Labels(_) => true,
-    }
+    !matches!(message, Upward::Status(_) | Upward::Reported(_) | Upward::Health(_))
 }
 
 /// The last number of a batch; nothing for other messages and for numbers that are not possible.
@@ -778,6 +790,7 @@ fn end_of_batch(message: &Upward) -> Option<StoredThrough> {
         Upward::Profiles(batch) => end(Stream::Profiles, batch),
         Upward::Events(batch) => end(Stream::Events, batch),
         Upward::Labels(batch) => end(Stream::Labels, batch),
+        Upward::Captures(batch) => end(Stream::Captures, batch),
     }
 }
 
@@ -887,6 +900,7 @@ fn largest_counter(health: &Health) -> u64 {
         inferences,
         inferences_failed,
         inputs_malformed,
+        inputs_anomalous,
         swaps,
         sent_bytes,
         received_bytes,
@@ -900,6 +914,7 @@ fn largest_counter(health: &Health) -> u64 {
         inferences,
         inferences_failed,
         inputs_malformed,
+        inputs_anomalous,
         swaps,
         sent_bytes,
         received_bytes,
@@ -939,8 +954,8 @@ async fn store_health(
     sqlx::query(
         "INSERT INTO health (device, boot, uptime_s, inferences, inferences_failed, \
          inputs_malformed, swaps, sent_bytes, received_bytes, resident_bytes, \
-         resident_bytes_peak, spool_bytes, records_dropped, received_ms) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         resident_bytes_peak, spool_bytes, records_dropped, received_ms, inputs_anomalous) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
          ON CONFLICT (device, boot) DO UPDATE SET uptime_s = excluded.uptime_s, \
          inferences = excluded.inferences, inferences_failed = excluded.inferences_failed, \
          inputs_malformed = excluded.inputs_malformed, swaps = excluded.swaps, \
@@ -948,7 +963,7 @@ async fn store_health(
          resident_bytes = excluded.resident_bytes, \
          resident_bytes_peak = excluded.resident_bytes_peak, \
          spool_bytes = excluded.spool_bytes, records_dropped = excluded.records_dropped, \
-         received_ms = excluded.received_ms",
+         received_ms = excluded.received_ms, inputs_anomalous = excluded.inputs_anomalous",
     )
     .bind(device.as_str())
     .bind(health.boot.0)
@@ -964,6 +979,7 @@ async fn store_health(
     .bind(integer(health.spool_bytes))
     .bind(integer(health.records_dropped))
     .bind(integer(at_ms))
+    .bind(integer(health.inputs_anomalous))
     .execute(&mut **tx)
     .await?;
     sqlx::query(

@@ -5,6 +5,7 @@
 //! message acknowledged and a device told to forget it.
 
 mod bundles;
+mod captures;
 mod desired;
 mod devices;
 mod drift;
@@ -34,6 +35,9 @@ use self::{keys::EnrolledKeys, transaction::Tx};
 use crate::{Error, Limits};
 
 pub use bundles::{BundleRow, PatchRow, Stocked, TargetRow};
+pub use captures::{
+    CaptureCensus, CaptureFilter, CaptureLabel, CaptureRequestRow, CaptureRow, CaptureSums,
+};
 pub use desired::{
     Assignment, Change, DesiredRow, DesiredSet, GENERATION_JUMP_MAX, SignedDesired, SlotRow, Slots,
 };
@@ -139,6 +143,7 @@ fn migrations() -> Vec<Migration> {
         ("repository", include_str!("../../migrations/0003_repository.sql")),
         ("profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
         ("labels", include_str!("../../migrations/0005_labels.sql")),
+        ("captures", include_str!("../../migrations/0006_captures.sql")),
     ];
     let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

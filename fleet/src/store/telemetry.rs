@@ -159,6 +159,8 @@ pub struct HealthRow {
     pub inferences_failed: i64,
     /// Inputs that could not be read.
     pub inputs_malformed: i64,
+    /// Samples that were odd.
+    pub inputs_anomalous: i64,
     /// Changes from one bundle to another.
     pub swaps: i64,
     /// Payload bytes that the device sent.
@@ -242,6 +244,7 @@ const HEALTH: &str = "SELECT device, \
      CAST(MIN(TOTAL(inferences), 9007199254740991) AS INTEGER) AS inferences, \
      CAST(MIN(TOTAL(inferences_failed), 9007199254740991) AS INTEGER) AS inferences_failed, \
      CAST(MIN(TOTAL(inputs_malformed), 9007199254740991) AS INTEGER) AS inputs_malformed, \
+     CAST(MIN(TOTAL(inputs_anomalous), 9007199254740991) AS INTEGER) AS inputs_anomalous, \
      CAST(MIN(TOTAL(swaps), 9007199254740991) AS INTEGER) AS swaps, \
      CAST(MIN(TOTAL(sent_bytes), 9007199254740991) AS INTEGER) AS sent_bytes, \
      CAST(MIN(TOTAL(received_bytes), 9007199254740991) AS INTEGER) AS received_bytes, \

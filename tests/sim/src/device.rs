@@ -173,6 +173,7 @@ impl Device {
                 profiles_bytes_max: quota(&mut dice),
                 events_bytes_max: 256 * 1024,
                 labels_bytes_max: 256 * 1024,
+                captures_bytes_max: 256 * 1024,
             },
             disk: Arc::new(disk),
             signer: keys::device_key(number),

@@ -408,6 +408,8 @@ impl Fleet {
                         Some(label.sample.to_string())
                     })?
                 }
+                // No device of the world keeps samples.
+                Stream::Captures => 0,
                 Stream::Profiles => {
                     let rows: Vec<_> =
                         held.profiles.iter().filter(|row| row.boot == boot.0).collect();
