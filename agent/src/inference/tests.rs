@@ -76,6 +76,7 @@ fn model(number: u8) -> Box<LoadedModel> {
         },
         sample: rows_of(&["a"]),
         baseline: Some(Arc::new(baseline)),
+        embedding: None,
         answerer: Box::new(Constant(number.into())),
     })
 }

@@ -10,6 +10,9 @@
 //! are tempered by how much the windows of the reference vary in the order of time, or, where that is not
 //! known, by a guess; then the table is *uncalibrated*, and what is concluded with it says so.
 //!
+//! Where an output tensor is declared as the embedding, what windows of it are held against stands here as well
+//! ([`BaselineEmbedding`]).
+//!
 //! Encoded as one version byte and a postcard body; one baseline has exactly one encoding. The first
 //! 8 bytes of the SHA-256 of the encoding are the [`SpecId`] that profiles carry.
 
@@ -23,12 +26,12 @@ use selvedge_sketch::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Order, digest_of,
+    BaselineEmbedding, Error, Order, ReferenceEmbedding, digest_of,
     limits::{BASELINE_BYTES_MAX, FEATURES_MAX, LABEL_BYTES_MAX, LABELS_MAX},
 };
 
 /// The version of the encoding.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The most cells that classes are grouped into.
 const CLASS_CELLS_MAX: usize = 16;
@@ -50,6 +53,7 @@ struct Body {
     classes: Option<BaselineClasses>,
     confidence: Option<BaselineConfidence>,
     accuracy: Option<Accuracy>,
+    embedding: Option<BaselineEmbedding>,
 }
 
 /// One feature of the reference.
@@ -176,6 +180,8 @@ pub struct ReferenceData<'a> {
     pub sessions: &'a [u32],
     /// When the detectors speak.
     pub policy: DetectorPolicy,
+    /// The vectors of an output, where one is declared.
+    pub embedding: Option<ReferenceEmbedding<'a>>,
 }
 
 /// What the model answers to one row.
@@ -218,6 +224,7 @@ impl Baseline {
             classes: build_classes(reference, &windows),
             confidence: build_confidence(reference.answers, &windows),
             accuracy: accuracy(reference.answers),
+            embedding: build_embedding(reference, rows)?,
         };
         check(&body).map_err(|reason| Error::Reference { reason })?;
         let encoded = encode(&body);
@@ -298,6 +305,20 @@ impl Baseline {
     /// How often the model is right on the reference.
     pub fn accuracy(&self) -> Option<Accuracy> {
         self.body.accuracy
+    }
+
+    /// What is summed up of an output tensor, where one is declared.
+    pub fn embedding(&self) -> Option<&BaselineEmbedding> {
+        self.body.embedding.as_ref()
+    }
+
+    /// Without the sums over the embeddings of the reference, which are a large part of it and for the fleet alone. It
+    /// counts and judges as before, under the same spec id; its encoding would be another.
+    pub fn without_moments(mut self) -> Self {
+        if let Some(embedding) = &mut self.body.embedding {
+            embedding.moments = None;
+        }
+        self
     }
 
     /// What detectors watch, each with its table: the features in their order, the classes, the confidence.
@@ -534,6 +555,20 @@ fn accuracy(answers: &[ReferenceAnswer]) -> Option<Accuracy> {
     (rows > 0).then_some(Accuracy { correct: correct as u64, rows })
 }
 
+fn build_embedding(
+    reference: &ReferenceData<'_>,
+    rows: usize,
+) -> Result<Option<BaselineEmbedding>, Error> {
+    let Some(embedding) = &reference.embedding else { return Ok(None) };
+    let vectors = embedding.vectors.len();
+    if vectors != rows {
+        let reason = format!("there are {vectors} embeddings for {rows} samples");
+        return Err(Error::Reference { reason });
+    }
+    let window_rows = reference.policy.samples_min().into();
+    BaselineEmbedding::build(embedding, reference.sessions, window_rows).map(Some)
+}
+
 /// At most 15 rising edges that share sorted, finite keys among 16 bins. A value with a share of its own or more gets
 /// a bin of its own, and what remains is shared among the bins that remain.
 fn edges(keys: &[i32]) -> Vec<i32> {
@@ -583,6 +618,9 @@ fn check(body: &Body) -> Result<(), String> {
     }
     if let Some(confidence) = &body.confidence {
         check_confidence(confidence, body.rows)?;
+    }
+    if let Some(embedding) = &body.embedding {
+        embedding.check(body.rows)?;
     }
     match body.accuracy {
         Some(Accuracy { correct, rows }) if correct > rows || rows == 0 || rows > body.rows => {
@@ -745,9 +783,9 @@ mod tests {
     fn a_baseline_of_another_version_or_with_other_bytes_is_refused() {
         let bytes = build(&[("a", vec![1.0, 2.0])]).expect("finite").encode();
         let mut newer = bytes.clone();
-        newer[0] = 3;
-        let error = Baseline::decode(&newer).expect_err("version 3");
-        assert!(error.to_string().contains("version is 3"), "{error}");
+        newer[0] = 4;
+        let error = Baseline::decode(&newer).expect_err("version 4");
+        assert!(error.to_string().contains("version is 4"), "{error}");
         for len in 0..bytes.len() {
             assert!(Baseline::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
         }

@@ -496,6 +496,7 @@ fn loader() -> LoadModel {
             },
             sample: manifest.sample.clone(),
             baseline: None,
+            embedding: None,
             answerer: Box::new(Silent),
         })
     })

@@ -136,6 +136,7 @@ fn loader(unfit: Digests) -> LoadModel {
             },
             sample: manifest.sample.clone(),
             baseline: None,
+            embedding: None,
             answerer: Box::new(Nothing),
         })
     })
