@@ -296,3 +296,145 @@ fn distance(
         finding,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use selvedge_sketch::DetectorState;
+
+    use super::*;
+    use crate::{
+        drift::{Origin, judge},
+        testing::{
+            name,
+            reference::{
+                CORRELATION, Noise, WINDOW, baseline, correlated_baseline, correlated_profile,
+                encoded, profile,
+            },
+        },
+    };
+
+    static BASELINE: LazyLock<Baseline> = LazyLock::new(correlated_baseline);
+
+    const STEP_MS: u64 = 60_000;
+
+    /// So many windows of each device, whose values have the correlation that is said for its place.
+    fn windows(
+        (devices, count): (u64, u64),
+        samples: usize,
+        correlation: impl Fn(u64, u64) -> f32,
+    ) -> Vec<Window> {
+        let mut noise = Noise(23);
+        let places = (0..devices).flat_map(|device| (0..count).map(move |at| (device, at)));
+        places
+            .map(|(device, at)| {
+                let correlation = correlation(device, at);
+                let counted = correlated_profile(&BASELINE, &mut noise, samples, correlation);
+                window(device, at, &counted)
+            })
+            .collect()
+    }
+
+    fn window(device: u64, at: u64, counted: &GatewayProfile) -> Window {
+        Window {
+            origin: Origin {
+                device: name(&format!("line-{device:02}")),
+                slot: "main".parse().expect("the name is well formed"),
+            },
+            boot: 1,
+            first: at,
+            last: at,
+            opened_ms: at * STEP_MS,
+            closed_ms: (at + 1) * STEP_MS,
+            profile: encoded(counted),
+        }
+    }
+
+    fn look(windows: &[Window], points_max: usize) -> MultivariateView {
+        let view = MultivariateView::of(&BASELINE, windows, STEP_MS, u64::MAX, points_max);
+        view.expect("the baseline has an embedding")
+    }
+
+    #[test]
+    fn a_correlation_that_turns_is_beyond_while_every_stream_stays_steady() {
+        let turned = |_, at| if at < 20 { CORRELATION } else { -CORRELATION };
+        let windows = windows((1, 60), WINDOW, turned);
+        let judgement = judge(&BASELINE, &windows, u64::MAX, 64);
+        assert_eq!(judgement.cohort.state, DetectorState::Steady, "{:?}", judgement.cohort.changes);
+        let course = look(&windows, 100).cohort;
+        assert_eq!((course.points.len(), course.waiting), (60, 0));
+        for (at, point) in course.points.iter().enumerate().skip(20) {
+            assert_eq!(point.random_features.finding, DistanceFinding::Beyond, "{at}: {point:?}");
+        }
+        let early = course.points[..20].iter().filter(|it| it.finding() == DistanceFinding::Beyond);
+        assert!(early.count() <= 1, "{:?}", &course.points[..20]);
+    }
+
+    #[test]
+    fn clean_windows_of_other_sources_seldom_exceed_the_thresholds() {
+        let view = look(&windows((4, 100), WINDOW, |_, _| CORRELATION), 100);
+        assert_eq!((view.reference_sources, view.calibration_sources), (Some(50), Some(50)));
+        let points = || view.origins.iter().flat_map(|origin| &origin.course.points);
+        assert_eq!(points().count(), 400);
+        let beyond = |distance: fn(&PointView) -> DistanceView| {
+            let distances = points().map(distance);
+            let chance = distances.clone().filter_map(|it| it.chance).fold(0.0, f64::max);
+            assert!((0.009..0.011).contains(&chance), "{chance}");
+            distances.filter(|it| it.finding == DistanceFinding::Beyond).count()
+        };
+        // Four are stated; that a threshold comes from 100 windows alone may double it.
+        let (embedding, features) = (beyond(|it| it.embedding), beyond(|it| it.random_features));
+        assert!(embedding <= 12 && features <= 12, "{embedding} {features}");
+    }
+
+    #[test]
+    fn small_windows_are_added_up_and_the_newest_points_are_told() {
+        let view = look(&windows((1, 23), 100, |_, _| CORRELATION), 5);
+        assert_eq!(view.vectors_wanted, WINDOW as u64);
+        let course = &view.cohort;
+        assert_eq!((course.points.len(), course.waiting), (5, 200));
+        let newest = course.points[4];
+        assert_eq!((newest.vectors, newest.opened_ms), (300, 18 * STEP_MS));
+        assert_eq!(newest.closed_ms, 21 * STEP_MS);
+        assert_eq!(newest.finding(), DistanceFinding::Within, "{newest:?}");
+        assert_eq!(view.origins[0].course, *course, "it stands alone");
+    }
+
+    #[test]
+    fn what_many_devices_share_is_seen_in_their_sum_and_too_large_a_sum_is_not_judged() {
+        let shared = look(&windows((5, 4), 50, |_, _| 0.0), 100);
+        assert_eq!(shared.cohort.points.len(), 4);
+        let beyond =
+            shared.cohort.points.iter().filter(|it| it.finding() == DistanceFinding::Beyond);
+        assert_eq!(beyond.count(), 4, "{:?}", shared.cohort);
+        assert!(shared.origins.iter().all(|origin| origin.course.points.is_empty()));
+        let large = look(&windows((5, 2), WINDOW, |_, _| CORRELATION), 100);
+        let newest = large.cohort.points[1];
+        assert_eq!(newest.vectors, 5 * WINDOW as u64);
+        assert_eq!(newest.finding(), DistanceFinding::OutsideCalibration);
+        assert_eq!((newest.embedding.threshold, newest.embedding.chance), (None, None));
+    }
+
+    #[test]
+    fn sums_that_cannot_be_of_the_embedding_are_left_out() {
+        let counted = correlated_profile(&BASELINE, &mut Noise(5), WINDOW, CORRELATION);
+        let mut odd = GatewayProfile::new(BASELINE.spec_id(), 2).expect("two features fit");
+        odd.outputs_mut().observe_embedding(&[1i8, 2, 3]).expect("it is the first");
+        odd.outputs_mut().observe_random_features(&[1i8; 64]).expect("it is the first");
+        let mut half = GatewayProfile::new(BASELINE.spec_id(), 2).expect("two features fit");
+        half.outputs_mut().observe_embedding(&[1i8, 2]).expect("it is the first");
+        let windows: Vec<Window> =
+            (0..).zip([&odd, &half, &counted]).map(|(at, it)| window(0, at, it)).collect();
+        let course = look(&windows, 100).cohort;
+        assert_eq!(course.points.len(), 1);
+        assert_eq!((course.points[0].vectors, course.points[0].opened_ms), (250, 2 * STEP_MS));
+    }
+
+    #[test]
+    fn without_an_embedding_nothing_is_said() {
+        let baseline = baseline(50);
+        let window = window(0, 0, &profile(&baseline, &mut Noise(5), 50, 0.0));
+        assert!(MultivariateView::of(&baseline, &[window], STEP_MS, u64::MAX, 5).is_none());
+    }
+}
