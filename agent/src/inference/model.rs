@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use selvedge_bundle::{Baseline, Bundle, EmbeddingCounter, SampleSpec};
+use selvedge_bundle::{Baseline, Bundle, EmbeddingCounter, Manifest, SampleSpec};
 use selvedge_runtime::{Answer, LoadOptions, Model, Sample};
 use selvedge_sketch::{GatewayProfile, SpecId};
 use selvedge_wire::Running;
@@ -72,7 +72,7 @@ impl LoadedModel {
             },
             sample: manifest.sample.clone(),
             baseline: baseline_of(bundle, model.feature_names())?,
-            embedding: embedding_of(bundle)?,
+            embedding: embedding_of(manifest, bundle.baseline())?,
             answerer: Box::new(Runtime { model, columns }),
         })
     }
@@ -128,9 +128,11 @@ fn baseline_of(bundle: &Bundle, names: &[String]) -> Result<Option<Arc<Baseline>
 }
 
 /// The output that the baseline's embedding is of, which is the one that the manifest names.
-fn embedding_of(bundle: &Bundle) -> Result<Option<Embedding>, String> {
-    let Some(embedding) = bundle.baseline().and_then(Baseline::embedding) else { return Ok(None) };
-    let manifest = bundle.manifest();
+pub(super) fn embedding_of(
+    manifest: &Manifest,
+    baseline: Option<&Baseline>,
+) -> Result<Option<Embedding>, String> {
+    let Some(embedding) = baseline.and_then(Baseline::embedding) else { return Ok(None) };
     let (tensor, width) = (&embedding.tensor, usize::from(embedding.width));
     let output = manifest.embedding().filter(|&output| {
         let output = &manifest.outputs[output];
