@@ -145,6 +145,24 @@ impl CodeScale {
         Some(i8::try_from(code).expect("it was cut to an i8"))
     }
 
+    /// Leaves the codes of a vector in `codes`. False if it has another width or no codes.
+    fn code_all(self, vector: &TensorData, codes: &mut [i8]) -> bool {
+        match vector {
+            TensorData::I8(values) if values.len() == codes.len() => {
+                codes.copy_from_slice(values);
+                true
+            }
+            TensorData::F32(values) if values.len() == codes.len() => {
+                codes.iter_mut().zip(values).all(|(code, value)| {
+                    let found = self.code(*value);
+                    *code = found.unwrap_or(0);
+                    found.is_some()
+                })
+            }
+            _ => false,
+        }
+    }
+
     fn fits(self) -> bool {
         Self::EXPONENTS.contains(&self.exponent)
             && self.zero_point.unsigned_abs() <= Self::ZERO_POINT_MAX
@@ -182,30 +200,15 @@ impl EmbeddingCounter {
     /// If vectors of another width were counted before.
     pub fn count(&self, vector: &TensorData, outputs: &mut OutputCounts) {
         let mut codes = [0; VECTOR_WIDTH_MAX];
-        let Some(codes) = self.codes(vector, &mut codes) else { return };
+        let codes = &mut codes[..self.width];
+        if !self.codes.code_all(vector, codes) {
+            return;
+        }
         let features = self.features(codes);
         let features = &features[..self.projection.feature_count()];
         let added = outputs.observe_embedding(codes);
         let added = added.and_then(|()| outputs.observe_random_features(features));
         added.expect("what one counter makes of vectors has one width");
-    }
-
-    fn codes<'b>(
-        &self,
-        vector: &TensorData,
-        buffer: &'b mut [i8; VECTOR_WIDTH_MAX],
-    ) -> Option<&'b [i8]> {
-        let codes = &mut buffer[..self.width];
-        match vector {
-            TensorData::F32(values) if values.len() == self.width => {
-                for (code, value) in codes.iter_mut().zip(values) {
-                    *code = self.codes.code(*value)?;
-                }
-            }
-            TensorData::I8(values) if values.len() == self.width => codes.copy_from_slice(values),
-            _ => return None,
-        }
-        Some(codes)
     }
 
     fn features(&self, codes: &[i8]) -> [i8; VECTOR_WIDTH_MAX] {
@@ -242,23 +245,20 @@ impl BaselineEmbedding {
         };
         let codes = CodeScale::of(vectors)
             .ok_or_else(|| refuse("has no finite values that fit a scale".to_owned()))?;
-        let mut projection =
-            ProjectionSpec { seed: PROJECTION_SEED, features: PROJECTION_FEATURES, shift: 0 };
-        let counter = |projection| {
-            EmbeddingCounter::new(width, codes, projection)
-                .map_err(|error| refuse(error.to_string()))
+        let coded = |vector: &Option<TensorData>| {
+            let mut coded = vec![0; width];
+            codes.code_all(vector.as_ref()?, &mut coded).then_some(coded)
         };
-        let coded: Vec<Option<Vec<i8>>> = {
-            let (counter, mut buffer) = (counter(projection)?, [0; VECTOR_WIDTH_MAX]);
-            let coded = |vector: &Option<TensorData>| {
-                counter.codes(vector.as_ref()?, &mut buffer).map(<[i8]>::to_vec)
-            };
-            vectors.iter().map(coded).collect()
-        };
+        let coded: Vec<Option<Vec<i8>>> = vectors.iter().map(coded).collect();
         let known: Vec<&[i8]> = coded.iter().flatten().map(Vec::as_slice).collect();
         let shift = shift_for(median_distance(&known));
-        projection.shift = u8::try_from(shift).expect("a shift is at most 20");
-        let counter = counter(projection)?;
+        let projection = ProjectionSpec {
+            seed: PROJECTION_SEED,
+            features: PROJECTION_FEATURES,
+            shift: u8::try_from(shift).expect("a shift is at most 20"),
+        };
+        let counter = EmbeddingCounter::new(width, codes, projection)
+            .expect("the width was checked, and the rest is ours");
         let rows: Vec<Option<Row>> =
             coded.into_iter().map(|codes| Some(Row::new(codes?, &counter))).collect();
         let split = Split::of(&rows, sessions, window_rows);
