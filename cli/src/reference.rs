@@ -266,7 +266,7 @@ pub fn no_threshold_because(baseline: &Baseline) -> Option<String> {
     let (sources, windows) = (2 * CALIBRATION_SOURCES_MIN, Threshold::WINDOWS_MIN);
     let samples = baseline.policy().samples_min();
     Some(format!(
-        "it takes {sources} sessions that fill a window of {samples} samples, and {windows} windows in every second of them"
+        "it takes {sources} sessions that fill a window of {samples} samples, and {windows} windows in all in every second of them"
     ))
 }
 

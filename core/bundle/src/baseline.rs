@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 
 use selvedge_sketch::{
     BIN_COUNT_MAX, BinCounts, BinSpec, CLASS_COUNT_MAX, Calibration, ClassCounts, ConfidenceSpec,
-    DetectorPolicy, GatewayProfile, Judged, Measurement, ScoreTable, SpecId, Values,
+    DetectorPolicy, GatewayProfile, Judged, LinearSums, Measurement, ScoreTable, SpecId, Values,
     VarianceInflation, f32_from_key, key_from_f32,
 };
 use serde::{Deserialize, Serialize};
@@ -332,10 +332,24 @@ impl Baseline {
         features.chain(classes).chain(confidence)
     }
 
+    /// Whether a profile can have been counted with this: it says so, and has as many features and sums of vectors as
+    /// wide. All that fit add up.
+    pub fn fits(&self, profile: &GatewayProfile) -> bool {
+        let outputs = profile.outputs();
+        let widths = self.embedding().map_or((0, 0), |embedding| {
+            (usize::from(embedding.width), usize::from(embedding.projection.features))
+        });
+        let fits = |sums: &LinearSums, width| sums.vectors() == 0 || sums.sums().len() == width;
+        profile.spec_id() == self.spec_id
+            && profile.features().len() == self.features().len()
+            && fits(outputs.embedding(), widths.0)
+            && fits(outputs.random_features(), widths.1)
+    }
+
     /// The counts per cell of each stream in a profile, in the order of [`streams`](Self::streams); none if it
     /// was not counted in these bins.
     pub fn cells(&self, profile: &GatewayProfile) -> Option<Vec<Vec<u32>>> {
-        if profile.spec_id() != self.spec_id || profile.features().len() != self.features().len() {
+        if !self.fits(profile) {
             return None;
         }
         let features = self.features().iter().zip(profile.features());

@@ -184,8 +184,6 @@ struct Ruler<'a> {
     embedding: Reference,
     random_features: Reference,
     calibration: Option<&'a EmbeddingCalibration>,
-    width: usize,
-    feature_count: usize,
     vectors_wanted: u64,
 }
 
@@ -201,8 +199,6 @@ impl<'a> Ruler<'a> {
             embedding: Reference::fit(&moments.embedding).ok()?,
             random_features: Reference::fit(&moments.random_features).ok()?,
             calibration,
-            width: embedding.width.into(),
-            feature_count: embedding.projection.features.into(),
             vectors_wanted: smallest.map_or(samples_min, |smallest| smallest.vectors),
         })
     }
@@ -219,8 +215,8 @@ impl<'a> Ruler<'a> {
             let Some((embedding, random_features)) = self.sums(profile.outputs()) else { continue };
             let (since_ms, of_embedding, of_features) =
                 open.get_or_insert_with(|| (opened_ms, LinearSums::new(), LinearSums::new()));
-            of_embedding.merge(embedding).expect("sums of another width were left out");
-            of_features.merge(random_features).expect("sums of another width were left out");
+            of_embedding.merge(embedding).expect("what fits a baseline adds up");
+            of_features.merge(random_features).expect("likewise");
             if u64::from(of_embedding.vectors()) >= self.vectors_wanted {
                 points.push(self.point((*since_ms, closed_ms), of_embedding, of_features));
                 open = None;
@@ -231,14 +227,12 @@ impl<'a> Ruler<'a> {
         CourseView { points, waiting }
     }
 
-    /// The sums of a window, if it has some and they can be of the baseline's embedding.
+    /// The sums of a window, if it has some and they are whole.
     fn sums<'p>(&self, outputs: &'p OutputCounts) -> Option<(&'p LinearSums, &'p LinearSums)> {
         let (embedding, features) = (outputs.embedding(), outputs.random_features());
         let fits = embedding.vectors() > 0
             && embedding.vectors() == features.vectors()
-            && !embedding.saturated()
-            && embedding.sums().len() == self.width
-            && features.sums().len() == self.feature_count;
+            && !embedding.saturated();
         fits.then_some((embedding, features))
     }
 
