@@ -58,7 +58,7 @@ use shadow::{Answered, Shadow};
 use window::Window;
 
 pub use answers::{Answering, RememberedAnswer};
-pub use model::{Answerer, LoadedModel};
+pub use model::{Answerer, Embedding, LoadedModel};
 
 /// Takes the records that a worker makes. It may wait.
 pub type RecordSink = Box<dyn Fn(Stream, Vec<u8>) + Send>;

@@ -49,8 +49,9 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, Answering, DriftOutlet, InferenceCounters, LoadedModel, Observer, RecordSink,
-    RememberedAnswer, SampleRequest, SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
+    Answerer, Answering, DriftOutlet, Embedding, InferenceCounters, LoadedModel, Observer,
+    RecordSink, RememberedAnswer, SampleRequest, SampleShape, SlotHandle, WorkerEnded,
+    WorkerSettings,
 };
 pub use self_test::{Check, TrustedRepository, self_test};
 pub use spool::{

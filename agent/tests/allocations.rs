@@ -1,5 +1,5 @@
-//! What an inference costs beside the model: a slot's worker counts 16 features, the class and the confidence,
-//! and allocates nothing for it.
+//! What an inference costs beside the model: a slot's worker counts 16 features, the class, the confidence and an
+//! embedding of 32 values with 64 random Fourier features, and allocates nothing for it.
 //!
 //! What was allocated between the end of one answer and the beginning of the next, on the worker's own thread, is
 //! the worker's: taking a sample over, counting it, watching it, remembering it.
@@ -15,14 +15,18 @@ use std::{
 };
 
 use selvedge_agent::{
-    Answerer, Clock, DriftOutlet, InferenceCounters, LoadedModel, SampleRequest, SlotHandle,
-    SystemClock, WorkerSettings,
+    Answerer, Clock, DriftOutlet, Embedding, InferenceCounters, LoadedModel, SampleRequest,
+    SlotHandle, SystemClock, WorkerSettings,
 };
-use selvedge_bundle::{Baseline, Column, ReferenceAnswer, ReferenceData, RowSpec, SampleSpec};
+use selvedge_bundle::{
+    Baseline, Column, NamedTensor, ReferenceAnswer, ReferenceData, ReferenceEmbedding, RowSpec,
+    SampleSpec, TensorData,
+};
 use selvedge_runtime::{Answer, ClassAnswer, Sample};
 use selvedge_wire::{Digest, Running};
 
 const FEATURES: usize = 16;
+const EMBEDDING: usize = 32;
 const SAMPLES: u64 = 4_000;
 
 /// The first samples allocate what the others use again.
@@ -87,7 +91,9 @@ impl Answerer for Noting {
             all.push(u64::try_from(between).expect("it is short"));
         }
         let class = Some(ClassAnswer { index: 1, label: None, score: 0.75 });
-        let answer = Answer { outputs: Vec::new(), class, probabilities: Some(vec![0.25, 0.75]) };
+        let outputs = NamedTensor::new("embedding", vec![EMBEDDING], vector(answers));
+        let outputs = vec![outputs.expect("it has as many values as the shape says")];
+        let answer = Answer { outputs, class, probabilities: Some(vec![0.25, 0.75]) };
         *self.left.lock().expect("nothing panics here") = (ALLOCATED.get(), self.clock.elapsed());
         Ok(answer)
     }
@@ -110,7 +116,13 @@ fn columns() -> Vec<Column> {
     (0..FEATURES).map(column).collect()
 }
 
-fn baseline() -> Baseline {
+/// The embedding of a sample.
+fn vector(number: u64) -> TensorData {
+    let value = |place| ((number * 37 + place * 11) % 571) as f32 / 100.0;
+    TensorData::F32((0..EMBEDDING as u64).map(value).collect())
+}
+
+fn baseline(with_embedding: bool) -> Baseline {
     let column = |column: Column| (column.name, (0..4000).map(|row| row as f32 / 7.0).collect());
     let features: Vec<(String, Vec<f32>)> = columns().into_iter().map(column).collect();
     let answer = |row: u32| ReferenceAnswer {
@@ -119,17 +131,23 @@ fn baseline() -> Baseline {
         correct: Some(!row.is_multiple_of(3)),
     };
     let answers: Vec<ReferenceAnswer> = (0..4000).map(answer).collect();
+    let vectors: Vec<_> = (0..4000).map(|row| Some(vector(row))).collect();
+    let embedding = ReferenceEmbedding { tensor: "embedding", vectors: &vectors };
     let reference = ReferenceData {
         features: &features,
         answers: &answers,
         class_count: 2,
+        embedding: with_embedding.then_some(embedding),
         ..ReferenceData::default()
     };
     Baseline::build(&reference).expect("the reference is sound")
 }
 
 /// Allocations of the worker, and the median of the nanoseconds that it took for a sample.
-async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
+async fn measure(baseline: Option<Baseline>) -> (u64, u64) {
+    let embedding = baseline.as_ref().and_then(Baseline::embedding);
+    let embedding =
+        embedding.map(|embedding| Embedding { output: 0, counter: embedding.counter() });
     let seen = Arc::<Seen>::default();
     let settings = WorkerSettings {
         clock: Arc::new(SystemClock::new()),
@@ -156,7 +174,8 @@ async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
         },
         sample: sample.clone(),
         classes: Vec::new(),
-        baseline,
+        baseline: baseline.map(Arc::new),
+        embedding,
         answerer: Box::new(Noting { clock, answers, left, seen: seen.clone() }),
     };
     worker.swap(Some(Box::new(model))).await.expect("the worker runs");
@@ -180,9 +199,12 @@ async fn measure(baseline: Option<Arc<Baseline>>) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn counting_sixteen_features_a_class_and_a_confidence_allocates_nothing() {
+async fn counting_features_a_class_a_confidence_and_an_embedding_allocates_nothing() {
     let (allocated_without, without_ns) = measure(None).await;
-    let (allocated, with_ns) = measure(Some(Arc::new(baseline()))).await;
-    println!("{with_ns} ns a sample, {without_ns} ns without a baseline");
-    assert_eq!((allocated_without, allocated), (0, 0));
+    let (allocated, with_ns) = measure(Some(baseline(false))).await;
+    let (allocated_embedding, embedding_ns) = measure(Some(baseline(true))).await;
+    println!(
+        "{with_ns} ns a sample, {without_ns} ns without a baseline, {embedding_ns} ns with an embedding"
+    );
+    assert_eq!((allocated_without, allocated, allocated_embedding), (0, 0, 0));
 }

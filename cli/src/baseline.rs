@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use selvedge_bundle::{Accuracy, Baseline, Order};
+use selvedge_bundle::{Accuracy, Baseline, Order, multivariate::Threshold};
 use serde_json::{Value, json};
 
 use crate::data::read_file;
 use crate::pack::baseline_of_recipe;
-use crate::reference::{ReferenceArgs, ReferenceSamples, doubts, streams, uncalibrated_because};
+use crate::reference::{
+    ReferenceArgs, ReferenceSamples, doubts, embedding_text, streams, uncalibrated_because,
+};
 use crate::terminal::strong;
 use crate::verify::{load, open};
 
@@ -82,8 +84,8 @@ fn build(source: &Path, given: &ReferenceArgs) -> anyhow::Result<Baseline> {
     let data = data.context("a bundle does not hold its reference data: give --reference FILE")?;
     let bundle = open(source)?;
     let manifest = bundle.manifest();
-    let by = given.by.as_deref();
-    let samples = ReferenceSamples::read(data, &manifest.sample, &given.labels(), by)?;
+    let samples =
+        ReferenceSamples::read(data, &manifest.sample, &given.labels(), &given.sessions())?;
     let order = given.order().unwrap_or(manifest.drift.order);
     samples.baseline(manifest, &load(&bundle)?, order)
 }
@@ -136,6 +138,9 @@ fn show(baseline: &Baseline, as_json: bool) {
             if stream.table.uncalibrated() { format!("no: {because}") } else { "yes".to_owned() };
         println!("  {name:<width$}  {:>4}  {share:>5.1} %  {eta:>5.3}  {calibrated}", stream.bins);
     }
+    if let Some(embedding) = baseline.embedding() {
+        println!("  embedding {}", embedding_text(embedding));
+    }
     doubts.iter().for_each(|doubt| eprintln!("warning: {doubt}"));
 }
 
@@ -151,11 +156,31 @@ fn to_json(baseline: &Baseline, doubts: &[String]) -> Value {
             })
         })
         .collect();
+    let thresholds = |thresholds: &[Threshold]| -> Vec<Value> {
+        let told = |it: &Threshold| {
+            let (t_squared, chance) = (it.t_squared(), it.chance());
+            json!({"vectors": it.vectors, "windows": it.windows, "t_squared": t_squared, "chance": chance})
+        };
+        thresholds.iter().map(told).collect()
+    };
+    let embedding = baseline.embedding().map(|embedding| {
+        let calibration = embedding.calibration.as_ref().map(|calibration| {
+            json!({
+                "reference_sources": calibration.reference_sources, "sources": calibration.sources,
+                "embedding": thresholds(&calibration.embedding),
+                "random_features": thresholds(&calibration.random_features),
+            })
+        });
+        json!({
+            "tensor": embedding.tensor, "width": embedding.width,
+            "random_features": embedding.projection.features, "calibration": calibration,
+        })
+    });
     json!({
         "spec_id": baseline.spec_id().to_string(), "rows": baseline.rows(), "order": baseline.order(),
         "alarm_windows": policy.alarm_windows(), "samples_min": policy.samples_min(),
         "cycle_windows": policy.cycle_windows(), "accuracy": baseline.accuracy().map(Accuracy::share),
-        "streams": streams, "uncalibrated_because": uncalibrated_because(baseline),
+        "streams": streams, "embedding": embedding, "uncalibrated_because": uncalibrated_because(baseline),
         "warnings": doubts,
     })
 }

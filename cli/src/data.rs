@@ -29,6 +29,18 @@ pub enum Labels {
     File(PathBuf),
 }
 
+/// Where it stands from which session each sample is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// Nowhere: there is one.
+    #[default]
+    One,
+    /// In this column of the CSV file.
+    Column(String),
+    /// In this `.npy` file of integers.
+    File(PathBuf),
+}
+
 /// Samples with their labels, if they have any.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Samples {
@@ -110,7 +122,7 @@ impl Table {
     fn labels(&self, columns: &[&str], labels: &Labels) -> anyhow::Result<Option<Vec<String>>> {
         match labels {
             Labels::Column(name) => self.texts(name).map(Some),
-            Labels::File(path) => read_label_file(path, self.records.len()).map(Some),
+            Labels::File(path) => read_integers(path, self.records.len()).map(Some),
             Labels::Usual if columns.contains(&LABEL_COLUMN) => Ok(None),
             Labels::Usual if self.header.iter().any(|name| name == LABEL_COLUMN) => {
                 self.texts(LABEL_COLUMN).map(Some)
@@ -147,8 +159,16 @@ impl Table {
 
 /// From which session each row of a CSV file is: a number per text of the column, in the order in which they begin.
 pub fn read_sessions(path: &Path, column: &str) -> anyhow::Result<Vec<u32>> {
+    numbered(Table::read(path)?.texts(column)?)
+}
+
+/// From which session each sample is, by a `.npy` file of integers; numbered likewise.
+pub fn read_session_file(path: &Path, count: usize) -> anyhow::Result<Vec<u32>> {
+    numbered(read_integers(path, count)?)
+}
+
+fn numbered(names: Vec<String>) -> anyhow::Result<Vec<u32>> {
     let mut numbers = HashMap::new();
-    let names = Table::read(path)?.texts(column)?;
     let mut number = |name| {
         let next = u32::try_from(numbers.len()).context("there are too many sessions")?;
         Ok(*numbers.entry(name).or_insert(next))
@@ -199,21 +219,21 @@ fn image_labels(path: &Path, labels: &Labels, count: usize) -> anyhow::Result<Op
         Labels::Column(name) => {
             bail!("there is no column {name:?} in {}; give a .npy file of labels", path.display())
         }
-        Labels::File(file) => read_label_file(file, count).map(Some),
+        Labels::File(file) => read_integers(file, count).map(Some),
         Labels::Usual => {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy();
             let beside = path.with_file_name(format!("{stem}-labels.npy"));
-            if beside.exists() { read_label_file(&beside, count).map(Some) } else { Ok(None) }
+            if beside.exists() { read_integers(&beside, count).map(Some) } else { Ok(None) }
         }
     }
 }
 
-fn read_label_file(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
+fn read_integers(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
     let tensor = read_tensor(path)?;
     let found = tensor.data().len();
-    ensure!(found == count, "{} has {found} labels for {count} samples", path.display());
+    ensure!(found == count, "{} has {found} integers for {count} samples", path.display());
     Ok(match tensor.data() {
-        TensorData::F32(_) => bail!("{} holds f32 values; labels are integers", path.display()),
+        TensorData::F32(_) => bail!("{} holds f32 values, and integers are needed", path.display()),
         TensorData::I8(values) => values.iter().map(i8::to_string).collect(),
         TensorData::U8(values) => values.iter().map(u8::to_string).collect(),
         TensorData::I32(values) => values.iter().map(i32::to_string).collect(),

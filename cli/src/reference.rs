@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use selvedge_bundle::{
-    Baseline, Manifest, Order, PostStep, ReferenceAnswer, ReferenceData, SampleSpec, Stream,
+    Baseline, BaselineEmbedding, CALIBRATION_SOURCES_MIN, Manifest, Order, PostStep,
+    ReferenceAnswer, ReferenceData, ReferenceEmbedding, SampleSpec, Stream,
+    multivariate::Threshold,
 };
 use selvedge_runtime::{Answer, FeatureReader, Model, Sample};
 use selvedge_sketch::{Calibration, ScoreTable};
 
-use crate::data::{Labels, Samples, class_of, read_sessions};
+use crate::data::{Labels, Samples, Sessions, class_of, read_session_file, read_sessions};
 use crate::terminal::progress;
 
 /// With fewer rows, what the reference leaves open about the shares of the bins makes the detector slower.
@@ -41,6 +43,11 @@ impl ReferenceArgs {
         self.order.or_else(|| self.by.as_ref().map(|_| Order::Time))
     }
 
+    /// Where the sessions are, if anything is said.
+    pub fn sessions(&self) -> Sessions {
+        self.by.clone().map_or(Sessions::One, Sessions::Column)
+    }
+
     /// Where the labels are.
     pub fn labels(&self) -> Labels {
         self.label.clone().map_or(Labels::Usual, Labels::Column)
@@ -64,21 +71,33 @@ pub struct ReferenceSamples {
 }
 
 impl ReferenceSamples {
-    /// Reads the samples that `spec` describes, with the column that names their session.
+    /// Reads the samples that `spec` describes, with their sessions.
     pub fn read(
         path: &Path,
         spec: &SampleSpec,
         labels: &Labels,
-        session_column: Option<&str>,
+        sessions: &Sessions,
     ) -> anyhow::Result<ReferenceSamples> {
         let mut samples = Samples::read(path, spec, labels)?;
-        let mut sessions = Vec::new();
-        if let Some(column) = session_column {
-            ensure!(
-                matches!(spec, SampleSpec::Row(_)),
-                "images have no column {column:?}: a session column is for tables"
-            );
-            sessions = read_sessions(path, column)?;
+        let is_table = matches!(spec, SampleSpec::Row(_));
+        let mut sessions = match sessions {
+            Sessions::One => Vec::new(),
+            Sessions::Column(column) => {
+                ensure!(
+                    is_table,
+                    "images have no column {column:?}: a session column is for tables; name a .npy file with one session per image in the manifest, [reference] sessions = \"FILE\""
+                );
+                read_sessions(path, column)?
+            }
+            Sessions::File(file) => {
+                ensure!(
+                    !is_table,
+                    "sessions = {file:?} is for images: of a table, name the session_column"
+                );
+                read_session_file(file, samples.samples.len())?
+            }
+        };
+        if !sessions.is_empty() {
             let mut order: Vec<usize> = (0..sessions.len()).collect();
             order.sort_by_key(|row| sessions[*row]);
             let Samples { samples: rows, labels } = &samples;
@@ -124,6 +143,8 @@ impl ReferenceSamples {
             .map(|name| (name.clone(), Vec::with_capacity(samples.len())))
             .collect();
         let mut answers = Vec::with_capacity(samples.len());
+        let output = manifest.embedding();
+        let mut vectors = Vec::new();
         let bar = progress(samples.len(), "answering the reference");
         for (row, sample) in samples.iter().enumerate() {
             for (column, value) in
@@ -134,6 +155,9 @@ impl ReferenceSamples {
             bar.inc(1);
             // A row with a missing value is counted by the baseline and has no class.
             let answer = model.answer(sample).ok();
+            if let Some(output) = output {
+                vectors.push(answer.as_ref().map(|answer| answer.outputs[output].data().clone()));
+            }
             let class = answer.as_ref().and_then(|answer| answer.class.as_ref());
             let truth = labels.as_ref().map(|labels| class_of(&labels[row], &manifest.labels));
             answers.push(match (class, truth.transpose()?) {
@@ -154,6 +178,10 @@ impl ReferenceSamples {
             order,
             sessions: &self.sessions,
             policy: manifest.drift.detector().context("drift policy")?,
+            embedding: output.map(|output| ReferenceEmbedding {
+                tensor: &manifest.outputs[output].name,
+                vectors: &vectors,
+            }),
         };
         Baseline::build(&data).context("the reference data gives no baseline")
     }
@@ -229,12 +257,44 @@ pub fn uncalibrated_because(baseline: &Baseline) -> Option<String> {
     })
 }
 
+/// Why there is no threshold for the embedding's sums; none if there is one, or no embedding.
+pub fn no_threshold_because(baseline: &Baseline) -> Option<String> {
+    let embedding = baseline.embedding()?;
+    if embedding.calibration.is_some() {
+        return None;
+    }
+    let (sources, windows) = (2 * CALIBRATION_SOURCES_MIN, Threshold::WINDOWS_MIN);
+    let samples = baseline.policy().samples_min();
+    Some(format!(
+        "it takes {sources} sessions that fill a window of {samples} samples, and {windows} windows in all in every second of them"
+    ))
+}
+
+/// The embedding in a sentence.
+pub fn embedding_text(embedding: &BaselineEmbedding) -> String {
+    let BaselineEmbedding { tensor, width, projection, .. } = embedding;
+    let said = format!("{tensor}, {width} values and {} random features", projection.features);
+    let Some(calibration) = &embedding.calibration else { return said };
+    let sizes: Vec<String> =
+        calibration.embedding.iter().map(|size| size.vectors.to_string()).collect();
+    let (sources, others) = (calibration.sources, calibration.reference_sources);
+    let sizes = sizes.join(", ");
+    format!(
+        "{said}; thresholds for windows of {sizes} from {sources} sessions, against {others} others"
+    )
+}
+
 /// What the reference does not support, each in a sentence.
 pub fn doubts(baseline: &Baseline) -> Vec<String> {
     let mut doubts = Vec::new();
     if let Some(because) = uncalibrated_because(baseline) {
         doubts.push(format!(
             "the reference does not say how much windows vary, because {because}: drift is found later, how often it is claimed wrongly is not known, and every state says uncalibrated; give rows in the order of time, with --order time or --by SESSION_COLUMN"
+        ));
+    }
+    if let Some(because) = no_threshold_because(baseline) {
+        doubts.push(format!(
+            "the embedding has no threshold: {because}; its distance is shown as uncalibrated. Name the sessions, with --by SESSION_COLUMN or in the manifest's [reference]"
         ));
     }
     let rows = baseline.rows();

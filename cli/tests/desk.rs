@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::time::SystemTime;
 
-use selvedge_bundle::{Bundle, ChunkIndex, Limits, digest_of};
+use selvedge_bundle::{Bundle, ChunkIndex, Limits, NamedTensor, TensorData, digest_of, write_npy};
 use selvedge_trust::{
     Authority, Blob, BundleTarget, Expiry, Proposal, RepositoryState, Root, SigningKey,
     SystemRandom, TargetsDraft, TargetsEdit, UnixMillis,
@@ -328,6 +328,67 @@ fn a_baseline_is_built_and_shown_without_a_bundle_and_says_what_it_does_not_supp
     assert!(shown.contains("yes") && !shown.contains("no:"), "{shown}");
     let of_bundle = ["baseline", "build", "bundle", "--reference", "days.csv", "--json"];
     assert_eq!(json(desk.succeeds(&of_bundle))["spec_id"], built["spec_id"]);
+}
+
+/// The manifest of the digits with its files named where they are, and with these changes.
+fn digits_manifest(desk: &Desk, name: &str, changes: &[(&str, &str)]) -> String {
+    let digits = models().join("meter-digits");
+    let manifest = fs::read_to_string(digits.join("v1/manifest.toml")).expect("it is there");
+    let absolute = |to: &str| format!("\"{}\"", digits.join(to).display());
+    let mut manifest = manifest
+        .replace("\"model.onnx\"", &absolute("v1/model.onnx"))
+        .replace("\"golden\"", &absolute("v1/golden"))
+        .replace("\"../data/reference.npy\"", &absolute("data/reference.npy"))
+        .replace("\"../data/reference-labels.npy\"", &absolute("data/reference-labels.npy"));
+    for (from, to) in changes {
+        assert!(manifest.contains(from), "{from} is in the recipe's manifest");
+        manifest = manifest.replace(from, to);
+    }
+    fs::write(desk.path(name), manifest).expect("writable");
+    name.to_owned()
+}
+
+#[test]
+fn images_of_named_sessions_calibrate_their_embedding() {
+    let desk = Desk::new();
+    let sessions = TensorData::I32((0..900).map(|image| image % 20).collect());
+    let sessions = NamedTensor::new("sessions", vec![900], sessions).expect("one per image");
+    fs::write(desk.path("sessions.npy"), write_npy(&sessions)).expect("writable");
+    let named = "embedding = \"embedding\"";
+    let small = format!("{named}\nsamples_min = 20");
+    let reference = "[reference]\n";
+    let with_sessions = format!("{reference}sessions = \"sessions.npy\"\n");
+    let changes = [(named, &small[..]), (reference, &with_sessions[..])];
+    let manifest = digits_manifest(&desk, "sessions.toml", &changes);
+    let built = desk.succeeds(&["baseline", "build", &manifest, "--json"]);
+    let built: Value = serde_json::from_str(&built).expect("one JSON object");
+    let embedding = &built["embedding"];
+    assert_eq!((&embedding["tensor"], &embedding["width"]), (&"embedding".into(), &32.into()));
+    let calibration = &embedding["calibration"];
+    assert_eq!(
+        (&calibration["reference_sources"], &calibration["sources"]),
+        (&10.into(), &10.into())
+    );
+    let threshold = &calibration["random_features"][0];
+    assert_eq!((&threshold["vectors"], &threshold["windows"]), (&20.into(), &20.into()));
+
+    let manifest = digits_manifest(&desk, "plain.toml", &[]);
+    let shown = desk.succeeds(&["baseline", "build", &manifest]);
+    assert!(shown.contains("embedding, 32 values and 64 random features"), "{shown}");
+    let short = digits_manifest(&desk, "short.toml", &[(reference, &with_sessions)]);
+    let one = NamedTensor::new("sessions", vec![1], TensorData::I32(vec![0])).expect("one");
+    fs::write(desk.path("sessions.npy"), write_npy(&one)).expect("writable");
+    let both = with_sessions.clone() + "session_column = \"day\"\n";
+    let both = digits_manifest(&desk, "both.toml", &[(reference, &both)]);
+    let unknown = digits_manifest(&desk, "unknown.toml", &[(named, "embedding = \"hidden\"")]);
+    for (manifest, words) in [
+        (&short, "has 1 integers for 900 samples"),
+        (&both, "name one of session_column and sessions"),
+        (&unknown, "names \"hidden\", which is no output; there are logits, embedding"),
+    ] {
+        let said = desk.fails(&["baseline", "build", manifest]);
+        assert!(said.contains(words), "{words} in {said}");
+    }
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Limits {
     pub drift_profiles_max: u32,
     /// Changes of a state that one look at drift tells, per device; the newest.
     pub drift_changes_max: usize,
+    /// Distances of embeddings that one look at drift tells, per device; the newest.
+    pub drift_points_max: usize,
     /// Health messages that are kept per device for the charts; the oldest go first.
     pub health_kept_max: u32,
     /// Boots whose sequences are kept per device. What an older boot sends again is discarded.
@@ -102,6 +104,7 @@ impl Default for Limits {
             capture_export_bytes_max: 1024 * 1024 * 1024,
             drift_profiles_max: 20_000,
             drift_changes_max: 64,
+            drift_points_max: 40,
             health_kept_max: 120,
             boots_kept_max: 1024,
             senders_counted_max: 1000,

@@ -16,7 +16,7 @@ use crate::{
     captures::{Export, ExportFormat},
     director::Director,
     downlink::Downlink,
-    drift::{DriftQuery, DriftView, Subject, Window, judge, merge},
+    drift::{DriftQuery, DriftView, MultivariateView, Subject, Window, judge, merge},
     ingest::IngestState,
     live::Live,
     quality::{Answerer, GroupBy, QualityView, RefusedLabel, TakenLabels},
@@ -158,8 +158,8 @@ impl Manager {
         let filter = WindowFilter { devices, slot: query.slot.clone(), to_ms: query.to_ms };
         let windows = self.store.windows(&bundle, &filter).await?;
         let (query, now_ms) = (query.clone(), self.now_ms());
-        let changes_max = self.limits.drift_changes_max;
-        let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, changes_max);
+        let limits = self.limits;
+        let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, &limits);
         tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
     }
 
@@ -376,7 +376,7 @@ fn look_at_drift(
     query: &DriftQuery,
     Windows { windows, cut }: &Windows,
     now_ms: u64,
-    changes_max: usize,
+    limits: &Limits,
 ) -> Result<DriftView, Error> {
     let baseline = stock.baseline().expect("a bundle without one was refused before");
     let (name, version) = (&row.name, &row.version);
@@ -401,10 +401,12 @@ fn look_at_drift(
         )));
     }
     let now_ms = query.to_ms.unwrap_or(now_ms);
-    let judgement = judge(baseline, windows, now_ms, changes_max);
+    let judgement = judge(baseline, windows, now_ms, limits.drift_changes_max);
+    let (step_ms, points_max) = (judgement.step_ms, limits.drift_points_max);
+    let multivariate = MultivariateView::of(baseline, windows, step_ms, now_ms, points_max);
     let labels = stock.labels();
     let subject = Subject { bundle: row.digest, name, version, labels, baseline };
-    Ok(DriftView::new(&subject, &merged, &judgement, *cut))
+    Ok(DriftView::new(&subject, &merged, &judgement, multivariate, *cut))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>, limits: &Limits) -> Result<(), Error> {

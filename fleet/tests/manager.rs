@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 
-use selvedge_bundle::{Bundle, BundleBuilder, ChunkIndex, Patch, digest_of, expand};
+use selvedge_bundle::{Baseline, Bundle, BundleBuilder, ChunkIndex, Patch, digest_of, expand};
 use selvedge_fleet::{Broker, EmbeddedBroker, ErrorKind, RunningFleet, ServerTls, one_line};
 use selvedge_link::{Delivery, LinkEvent, Login, Refusal};
+use selvedge_sketch::GatewayProfile;
 use selvedge_trust::{DeviceKey, SigningKey, SystemRandom, TrustedRoot, UnixMillis};
 use selvedge_wire::{
     Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
@@ -19,7 +20,10 @@ use selvedge_wire::{
 
 use support::{
     Desk, Device, builder, bundle_target, fleet_name, new_device_key, public_hex,
-    reference::{Noise, WINDOW, baseline, encoded, profile},
+    reference::{
+        CORRELATION, Noise, WINDOW, baseline, correlated_baseline, correlated_profile, encoded,
+        profile,
+    },
     root_document,
 };
 
@@ -1130,12 +1134,22 @@ const BEGIN_MS: u64 = 1_800_000_000_000;
 const WINDOW_MS: u64 = 60_000;
 
 /// Sends 40 windows of `bundle`, whose pressure is `shift` standard deviations higher from the 25th on.
-async fn send_windows(device: &Device, bundle: Digest, seed: u64, shift: f32) {
+async fn send_drift(device: &Device, bundle: Digest, seed: u64, shift: f32) {
     let baseline = baseline(WINDOW as u16);
     let mut noise = Noise(seed);
+    let counted =
+        |window| profile(&baseline, &mut noise, WINDOW, if window >= 25 { shift } else { 0.0 });
+    send_windows(device, bundle, 40, counted).await;
+}
+
+/// Sends so many windows of `bundle`, twice.
+async fn send_windows(
+    device: &Device,
+    bundle: Digest,
+    count: u64,
+    mut counted: impl FnMut(u64) -> GatewayProfile,
+) {
     let record = |window: u64| {
-        let shift = if window >= 25 { shift } else { 0.0 };
-        let counted = profile(&baseline, &mut noise, WINDOW, shift);
         Record::One(ProfileRecord {
             origin: ProfileOrigin::Model {
                 slot: "main".parse().expect("the name is well formed"),
@@ -1144,10 +1158,11 @@ async fn send_windows(device: &Device, bundle: Digest, seed: u64, shift: f32) {
             windows: WindowRange { first: window, last: window },
             opened_ms: BEGIN_MS + window * WINDOW_MS,
             closed_ms: BEGIN_MS + (window + 1) * WINDOW_MS,
-            profile: encoded(&counted),
+            profile: encoded(&counted(window)),
         })
     };
-    let batch = Batch { boot: Boot(1), first: Sequence(1), records: (0..40).map(record).collect() };
+    let records = (0..count).map(record).collect();
+    let batch = Batch { boot: Boot(1), first: Sequence(1), records };
     let up = Topic::Stream(device.id.clone(), Stream::Profiles);
     for _ in 0..2 {
         assert_eq!(device.say(up.clone(), &batch).await, Delivery::Accepted);
@@ -1186,18 +1201,24 @@ async fn report_drift(device: &Device, bundle: Digest) {
     assert_eq!(device.say(Topic::State(device.id.clone()), &report).await, Delivery::Accepted);
 }
 
-/// A bundle with a reference, and two devices that send windows of it twice; the second one drifts.
-async fn desk_with_drift() -> (Desk, Bundle, [Device; 2]) {
-    let desk = Desk::start().await;
-    let with_reference = BundleBuilder { baseline: Some(baseline(WINDOW as u16)), ..builder(1) };
+/// A bundle with a reference, published.
+async fn publish_with(desk: &Desk, baseline: Baseline) -> Bundle {
+    let with_reference = BundleBuilder { baseline: Some(baseline), ..builder(1) };
     let bundle = with_reference.build().expect("the bundle is sound");
     let folder = desk.folder.path().join("with-reference");
     bundle.write(&folder).expect("the folder can be written");
     let (status, answer) = desk.publish(&folder).await;
     assert_eq!(status, 201, "{answer}");
+    bundle
+}
+
+/// A bundle with a reference, and two devices that send windows of it twice; the second one drifts.
+async fn desk_with_drift() -> (Desk, Bundle, [Device; 2]) {
+    let desk = Desk::start().await;
+    let bundle = publish_with(&desk, baseline(WINDOW as u16)).await;
     let devices = [desk.connect_device("line-1").await, desk.connect_device("line-2").await];
     for (device, (seed, shift)) in devices.iter().zip([(3, 0.0), (4, 0.5)]) {
-        send_windows(device, bundle.digest(), seed, shift).await;
+        send_drift(device, bundle.digest(), seed, shift).await;
     }
     report_drift(&devices[1], bundle.digest()).await;
     desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 80).await;
@@ -1262,6 +1283,36 @@ async fn drift_is_found_named_and_shown_and_a_restart_loses_nothing() {
     desk.stop_fleet().await;
     desk.start_fleet().await;
     assert_eq!(desk.get(&path).await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_far_from_the_reference_are_told_and_shown_beside_steady_streams() {
+    let desk = Desk::start().await;
+    let baseline = correlated_baseline();
+    let bundle = publish_with(&desk, baseline.clone()).await;
+    let devices = [desk.connect_device("line-1").await, desk.connect_device("line-2").await];
+    for (device, (seed, correlation)) in devices.iter().zip([(3, CORRELATION), (4, -CORRELATION)]) {
+        let mut noise = Noise(seed);
+        let counted = |_| correlated_profile(&baseline, &mut noise, WINDOW, correlation);
+        send_windows(device, bundle.digest(), 10, counted).await;
+    }
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 20).await;
+    let all = desk.get(&format!("/api/v1/drift?bundle={}", bundle.digest())).await;
+    assert_eq!(all["origins"][1]["verdict"]["state"], "steady", "each value is as it was");
+    let told = &all["multivariate"];
+    assert_eq!((&told["tensor"], &told["calibration_sources"]), (&json!("embedding"), &json!(50)));
+    let newest = |origin: usize| &told["origins"][origin]["course"]["points"][9]["random_features"];
+    assert_eq!(
+        (&newest(0)["finding"], &newest(1)["finding"]),
+        (&json!("within"), &json!("beyond"))
+    );
+    let points = told["cohort"]["points"].as_array().map(Vec::len);
+    assert_eq!(points, Some(9), "the newest step is not over yet");
+    let page = desk.download(&format!("/drift/{}", bundle.digest())).await;
+    let page = String::from_utf8(page).expect("a page is UTF-8");
+    for words in ["Several components at once", "thresholds from 50 others", "beyond"] {
+        assert!(page.contains(words), "{words:?} is not on the page:\n{page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,7 @@ order = "none"
 
 [drift]
 order = "none"
+embedding = "embedding"
 
 [update]
 probation_s = 2

@@ -12,7 +12,7 @@ use crate::shuttle;
 pub const CHANNEL: usize = 2;
 
 /// The fewest samples of a window that is tested: one that a busy machine thins out waits for the next.
-const SAMPLES_MIN: u16 = 100;
+pub const SAMPLES_MIN: u16 = 100;
 
 /// The rows of the reference in an order of chance, the same in every run: no window is unlike another.
 ///

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use selvedge_bundle::{Baseline, Bundle, SampleSpec};
+use selvedge_bundle::{Baseline, Bundle, EmbeddingCounter, Manifest, SampleSpec};
 use selvedge_runtime::{Answer, LoadOptions, Model, Sample};
 use selvedge_sketch::{GatewayProfile, SpecId};
 use selvedge_wire::Running;
@@ -36,8 +36,18 @@ pub struct LoadedModel {
     /// What its samples and answers are counted and judged with: its features are those of the model. A
     /// bundle without one is not judged.
     pub baseline: Option<Arc<Baseline>>,
+    /// What sums up one of the outputs, if the baseline has an embedding.
+    pub embedding: Option<Embedding>,
     /// Its model.
     pub answerer: Box<dyn Answerer>,
+}
+
+/// An output that is summed up.
+pub struct Embedding {
+    /// Its place among the outputs of an answer.
+    pub output: usize,
+    /// What makes codes of it.
+    pub counter: EmbeddingCounter,
 }
 
 impl LoadedModel {
@@ -65,6 +75,7 @@ impl LoadedModel {
             sample: manifest.sample.clone(),
             classes: manifest.labels.clone(),
             baseline: baseline_of(bundle, model.feature_names())?,
+            embedding: embedding_of(manifest, bundle.baseline())?,
             answerer: Box::new(Runtime { model, columns }),
         })
     }
@@ -102,6 +113,11 @@ impl LoadedModel {
         if let (Some(of), Some(confidence)) = (baseline.confidence(), confidence) {
             profile.outputs_mut().observe_confidence(&of.spec, class, confidence);
         }
+        if let (Some(of), Some(answer)) = (&self.embedding, answer)
+            && let Some(vector) = answer.outputs.get(of.output)
+        {
+            of.counter.count(vector.data(), profile.outputs_mut());
+        }
     }
 }
 
@@ -111,7 +127,24 @@ fn baseline_of(bundle: &Bundle, names: &[String]) -> Result<Option<Arc<Baseline>
     if !baseline.features().iter().map(|feature| &feature.name).eq(names) {
         return Err("the baseline does not have the features of the manifest's samples".to_owned());
     }
-    Ok(Some(Arc::new(baseline.clone())))
+    Ok(Some(Arc::new(baseline.clone().without_moments())))
+}
+
+/// The output that the baseline's embedding is of, which is the one that the manifest names.
+pub(super) fn embedding_of(
+    manifest: &Manifest,
+    baseline: Option<&Baseline>,
+) -> Result<Option<Embedding>, String> {
+    let Some(embedding) = baseline.and_then(Baseline::embedding) else { return Ok(None) };
+    let (tensor, width) = (&embedding.tensor, usize::from(embedding.width));
+    let output = manifest.embedding().filter(|&output| {
+        let output = &manifest.outputs[output];
+        output.name == *tensor && output.sample_elements() == width
+    });
+    let output = output.ok_or_else(|| {
+        format!("the baseline's embedding {tensor:?} of {width} values is not the manifest's")
+    })?;
+    Ok(Some(Embedding { output, counter: embedding.counter() }))
 }
 
 struct Runtime {

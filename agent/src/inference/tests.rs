@@ -1,8 +1,8 @@
 use std::sync::{Mutex, atomic::AtomicU64};
 
 use selvedge_bundle::{
-    Baseline, CLASS_SHIFT_ANSWERS_MIN, Column, Order, ReferenceAnswer, ReferenceData, RowSpec,
-    SampleSpec,
+    Baseline, CLASS_SHIFT_ANSWERS_MIN, Column, Manifest, NamedTensor, Order, ReferenceAnswer,
+    ReferenceData, ReferenceEmbedding, RowSpec, SampleSpec, TensorData,
 };
 use selvedge_runtime::ClassAnswer;
 use selvedge_sketch::{DetectorPolicy, GatewayProfile};
@@ -77,6 +77,7 @@ fn model(number: u8) -> Box<LoadedModel> {
         sample: rows_of(&["a"]),
         classes: Vec::new(),
         baseline: Some(Arc::new(baseline)),
+        embedding: None,
         answerer: Box::new(Constant(number.into())),
     })
 }
@@ -304,6 +305,97 @@ async fn each_bundle_has_profiles_of_its_own_and_every_sample_is_in_one() {
     assert_eq!(first.classes().classes()[1], 2);
     assert_eq!((second.samples(), second.features()[0].above()), (1, 1));
     assert_eq!(second.latency().total(), 1);
+}
+
+/// Gives the sample's value as one of two outputs.
+struct Twofold;
+
+impl Answerer for Twofold {
+    fn answer(&self, sample: &Sample) -> Result<Answer, String> {
+        let Sample::Row(row) = sample else { return Err("it takes rows".to_owned()) };
+        let output = |name: &str, data| {
+            NamedTensor::new(name, vec![1], data).expect("one value fills its shape")
+        };
+        let outputs = vec![
+            output("steady", TensorData::I8(vec![3])),
+            output("value", TensorData::F32(row.clone())),
+        ];
+        Ok(Answer { outputs, class: None, probabilities: None })
+    }
+
+    fn features(&self, _: &Sample, values: &mut Vec<f32>) {
+        values.clear();
+    }
+}
+
+#[test]
+fn an_embedding_of_another_output_than_the_manifest_names_is_refused() {
+    let manifest = |embedding: Option<&str>| {
+        let output = |name: &str, width: u32| serde_json::json!({"name": name, "axes": ["batch", "f"], "shape": [-1, width], "dtype": "f32"});
+        let manifest = serde_json::json!({
+            "name": "twofold", "version": "1.0.0", "task": "feature-extraction",
+            "description": "Two outputs.", "license": "CC0-1.0",
+            "sample": {"kind": "row", "columns": [{"name": "a"}]},
+            "inputs": [{"name": "x", "axes": ["batch", "f"], "shape": [-1, 1], "dtype": "f32"}],
+            "outputs": [output("wide", 2), output("value", 1)],
+            "golden": {"origin": "user", "framework": "by hand", "tolerance": {"wide": 0, "value": 0}},
+            "drift": embedding.map_or(serde_json::json!({}), |name| serde_json::json!({"embedding": name})),
+        });
+        Manifest::from_json(manifest.to_string().as_bytes()).expect("it keeps every rule")
+    };
+    let vectors = [Some(TensorData::F32(vec![0.0])), Some(TensorData::F32(vec![1.0]))];
+    let features = [("a".to_owned(), vec![0.0, 1.0])];
+    let mut reference = ReferenceData { features: &features, ..ReferenceData::default() };
+    let without = Baseline::build(&reference).expect("the reference is sound");
+    reference.embedding = Some(ReferenceEmbedding { tensor: "value", vectors: &vectors });
+    let baseline = Baseline::build(&reference).expect("the reference is sound");
+    let of = |named, baseline| {
+        let found = model::embedding_of(&manifest(named), baseline);
+        found.map(|embedding| embedding.map(|embedding| embedding.output))
+    };
+    assert_eq!(of(Some("value"), Some(&baseline)), Ok(Some(1)));
+    assert_eq!(of(Some("value"), Some(&without)), Ok(None), "what is not in it is not counted");
+    assert_eq!(of(Some("value"), None), Ok(None));
+    for named in [None, Some("wide")] {
+        let refused = of(named, Some(&baseline)).expect_err("another output");
+        assert!(refused.contains("\"value\" of 1 values is not the manifest's"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_output_that_is_the_embedding_is_summed_up_in_its_windows() {
+    let bench = Bench::new(false);
+    let vectors: Vec<_> =
+        (0..100).map(|row| Some(TensorData::F32(vec![row as f32 / 100.0]))).collect();
+    let features = [("a".to_owned(), (0..100).map(|row| row as f32).collect())];
+    let reference = ReferenceData {
+        features: &features,
+        embedding: Some(ReferenceEmbedding { tensor: "value", vectors: &vectors }),
+        ..ReferenceData::default()
+    };
+    let baseline = Baseline::build(&reference).expect("the reference is sound");
+    let embedding = baseline.embedding().expect("it was declared");
+    let (codes, counter) = (embedding.codes, embedding.counter());
+    let loaded = LoadedModel {
+        baseline: Some(Arc::new(baseline)),
+        embedding: Some(Embedding { output: 1, counter }),
+        answerer: Box::new(Twofold),
+        ..*model(1)
+    };
+    bench.handle.swap(Some(Box::new(loaded))).await.expect("the worker runs");
+    for value in [0.25, f32::NAN, 0.5] {
+        bench.send(value).await;
+    }
+    bench.handle.stop().await;
+    let profile = read(&bench.profiles()[0]);
+    let outputs = profile.outputs();
+    let code = |value| i64::from(codes.code(value).expect("it is a number"));
+    assert_eq!(outputs.embedding().sums(), [code(0.25) + code(0.5)]);
+    assert_eq!((outputs.embedding().vectors(), profile.samples()), (2, 3));
+    assert_eq!(
+        (outputs.random_features().vectors(), outputs.random_features().sums().len()),
+        (2, 64)
+    );
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use selvedge_runtime::desk::{self, OPSETS_TESTED, OnnxSurvey, SELF_MADE_FRAMEWOR
 use selvedge_runtime::{Limits, LoadOptions, Model, Sample};
 use serde_json::json;
 
-use crate::data::{Labels, read_file};
+use crate::data::{Labels, Sessions, read_file};
 use crate::reference::{ReferenceArgs, ReferenceSamples, doubts};
 use crate::terminal::{bytes, strong};
 
@@ -171,17 +171,16 @@ impl Ingredients {
         if let Some(order) = given.order().or(written.as_ref().map(|written| written.order)) {
             draft.drift.order = order;
         }
-        let by = given.by.clone();
         let reference = match (&given.reference, &written) {
-            (Some(data), _) => Some((data.clone(), given.labels(), by)),
+            (Some(data), _) => Some((data.clone(), given.labels(), given.sessions())),
             (None, Some(written)) => {
-                let by = by.or_else(|| written.session_column.clone());
-                Some((folder.join(&written.data), labels_of(written, folder, given), by))
+                let sessions = sessions_of(written, folder, given)?;
+                Some((folder.join(&written.data), labels_of(written, folder, given), sessions))
             }
             (None, None) => None,
         };
-        let read = |(path, labels, by): (PathBuf, Labels, Option<String>)| {
-            ReferenceSamples::read(&path, &draft.sample, &labels, by.as_deref())
+        let read = |(path, labels, sessions): (PathBuf, Labels, Sessions)| {
+            ReferenceSamples::read(&path, &draft.sample, &labels, &sessions)
         };
         let reference = reference.map(read).transpose()?;
         let golden = draft.golden.dir.take().map(|dir| folder.join(dir));
@@ -209,8 +208,9 @@ impl Ingredients {
         };
         let mut draft = inferred.answer()?;
         draft.drift.order = given.order().unwrap_or_default();
-        let by = given.by.as_deref();
-        let reference = Some(ReferenceSamples::read(data, &draft.sample, &given.labels(), by)?);
+        let sessions = given.sessions();
+        let reference =
+            Some(ReferenceSamples::read(data, &draft.sample, &given.labels(), &sessions)?);
         Ok(Ingredients {
             draft,
             onnx,
@@ -369,6 +369,24 @@ fn labels_of(reference: &Reference, folder: &Path, given: &ReferenceArgs) -> Lab
         (Some(column), _) => Labels::Column(column),
         (None, Some(file)) => Labels::File(folder.join(file)),
         (None, None) => Labels::Usual,
+    }
+}
+
+fn sessions_of(
+    reference: &Reference,
+    folder: &Path,
+    given: &ReferenceArgs,
+) -> anyhow::Result<Sessions> {
+    let column = given.by.clone().or_else(|| reference.session_column.clone());
+    match (column, &reference.sessions) {
+        (Some(_), Some(_)) => {
+            bail!(
+                "the sessions are in a column or in a file: name one of session_column and sessions"
+            )
+        }
+        (Some(column), None) => Ok(Sessions::Column(column)),
+        (None, Some(file)) => Ok(Sessions::File(folder.join(file))),
+        (None, None) => Ok(Sessions::One),
     }
 }
 

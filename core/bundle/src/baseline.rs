@@ -10,6 +10,9 @@
 //! are tempered by how much the windows of the reference vary in the order of time, or, where that is not
 //! known, by a guess; then the table is *uncalibrated*, and what is concluded with it says so.
 //!
+//! Where an output tensor is declared as the embedding, what windows of it are held against stands here as well
+//! ([`BaselineEmbedding`]).
+//!
 //! Encoded as one version byte and a postcard body; one baseline has exactly one encoding. The first
 //! 8 bytes of the SHA-256 of the encoding are the [`SpecId`] that profiles carry.
 
@@ -17,18 +20,18 @@ use std::collections::BTreeSet;
 
 use selvedge_sketch::{
     BIN_COUNT_MAX, BinCounts, BinSpec, CLASS_COUNT_MAX, Calibration, ClassCounts, ConfidenceSpec,
-    DetectorPolicy, GatewayProfile, Judged, Measurement, ScoreTable, SpecId, Values,
+    DetectorPolicy, GatewayProfile, Judged, LinearSums, Measurement, ScoreTable, SpecId, Values,
     VarianceInflation, f32_from_key, key_from_f32,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Order, digest_of,
+    BaselineEmbedding, Error, Order, ReferenceEmbedding, digest_of,
     limits::{BASELINE_BYTES_MAX, FEATURES_MAX, LABEL_BYTES_MAX, LABELS_MAX},
 };
 
 /// The version of the encoding.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The most cells that classes are grouped into.
 const CLASS_CELLS_MAX: usize = 16;
@@ -53,6 +56,7 @@ struct Body {
     classes: Option<BaselineClasses>,
     confidence: Option<BaselineConfidence>,
     accuracy: Option<Accuracy>,
+    embedding: Option<BaselineEmbedding>,
 }
 
 /// One feature of the reference.
@@ -179,6 +183,8 @@ pub struct ReferenceData<'a> {
     pub sessions: &'a [u32],
     /// When the detectors speak.
     pub policy: DetectorPolicy,
+    /// The vectors of an output, where one is declared.
+    pub embedding: Option<ReferenceEmbedding<'a>>,
 }
 
 /// What the model answers to one row.
@@ -221,6 +227,7 @@ impl Baseline {
             classes: build_classes(reference, &windows),
             confidence: build_confidence(reference.answers, &windows),
             accuracy: accuracy(reference.answers),
+            embedding: build_embedding(reference, rows)?,
         };
         check(&body).map_err(|reason| Error::Reference { reason })?;
         let encoded = encode(&body);
@@ -303,6 +310,20 @@ impl Baseline {
         self.body.accuracy
     }
 
+    /// What is summed up of an output tensor, where one is declared.
+    pub fn embedding(&self) -> Option<&BaselineEmbedding> {
+        self.body.embedding.as_ref()
+    }
+
+    /// Without the sums over the embeddings of the reference, which are a large part of it and for the fleet alone. It
+    /// counts and judges as before, under the same spec id; its encoding would be another.
+    pub fn without_moments(mut self) -> Self {
+        if let Some(embedding) = &mut self.body.embedding {
+            embedding.moments = None;
+        }
+        self
+    }
+
     /// What detectors watch, each with its table: the features in their order, the classes, the confidence.
     pub fn streams(&self) -> impl Iterator<Item = (Stream<'_>, &ScoreTable)> {
         let features = self.features().iter();
@@ -314,10 +335,24 @@ impl Baseline {
         features.chain(classes).chain(confidence)
     }
 
+    /// Whether a profile can have been counted with this: it says so, and has as many features and sums of vectors as
+    /// wide. All that fit add up.
+    pub fn fits(&self, profile: &GatewayProfile) -> bool {
+        let outputs = profile.outputs();
+        let widths = self.embedding().map_or((0, 0), |embedding| {
+            (usize::from(embedding.width), usize::from(embedding.projection.features))
+        });
+        let fits = |sums: &LinearSums, width| sums.vectors() == 0 || sums.sums().len() == width;
+        profile.spec_id() == self.spec_id
+            && profile.features().len() == self.features().len()
+            && fits(outputs.embedding(), widths.0)
+            && fits(outputs.random_features(), widths.1)
+    }
+
     /// The counts per cell of each stream in a profile, in the order of [`streams`](Self::streams); none if it
     /// was not counted in these bins.
     pub fn cells(&self, profile: &GatewayProfile) -> Option<Vec<Vec<u32>>> {
-        if profile.spec_id() != self.spec_id || profile.features().len() != self.features().len() {
+        if !self.fits(profile) {
             return None;
         }
         let features = self.features().iter().zip(profile.features());
@@ -564,6 +599,20 @@ fn accuracy(answers: &[ReferenceAnswer]) -> Option<Accuracy> {
     (rows > 0).then_some(Accuracy { correct: correct as u64, rows })
 }
 
+fn build_embedding(
+    reference: &ReferenceData<'_>,
+    rows: usize,
+) -> Result<Option<BaselineEmbedding>, Error> {
+    let Some(embedding) = &reference.embedding else { return Ok(None) };
+    let vectors = embedding.vectors.len();
+    if vectors != rows {
+        let reason = format!("there are {vectors} embeddings for {rows} samples");
+        return Err(Error::Reference { reason });
+    }
+    let window_rows = reference.policy.samples_min().into();
+    BaselineEmbedding::build(embedding, reference.sessions, window_rows).map(Some)
+}
+
 /// Rising edges that share sorted, finite keys among `bins_max` bins. A value with a share of its own or more gets
 /// a bin of its own, and what remains is shared among the bins that remain.
 fn edges(keys: &[i32], bins_max: usize) -> Vec<i32> {
@@ -613,6 +662,9 @@ fn check(body: &Body) -> Result<(), String> {
     }
     if let Some(confidence) = &body.confidence {
         check_confidence(confidence, body.rows)?;
+    }
+    if let Some(embedding) = &body.embedding {
+        embedding.check(body.rows)?;
     }
     match body.accuracy {
         Some(Accuracy { correct, rows }) if correct > rows || rows == 0 || rows > body.rows => {
@@ -775,9 +827,9 @@ mod tests {
     fn a_baseline_of_another_version_or_with_other_bytes_is_refused() {
         let bytes = build(&[("a", vec![1.0, 2.0])]).expect("finite").encode();
         let mut newer = bytes.clone();
-        newer[0] = 3;
-        let error = Baseline::decode(&newer).expect_err("version 3");
-        assert!(error.to_string().contains("version is 3"), "{error}");
+        newer[0] = 4;
+        let error = Baseline::decode(&newer).expect_err("version 4");
+        assert!(error.to_string().contains("version is 4"), "{error}");
         for len in 0..bytes.len() {
             assert!(Baseline::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
         }
@@ -796,7 +848,7 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_of_version_2_stays_as_it_is() {
+    fn the_encoding_of_version_3_stays_as_it_is() {
         let features = [("a".to_owned(), vec![1.0, 2.0, 2.0])];
         let answer = |class, correct| ReferenceAnswer {
             class: Some(class),
@@ -815,7 +867,7 @@ mod tests {
         let digest = digest_of(&encoded).hex().to_string();
         assert_eq!(
             (encoded.len(), &digest[..16]),
-            (612, "d72da1580bc79274"),
+            (613, "e063305f73dc713f"),
             "a new encoding is a new version"
         );
         assert_eq!(Baseline::decode(&encoded).expect("our own"), baseline);

@@ -15,6 +15,7 @@ mod chunk;
 mod cut;
 mod digest;
 mod drift;
+mod embedding;
 mod error;
 #[cfg(test)]
 mod example;
@@ -23,6 +24,7 @@ mod golden;
 mod layout;
 mod limits;
 mod manifest;
+pub mod multivariate;
 mod npy;
 mod oci;
 #[cfg(any(test, feature = "signing"))]
@@ -38,15 +40,19 @@ pub use baseline::{
 pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
 pub use digest::digest_of;
 pub use drift::{DriftMonitor, DriftReport, StreamReport};
+pub use embedding::{
+    BaselineEmbedding, CodeScale, EmbeddingCalibration, EmbeddingCounter, EmbeddingMoments,
+    ProjectionSpec, ReferenceEmbedding,
+};
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
 pub use layout::{BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE};
 pub use limits::{
-    BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CARD_BYTES_MAX, CHUNK_BYTES_MAX,
-    CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, CLASS_SHIFT_ANSWERS_MIN, FEATURES_MAX, GOLDEN_BYTES_MAX,
-    GOLDEN_ROWS_MAX, INDEX_BYTES_MAX, LABELS_MAX, LATENCY_RATIO_MAX, Limits, MANIFEST_BYTES_MAX,
-    OCI_MANIFEST_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX, PATCH_INDEX_BYTES_MAX,
-    PATCH_MEMORY_BYTES_MAX, PATCH_SOURCE_BYTES_MAX, PROBATION_CRASHES_MAX,
+    BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CALIBRATION_SOURCES_MIN, CARD_BYTES_MAX,
+    CHUNK_BYTES_MAX, CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, CLASS_SHIFT_ANSWERS_MIN, FEATURES_MAX,
+    GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX, INDEX_BYTES_MAX, LABELS_MAX, LATENCY_RATIO_MAX, Limits,
+    MANIFEST_BYTES_MAX, OCI_MANIFEST_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX,
+    PATCH_INDEX_BYTES_MAX, PATCH_MEMORY_BYTES_MAX, PATCH_SOURCE_BYTES_MAX, PROBATION_CRASHES_MAX,
     PROBATION_INFERENCES_MAX, PROBATION_S_MAX, TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
 };
 pub use manifest::{

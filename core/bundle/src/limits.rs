@@ -36,6 +36,10 @@ pub const CARD_BYTES_MAX: u64 = 1 << 20;
 pub const GOLDEN_ROWS_MAX: usize = 1_024;
 /// The most features of a baseline.
 pub const FEATURES_MAX: usize = 64;
+/// The most sizes of windows that an embedding has thresholds for, each twice the one before.
+pub const CALIBRATION_SIZES_MAX: usize = 8;
+/// The fewest sessions that thresholds of an embedding come from; as many more are its reference.
+pub const CALIBRATION_SOURCES_MIN: usize = 4;
 /// The most columns of a row sample.
 pub const COLUMNS_MAX: usize = 1_024;
 /// The most elements of one sample, and of one tensor for one sample.

@@ -41,7 +41,7 @@ impl OutputCounts {
         }
     }
 
-    /// Adds a quantised embedding: `[dimension]` codes less their zero point.
+    /// Adds a quantised embedding: `[dimension]` codes.
     ///
     /// # Errors
     /// [`Error::Dimension`], as [`LinearSums::observe`].
@@ -53,7 +53,10 @@ impl OutputCounts {
     ///
     /// # Errors
     /// [`Error::Dimension`], as [`LinearSums::observe`].
-    pub fn observe_random_features(&mut self, features: &[i32]) -> Result<(), Error> {
+    pub fn observe_random_features<V: Copy + Into<i32>>(
+        &mut self,
+        features: &[V],
+    ) -> Result<(), Error> {
         self.random_features.observe(features)
     }
 

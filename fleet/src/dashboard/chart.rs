@@ -47,6 +47,23 @@ pub fn sparkline(values: &[f64]) -> Markup {
     }
 }
 
+/// The last distances as a line from 0 to the highest of them, with the threshold across.
+pub fn distances(values: &[f64], threshold: Option<f64>) -> Markup {
+    let values = &values[values.len().saturating_sub(SPARK_POINTS)..];
+    let highest = values.iter().copied().chain(threshold).fold(0.0, f64::max);
+    if values.len() < 2 || highest <= 0.0 {
+        return sparkline(&[]);
+    }
+    let limit = threshold.map(|threshold| line_through(&[threshold, threshold], highest));
+    html! {
+        svg .spark viewBox=(format!("0 0 {SPARK_WIDTH} {SPARK_HEIGHT}")) role="img"
+            aria-label=(format!("the last {} distances, at most {highest:.1}", values.len())) {
+            @if let Some(limit) = limit { path .limit d=(limit) {} }
+            path .line d=(line_through(values, highest)) {}
+        }
+    }
+}
+
 fn line_through(values: &[f64], highest: f64) -> String {
     let step = SPARK_WIDTH / (values.len() - 1) as f64;
     let room = SPARK_HEIGHT - 2.0 * SPARK_MARGIN;
@@ -243,8 +260,18 @@ mod tests {
         for values in [&[][..], &[1.0], &[0.0, 0.0]] {
             assert!(!sparkline(values).into_string().contains("path"), "{values:?}");
         }
+        for values in [&[][..], &[1.0], &[0.0, 0.0]] {
+            assert!(!distances(values, None).into_string().contains("path"), "{values:?}");
+        }
         assert!(!shares(&[0, 0]).into_string().contains("NaN"));
         assert!(!progress(0, 0).into_string().contains("NaN"));
+    }
+
+    #[test]
+    fn a_threshold_is_drawn_on_the_scale_of_the_distances() {
+        let drawn = distances(&[5.0, 10.0], Some(20.0)).into_string();
+        assert!(drawn.contains(r#"class="limit" d="M0.0 2.0L120.0 2.0""#), "{drawn}");
+        assert!(drawn.contains(r#"class="line" d="M0.0 20.0L120.0 14.0""#), "{drawn}");
     }
 
     type Cell = (CellKind, Option<f64>, Option<f64>, f64, f64);

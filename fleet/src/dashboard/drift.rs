@@ -13,8 +13,9 @@ use crate::{
     Error, ErrorKind,
     api::{Path, Query},
     drift::{
-        AccuracyView, CellKind, CellView, DriftQuery, DriftView, FindingView, MomentsView,
-        OriginView, StatisticView, StreamView, VerdictView,
+        AccuracyView, CellKind, CellView, CourseView, DistanceFinding, DistanceView, DriftQuery,
+        DriftView, FindingView, MomentsView, MultivariateView, OriginCourseView, OriginView,
+        StatisticView, StreamView, VerdictView,
     },
     manager::Manager,
     quality::{GroupBy, QualityView},
@@ -141,6 +142,7 @@ fn view_section(view: &DriftView, labels: &QualityView, level: u8) -> Markup {
         (quality::section(labels))
         (stream_section(view))
         (time_section(view))
+        @if let Some(multivariate) = &view.multivariate { (multivariate_section(multivariate)) }
         (origin_section(view))
         (export_section(view))
     }
@@ -384,6 +386,87 @@ fn time_section(view: &DriftView) -> Markup {
                     span .quiet { "and " (origins.len() - shown.len()) " more devices" }
                 }
             }
+        }
+    }
+}
+
+fn multivariate_section(view: &MultivariateView) -> Markup {
+    let finding = |course: &CourseView| course.points.last().map(|newest| newest.finding());
+    let mut origins: Vec<&OriginCourseView> = view.origins.iter().collect();
+    origins.sort_by_key(|origin| std::cmp::Reverse(finding(&origin.course)));
+    let shown = &origins[..origins.len().min(LINES_SHOWN)];
+    let link = |origin: &OriginCourseView| {
+        html! { a href=(format!("/devices/{}/drift", origin.device)) { (origin.device) } }
+    };
+    html! {
+        section .panel .repository .together {
+            h2 { "Several components at once" }
+            table {
+                thead { tr {
+                    th scope="col" { "Embedding" } th scope="col" { "Mahalanobis T²" }
+                    th scope="col" { "Fourier T²" } th scope="col" { "Fourier T over time" }
+                    th scope="col" { "Farthest component" } th scope="col" { "Vectors" }
+                } }
+                tbody {
+                    @if view.origins.len() != 1 { (course_row(html! { "all together" }, view, &view.cohort)) }
+                    @for origin in shown { (course_row(link(origin), view, &origin.course)) }
+                }
+            }
+            p .facts { span .quiet {
+                (view.tensor) ": " (view.width) " values, " (view.random_features) " random Fourier features; reference of "
+                (grouped(view.reference_vectors)) " vectors"
+                @match (view.reference_sources, view.calibration_sources) {
+                    (Some(reference), Some(sources)) => {
+                        " from " (reference) " sessions, thresholds from " (sources) " others. "
+                    }
+                    _ => { ", too few sessions for a threshold. " }
+                }
+                "A threshold is for one window and is exceeded by chance now and then; no state follows from it."
+            } }
+        }
+    }
+}
+
+fn course_row(name: Markup, view: &MultivariateView, course: &CourseView) -> Markup {
+    let Some(newest) = course.points.last() else {
+        return html! {
+            tr {
+                th scope="row" { (name) }
+                td .quiet colspan="5" data-name="Vectors" {
+                    (grouped(course.waiting)) " of " (grouped(view.vectors_wanted)) " vectors"
+                }
+            }
+        };
+    };
+    let lengths: Vec<f64> =
+        course.points.iter().map(|point| point.random_features.t_squared.sqrt()).collect();
+    html! {
+        tr {
+            th scope="row" { (name) }
+            td data-name="Mahalanobis T²" { (distance_text(&newest.embedding)) }
+            td data-name="Fourier T²" { (distance_text(&newest.random_features)) }
+            td data-name="Over time" {
+                (chart::distances(&lengths, newest.random_features.threshold.map(f64::sqrt)))
+            }
+            td .number data-name="Farthest component" {
+                (newest.component) ": " (format!("{:+.1}", newest.deviation)) " se"
+            }
+            td .number data-name="Vectors" { (grouped(newest.vectors)) }
+        }
+    }
+}
+
+fn distance_text(distance: &DistanceView) -> Markup {
+    let look = match distance.finding {
+        DistanceFinding::Beyond => "bad",
+        DistanceFinding::Within => "good",
+        _ => "",
+    };
+    html! {
+        (number(distance.t_squared)) " "
+        span .pill .(look) { (distance.finding.as_str()) }
+        @if let (Some(threshold), Some(chance)) = (distance.threshold, distance.chance) {
+            div .under { small { "threshold " (number(threshold)) ", chance " (share(chance)) } }
         }
     }
 }

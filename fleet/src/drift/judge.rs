@@ -144,23 +144,40 @@ fn judge_cohort(
     now_ms: u64,
     changes_max: usize,
 ) -> Verdict {
+    let mut replay = Replay::new(baseline);
+    for step in steps(baseline, windows, step_ms, now_ms) {
+        replay.observe(&step.profile, step.opened_ms, step.closed_ms);
+    }
+    replay.verdict(changes_max)
+}
+
+/// What all origins counted in a span of time.
+pub(super) struct Step {
+    pub(super) opened_ms: u64,
+    pub(super) closed_ms: u64,
+    pub(super) profile: GatewayProfile,
+}
+
+/// The steps in their order, without those in which nothing was counted, and without the newest while it lasts.
+pub(super) fn steps<'a>(
+    baseline: &'a Baseline,
+    windows: &'a [Window],
+    step_ms: u64,
+    now_ms: u64,
+) -> impl Iterator<Item = Step> + 'a {
     let mut steps: BTreeMap<u64, Vec<&Window>> = BTreeMap::new();
     for window in windows {
         steps.entry(window.closed_ms / step_ms).or_default().push(window);
     }
-    let newest = steps.keys().next_back().copied();
-    let mut replay = Replay::new(baseline);
-    for (step, windows) in steps {
-        let ends_ms = step.saturating_add(1).saturating_mul(step_ms);
-        if ends_ms > now_ms && Some(step) == newest {
-            break;
-        }
-        let merged = super::merge(baseline, windows);
-        if merged.profiles > 0 {
-            replay.observe(&merged.profile, step * step_ms, ends_ms);
-        }
+    let ends_ms = move |step: u64| step.saturating_add(1).saturating_mul(step_ms);
+    if let Some(newest) = steps.last_entry().filter(|newest| ends_ms(*newest.key()) > now_ms) {
+        newest.remove();
     }
-    replay.verdict(changes_max)
+    steps.into_iter().filter_map(move |(step, windows)| {
+        let merged = super::merge(baseline, windows);
+        let (opened_ms, closed_ms) = (step * step_ms, ends_ms(step));
+        (merged.profiles > 0).then_some(Step { opened_ms, closed_ms, profile: merged.profile })
+    })
 }
 
 /// The median length of a window, at least 1 ms.

@@ -45,10 +45,7 @@ impl Window {
 
     /// The profile, if it can be read and was counted in the bins of `baseline`.
     pub fn read(&self, baseline: &Baseline) -> Option<GatewayProfile> {
-        let profile = GatewayProfile::decode(&self.profile).ok()?;
-        let fits = profile.spec_id() == baseline.spec_id()
-            && profile.features().len() == baseline.features().len();
-        fits.then_some(profile)
+        GatewayProfile::decode(&self.profile).ok().filter(|profile| baseline.fits(profile))
     }
 }
 
@@ -154,11 +151,15 @@ mod tests {
     #[test]
     fn what_was_counted_in_other_bins_is_left_out_and_counted() {
         let other = baseline(60);
-        let mut windows = WINDOWS[..3].to_vec();
-        windows[1].profile = encoded(&profile(&other, &mut Noise(3), 5, 0.0));
-        windows[2].profile.truncate(4);
+        let mut windows = WINDOWS[..4].to_vec();
+        // What comes first must not decide how wide all others are.
+        let mut odd = profile(&BASELINE, &mut Noise(3), 5, 0.0);
+        odd.outputs_mut().observe_embedding(&[1i8, 2]).expect("it is the first");
+        windows[0].profile = encoded(&odd);
+        windows[2].profile = encoded(&profile(&other, &mut Noise(3), 5, 0.0));
+        windows[3].profile.truncate(4);
         let merged = merge(&BASELINE, &windows);
-        assert_eq!((merged.profiles, merged.unreadable), (1, 2));
-        assert_eq!(merged.range_ms, Some((0, 40)));
+        assert_eq!((merged.profiles, merged.unreadable), (1, 3));
+        assert_eq!(merged.range_ms, Some((10, 50)));
     }
 }

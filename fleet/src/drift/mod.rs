@@ -11,13 +11,16 @@
 mod export;
 mod judge;
 mod merge;
-pub mod multivariate;
+mod multivariate;
 mod query;
 mod view;
 
 pub use export::{kll, to_csv};
 pub use judge::{Judgement, OriginVerdict, StateChange, StreamVerdict, Verdict, judge};
 pub use merge::{Merged, Origin, Window, merge};
+pub use multivariate::{
+    CourseView, DistanceFinding, DistanceView, MultivariateView, OriginCourseView, PointView,
+};
 pub use query::DriftQuery;
 pub use view::{
     AccuracyView, BaselineView, CellKind, CellView, DriftView, EstimateView, FindingView,

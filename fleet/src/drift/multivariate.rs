@@ -1,485 +1,434 @@
-//! Whether the vectors of a window, taken together, are still those of the reference.
+//! Several components at once: how far the embeddings of windows, taken together, are from those of the reference.
 //!
-//! The statistic is Hotelling's T² (1931), the squared Mahalanobis distance between the mean of the
-//! window and that of the reference: `dᵀ S⁻¹ d / (1/n + 1/m)`, with `n` vectors in the window and `m` in
-//! the reference. On sums of embeddings it sees their mean move; on sums of random Fourier features it
-//! sees any change of their distribution, as a kernel two-sample test does (Gretton et al. 2012).
+//! Where a bundle declares an embedding, devices sum up its codes and their random Fourier features. Sums of windows
+//! that follow each other are added up until there are as many vectors as the calibration's smallest windows have;
+//! of these there are two T² ([`selvedge_bundle::multivariate`]), each beside the threshold that other sources of the
+//! reference data gave for about as many vectors.
 //!
-//! Nothing of a window but its sums is needed, so windows of devices and hours add up exactly. The
-//! reference needs products of pairs as well, which are taken where the reference data are.
-//!
-//! The covariance is that of the reference, shrunk towards its diagonal as the oracle approximating
-//! shrinkage says (OAS; Chen, Wiesel, Eldar, Hero 2010), on the scale of correlations.
-//!
-//! **Thresholds come from other sources than the reference.** A *source* is whoever or whatever makes
-//! windows alike: a device, a session, a person, a set of images. Windows drawn from the reference itself
-//! are nearer to it than any new ones, all the more for a model that was trained on it; thresholds made
-//! of those alarm on most clean windows. Hence a [`Reference`] judges nothing. Only a [`Detector`] does,
-//! and [`Reference::calibrate`] refuses a window whose source the reference has seen.
-//!
-//! What is guaranteed: if the calibration windows and a new clean window are exchangeable, the chance of
-//! an alarm is at most the stated one (split conformal prediction; Vovk, Gammerman, Shafer 2005). Windows
-//! that share few sources are not exchangeable with those of a new source, and then the rate is an
-//! estimate: [`Detector::source_count`] says of how many.
+//! This is for people to read. Nothing follows from it: states are the detectors', which have a stated rate of false
+//! alarms over time. A threshold here is for one window, and is exceeded by chance now and then.
 
-use std::{collections::BTreeSet, fmt};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-/// Whoever or whatever vectors came from, where that may make them alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceId(pub u64);
+use selvedge_bundle::{
+    Baseline, EmbeddingCalibration,
+    multivariate::{Reference, Threshold, WindowSums},
+};
+use selvedge_sketch::{GatewayProfile, LinearSums, OutputCounts};
+use selvedge_wire::{DeviceId, SlotName};
 
-/// Exact sums over the vectors of the reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReferenceMoments {
-    count: u64,
-    sums: Vec<i64>,
-    /// Of pairs of components: row by row, each up to the diagonal.
-    products: Vec<i64>,
-    sources: BTreeSet<SourceId>,
+use super::{
+    Window,
+    judge::{Step, steps},
+};
+
+/// What the sums of embeddings say, taken together.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct MultivariateView {
+    /// The output tensor that is the embedding.
+    pub tensor: String,
+    /// Its values for one sample.
+    pub width: u8,
+    /// How many random Fourier features are made of them.
+    pub random_features: u8,
+    /// How many vectors the reference has.
+    pub reference_vectors: u64,
+    /// From how many sessions these are; none without a calibration.
+    pub reference_sources: Option<u32>,
+    /// From how many other sessions the thresholds are; none without them.
+    pub calibration_sources: Option<u32>,
+    /// Windows are added up until there are so many vectors.
+    pub vectors_wanted: u64,
+    /// What all origins together give.
+    pub cohort: CourseView,
+    /// What each gives by itself.
+    pub origins: Vec<OriginCourseView>,
 }
 
-impl ReferenceMoments {
-    /// No vectors, of `width` components each.
-    pub fn new(width: usize) -> Self {
-        let products = vec![0; width * (width + 1) / 2];
-        Self { count: 0, sums: vec![0; width], products, sources: BTreeSet::new() }
-    }
+/// What one origin gives by itself.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct OriginCourseView {
+    /// The device.
+    #[schema(value_type = String)]
+    pub device: DeviceId,
+    /// Its slot.
+    #[schema(value_type = String)]
+    pub slot: SlotName,
+    /// What it gives.
+    pub course: CourseView,
+}
 
-    /// Adds a vector. `codes`: \[component\] i8.
-    ///
-    /// # Panics
-    /// If it has another width.
-    pub fn observe(&mut self, source: SourceId, codes: &[i8]) {
-        assert_eq!(codes.len(), self.sums.len(), "all vectors of a reference have one width");
-        self.sources.insert(source);
-        self.count += 1;
-        let pairs = codes
-            .iter()
-            .enumerate()
-            .flat_map(|(row, &a)| codes[..=row].iter().map(move |&b| i64::from(a) * i64::from(b)));
-        self.products.iter_mut().zip(pairs).for_each(|(sum, product)| *sum += product);
-        self.sums.iter_mut().zip(codes).for_each(|(sum, &code)| *sum += i64::from(code));
-    }
+/// Distances in the order of time.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct CourseView {
+    /// The newest ones.
+    pub points: Vec<PointView>,
+    /// Vectors that are not enough for another one yet.
+    pub waiting: u64,
+}
 
-    /// Adds the vectors of `other`.
-    ///
-    /// # Panics
-    /// If they have another width.
-    pub fn merge(&mut self, other: &Self) {
-        assert_eq!(self.sums.len(), other.sums.len(), "all vectors of a reference have one width");
-        self.count += other.count;
-        self.sums.iter_mut().zip(&other.sums).for_each(|(sum, others)| *sum += others);
-        self.products.iter_mut().zip(&other.products).for_each(|(sum, others)| *sum += others);
-        self.sources.extend(&other.sources);
+/// How far the vectors of some windows are from the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PointView {
+    /// When the first of the windows opened, in Unix milliseconds.
+    pub opened_ms: u64,
+    /// When the last one closed.
+    pub closed_ms: u64,
+    /// How many vectors they have.
+    pub vectors: u64,
+    /// Mahalanobis: the mean of the embedding.
+    pub embedding: DistanceView,
+    /// The mean of its random Fourier features, which any change of the distribution moves.
+    pub random_features: DistanceView,
+    /// The component of the embedding whose mean is farthest from the reference's, from 0.
+    pub component: usize,
+    /// How far it is, in standard errors. Of many components one is always far.
+    pub deviation: f64,
+}
+
+impl PointView {
+    /// The worse of what is found.
+    pub fn finding(&self) -> DistanceFinding {
+        self.embedding.finding.max(self.random_features.finding)
     }
 }
 
-/// The sums of one window's vectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WindowSums {
-    /// How many vectors there were.
-    pub count: u64,
-    /// The sum of each component.
-    pub sums: Vec<i64>,
+/// A T², and what it is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DistanceView {
+    /// Hotelling's T².
+    pub t_squared: f64,
+    /// What clean windows seldom exceed; none where that is not known.
+    pub threshold: Option<f64>,
+    /// How seldom, if clean windows and those of the calibration are exchangeable.
+    pub chance: Option<f64>,
+    /// What is found.
+    pub finding: DistanceFinding,
 }
 
-/// Why something is not judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The reference has too few vectors for a covariance: there must be at least two.
-    TooFewVectors,
-    /// A window has another number of components than the reference, or no vectors.
-    Width,
-    /// A calibration window comes from a source that the reference was made of.
-    SharedSource(SourceId),
-    /// There are too few calibration windows for so small a chance of a false alarm.
-    TooFewWindows {
-        /// How many it takes.
-        needed: usize,
-    },
-    /// The chance of a false alarm does not lie between 0 and 1.
-    Chance,
-    /// The window is less than half as large as the smallest one of the calibration, or more than twice
-    /// as large as the largest.
+/// What a T² says, from the least to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DistanceFinding {
+    /// The reference data have too few sources for a threshold.
+    Uncalibrated,
+    /// There is no threshold for so many vectors.
     OutsideCalibration,
+    /// No farther than clean windows are.
+    Within,
+    /// Farther than clean windows are, but for the stated chance.
+    Beyond,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl DistanceFinding {
+    /// In words.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::TooFewVectors => f.write_str("the reference has fewer than two vectors"),
-            Self::Width => f.write_str("the window's vectors are not those of the reference"),
-            Self::SharedSource(SourceId(source)) => {
-                write!(f, "source {source} is part of the reference, so it cannot calibrate it")
-            }
-            Self::TooFewWindows { needed } => {
-                write!(f, "it takes {needed} calibration windows for so small a chance")
-            }
-            Self::Chance => f.write_str("the chance of a false alarm lies between 0 and 1"),
-            Self::OutsideCalibration => {
-                f.write_str("nothing is known about clean windows of this size")
-            }
+            Self::Uncalibrated => "uncalibrated",
+            Self::OutsideCalibration => "outside calibration",
+            Self::Within => "within",
+            Self::Beyond => "beyond",
         }
     }
 }
 
-impl std::error::Error for Refusal {}
-
-/// The mean and the covariance that windows are held against. It has no threshold and judges nothing.
-#[derive(Clone, Debug)]
-pub struct Reference {
-    count: u64,
-    mean: Vec<f64>,
-    sd: Vec<f64>,
-    /// The lower triangle L of the shrunk correlations, `L Lᵀ`, row by row, each up to the diagonal.
-    factor: Vec<f64>,
-    sources: BTreeSet<SourceId>,
-}
-
-/// The least standard deviation of a component, in codes. One that never moved in the reference has it, so
-/// that a single code of a single window does not weigh without bound.
-const SD_MIN: f64 = 1.0;
-
-/// The least share of the diagonal. It keeps components that depend on each other, or never moved
-/// together, invertible.
-const SHRINKAGE_MIN: f64 = 1e-3;
-
-impl Reference {
-    /// The mean and the shrunk covariance of the reference.
-    ///
-    /// # Errors
-    /// [`Refusal::TooFewVectors`], [`Refusal::Width`] if vectors have no components.
-    pub fn fit(moments: &ReferenceMoments) -> Result<Self, Refusal> {
-        let width = moments.sums.len();
-        if width == 0 {
-            return Err(Refusal::Width);
-        }
-        if moments.count < 2 {
-            return Err(Refusal::TooFewVectors);
-        }
-        let m = moments.count as f64;
-        let mean: Vec<f64> = moments.sums.iter().map(|&sum| sum as f64 / m).collect();
-        let covariance = |row: usize, column: usize| {
-            let product = moments.products[at(row, column)];
-            // In integers until the last step: the difference is small where the terms are not.
-            let centred = i128::from(product) * i128::from(moments.count)
-                - i128::from(moments.sums[row]) * i128::from(moments.sums[column]);
-            centred as f64 / m / (m - 1.0)
+impl MultivariateView {
+    /// Judges windows that are sorted by [`Window::place`], as of `now_ms`; those of several origins in steps of
+    /// `step_ms`. None where the baseline has no embedding. Of each course the newest `points_max` are told.
+    pub fn of(
+        baseline: &Baseline,
+        windows: &[Window],
+        step_ms: u64,
+        now_ms: u64,
+        points_max: usize,
+    ) -> Option<Self> {
+        let embedding = baseline.embedding()?;
+        let ruler = Ruler::of(baseline)?;
+        let read = |window: &Window| {
+            let profile = window.read(baseline)?;
+            Some((window.opened_ms, window.closed_ms, profile))
         };
-        let sd: Vec<f64> =
-            (0..width).map(|row| covariance(row, row).max(0.0).sqrt().max(SD_MIN)).collect();
-        let mut correlation = vec![0.0; at(width, 0)];
-        for row in 0..width {
-            for column in 0..row {
-                correlation[at(row, column)] = covariance(row, column) / sd[row] / sd[column];
+        let origin = |windows: &[Window]| OriginCourseView {
+            device: windows[0].origin.device.clone(),
+            slot: windows[0].origin.slot.clone(),
+            course: ruler.course(windows.iter().filter_map(read), points_max),
+        };
+        let origins: Vec<OriginCourseView> =
+            windows.chunk_by(|a, b| a.origin == b.origin).map(origin).collect();
+        let cohort = match &origins[..] {
+            [only] => only.course.clone(),
+            _ => {
+                let steps = steps(baseline, windows, step_ms, now_ms);
+                let step = |step: Step| (step.opened_ms, step.closed_ms, step.profile);
+                ruler.course(steps.map(step), points_max)
             }
-            correlation[at(row, row)] = 1.0;
-        }
-        let kept = 1.0 - shrinkage(&correlation, width, m);
-        for row in 0..width {
-            for column in 0..row {
-                correlation[at(row, column)] *= kept;
-            }
-        }
-        let sources = moments.sources.clone();
-        Ok(Self { count: moments.count, mean, sd, factor: cholesky(correlation, width), sources })
-    }
-
-    /// How far the window is from the reference: T². Without a threshold it says little.
-    ///
-    /// # Errors
-    /// [`Refusal::Width`].
-    pub fn t_squared(&self, window: &WindowSums) -> Result<f64, Refusal> {
-        // The length of L⁻¹ d, by forward substitution.
-        let mut solved: Vec<f64> = Vec::with_capacity(self.mean.len());
-        for (row, deviation) in self.deviations(window)?.into_iter().enumerate() {
-            let known = solved.iter().enumerate();
-            let below: f64 =
-                known.map(|(column, value)| self.factor[at(row, column)] * value).sum();
-            solved.push((deviation - below) / self.factor[at(row, row)]);
-        }
-        Ok(solved.iter().map(|length| length * length).sum())
-    }
-
-    /// How far the mean of each component is from the reference's, in standard errors of the difference:
-    /// where to look first. With many components some are always far.
-    ///
-    /// # Errors
-    /// [`Refusal::Width`].
-    pub fn deviations(&self, window: &WindowSums) -> Result<Vec<f64>, Refusal> {
-        if window.sums.len() != self.mean.len() || window.count == 0 {
-            return Err(Refusal::Width);
-        }
-        let n = window.count as f64;
-        let scale = (1.0 / n + 1.0 / self.count as f64).sqrt();
-        let components = window.sums.iter().zip(self.mean.iter().zip(&self.sd));
-        Ok(components.map(|(&sum, (mean, sd))| (sum as f64 / n - mean) / (sd * scale)).collect())
-    }
-
-    /// A detector whose threshold the calibration windows exceed with a chance of `false_alarms` at most.
-    ///
-    /// # Errors
-    /// [`Refusal::SharedSource`], [`Refusal::TooFewWindows`], [`Refusal::Chance`], [`Refusal::Width`].
-    pub fn calibrate(
-        self,
-        windows: &[(SourceId, WindowSums)],
-        false_alarms: f64,
-    ) -> Result<Detector, Refusal> {
-        if let Some(&(source, _)) = windows.iter().find(|(source, _)| self.sources.contains(source))
-        {
-            return Err(Refusal::SharedSource(source));
-        }
-        let judged = windows.iter().map(|(_, window)| self.t_squared(window));
-        let mut distances = judged.collect::<Result<Vec<f64>, Refusal>>()?;
-        let threshold = conformal_threshold(&mut distances, false_alarms)?;
-        let counts = windows.iter().map(|(_, window)| window.count);
-        let count_min = counts.clone().min().expect("there are windows: a threshold was found");
-        let count_max = counts.max().expect("as above");
-        let sources: BTreeSet<SourceId> = windows.iter().map(|&(source, _)| source).collect();
-        Ok(Detector {
-            reference: self,
-            threshold,
-            count_min,
-            count_max,
-            source_count: sources.len(),
+        };
+        let calibration = embedding.calibration.as_ref();
+        Some(Self {
+            tensor: embedding.tensor.clone(),
+            width: embedding.width,
+            random_features: embedding.projection.features,
+            reference_vectors: embedding.moments.as_ref()?.embedding.count(),
+            reference_sources: calibration.map(|calibration| calibration.reference_sources),
+            calibration_sources: calibration.map(|calibration| calibration.sources),
+            vectors_wanted: ruler.vectors_wanted,
+            cohort,
+            origins,
         })
     }
 }
 
-/// A reference with a threshold that clean windows of other sources gave it.
-#[derive(Clone, Debug)]
-pub struct Detector {
-    reference: Reference,
-    threshold: f64,
-    count_min: u64,
-    count_max: u64,
-    source_count: usize,
+/// What windows are held against.
+struct Ruler<'a> {
+    embedding: Reference,
+    random_features: Reference,
+    calibration: Option<&'a EmbeddingCalibration>,
+    vectors_wanted: u64,
 }
 
-/// What a [`Detector`] says of a window.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Verdict {
-    /// The window's T².
-    pub t_squared: f64,
-    /// What clean windows seldom exceed.
-    pub threshold: f64,
-}
-
-impl Verdict {
-    /// Whether the window is farther from the reference than clean ones are.
-    pub fn is_drift(&self) -> bool {
-        self.t_squared > self.threshold
+impl<'a> Ruler<'a> {
+    /// None if the baseline has no sums over embeddings of the reference.
+    fn of(baseline: &'a Baseline) -> Option<Self> {
+        let embedding = baseline.embedding()?;
+        let moments = embedding.moments.as_ref()?;
+        let calibration = embedding.calibration.as_ref();
+        let smallest = calibration.and_then(|calibration| calibration.embedding.first());
+        let samples_min = u64::from(baseline.policy().samples_min());
+        Some(Self {
+            embedding: Reference::fit(&moments.embedding).ok()?,
+            random_features: Reference::fit(&moments.random_features).ok()?,
+            calibration,
+            vectors_wanted: smallest.map_or(samples_min, |smallest| smallest.vectors),
+        })
     }
-}
 
-impl Detector {
-    /// Judges a window.
-    ///
-    /// # Errors
-    /// [`Refusal::Width`], [`Refusal::OutsideCalibration`]: differences between sources weigh more in a
-    /// larger window, so a threshold holds for windows of about the size that it was made of.
-    pub fn judge(&self, window: &WindowSums) -> Result<Verdict, Refusal> {
-        let t_squared = self.reference.t_squared(window)?;
-        if window.count < self.count_min.div_ceil(2) || window.count > 2 * self.count_max {
-            return Err(Refusal::OutsideCalibration);
+    /// Distances of windows in their order: when each opened and closed, and what it counted.
+    fn course(
+        &self,
+        windows: impl Iterator<Item = (u64, u64, GatewayProfile)>,
+        points_max: usize,
+    ) -> CourseView {
+        let mut points = Vec::new();
+        let mut open: Option<(u64, LinearSums, LinearSums)> = None;
+        for (opened_ms, closed_ms, profile) in windows {
+            let Some((embedding, random_features)) = self.sums(profile.outputs()) else { continue };
+            let (since_ms, of_embedding, of_features) =
+                open.get_or_insert_with(|| (opened_ms, LinearSums::new(), LinearSums::new()));
+            of_embedding.merge(embedding).expect("what fits a baseline adds up");
+            of_features.merge(random_features).expect("likewise");
+            if u64::from(of_embedding.vectors()) >= self.vectors_wanted {
+                points.push(self.point((*since_ms, closed_ms), of_embedding, of_features));
+                open = None;
+            }
         }
-        Ok(Verdict { t_squared, threshold: self.threshold })
+        points.drain(..points.len().saturating_sub(points_max));
+        let waiting = open.map_or(0, |(_, embedding, _)| embedding.vectors().into());
+        CourseView { points, waiting }
     }
 
-    /// What windows are held against.
-    pub const fn reference(&self) -> &Reference {
-        &self.reference
+    /// The sums of a window, if it has some and they are whole.
+    fn sums<'p>(&self, outputs: &'p OutputCounts) -> Option<(&'p LinearSums, &'p LinearSums)> {
+        let (embedding, features) = (outputs.embedding(), outputs.random_features());
+        let fits = embedding.vectors() > 0
+            && embedding.vectors() == features.vectors()
+            && !embedding.saturated();
+        fits.then_some((embedding, features))
     }
 
-    /// How many sources the calibration windows came from.
-    pub const fn source_count(&self) -> usize {
-        self.source_count
-    }
-}
-
-/// The value that a new one exceeds with a chance of `chance` at most, if it is exchangeable with
-/// `values`: of `w` sorted values that at place `⌈(w + 1)(1 − chance)⌉`. Sorts them.
-///
-/// # Errors
-/// [`Refusal::Chance`], [`Refusal::TooFewWindows`] if there is no such place.
-pub fn conformal_threshold(values: &mut [f64], chance: f64) -> Result<f64, Refusal> {
-    if !(0.0 < chance && chance < 1.0) {
-        return Err(Refusal::Chance);
-    }
-    values.sort_by(f64::total_cmp);
-    let place = ((values.len() + 1) as f64 * (1.0 - chance)).ceil() as usize;
-    values.get(place - 1).copied().ok_or_else(|| {
-        let needed = (1.0 / chance - 1.0).ceil() as usize;
-        Refusal::TooFewWindows { needed }
-    })
-}
-
-/// Where an element of the lower triangle is.
-const fn at(row: usize, column: usize) -> usize {
-    row * (row + 1) / 2 + column
-}
-
-/// The weight of the diagonal by OAS, equation 23 of the paper, for correlations: their trace is their
-/// number.
-fn shrinkage(correlation: &[f64], width: usize, m: f64) -> f64 {
-    let p = width as f64;
-    let off_diagonal: f64 = (0..width)
-        .flat_map(|row| (0..row).map(move |column| at(row, column)))
-        .map(|place| 2.0 * correlation[place] * correlation[place])
-        .sum();
-    let trace_of_square = p + off_diagonal;
-    let weight = ((1.0 - 2.0 / p) * trace_of_square + p * p) / ((m + 1.0 - 2.0 / p) * off_diagonal);
-    // Without any correlation it is infinite or not a number: the diagonal alone.
-    if weight < 1.0 { weight.max(SHRINKAGE_MIN) } else { 1.0 }
-}
-
-/// The lower triangle whose product with its transpose the matrix is. The matrix is a positive
-/// semidefinite one to which a part of the identity was added.
-fn cholesky(mut matrix: Vec<f64>, width: usize) -> Vec<f64> {
-    for row in 0..width {
-        for column in 0..=row {
-            let known: f64 = (0..column)
-                .map(|before| matrix[at(row, before)] * matrix[at(column, before)])
-                .sum();
-            let rest = matrix[at(row, column)] - known;
-            matrix[at(row, column)] = if row == column {
-                // Rounding alone can bring it below the share of the identity.
-                rest.max(SHRINKAGE_MIN / 2.0).sqrt()
-            } else {
-                rest / matrix[at(column, column)]
-            };
+    fn point(
+        &self,
+        (opened_ms, closed_ms): (u64, u64),
+        embedding: &LinearSums,
+        random_features: &LinearSums,
+    ) -> PointView {
+        let sums = |sums: &LinearSums| WindowSums {
+            count: sums.vectors().into(),
+            sums: sums.sums().to_vec(),
+        };
+        let (embedding, random_features) = (sums(embedding), sums(random_features));
+        let deviations = self.embedding.deviations(&embedding).expect("the widths are the same");
+        let farthest = deviations.into_iter().enumerate();
+        let farthest = farthest.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs()));
+        let (component, deviation) = farthest.expect("an embedding has a component");
+        let thresholds = |of: fn(&EmbeddingCalibration) -> &Vec<Threshold>| {
+            self.calibration.map(|calibration| &of(calibration)[..])
+        };
+        PointView {
+            opened_ms,
+            closed_ms,
+            vectors: embedding.count,
+            embedding: distance(&self.embedding, &embedding, thresholds(|it| &it.embedding)),
+            random_features: distance(
+                &self.random_features,
+                &random_features,
+                thresholds(|it| &it.random_features),
+            ),
+            component,
+            deviation,
         }
     }
-    matrix
+}
+
+fn distance(
+    reference: &Reference,
+    window: &WindowSums,
+    thresholds: Option<&[Threshold]>,
+) -> DistanceView {
+    let t_squared = reference.t_squared(window).expect("the widths are the same");
+    let threshold = thresholds.and_then(|all| Threshold::for_vectors(all, window.count));
+    let finding = match (thresholds, threshold) {
+        (None, _) => DistanceFinding::Uncalibrated,
+        (Some(_), None) => DistanceFinding::OutsideCalibration,
+        (_, Some(threshold)) if t_squared > threshold.t_squared() => DistanceFinding::Beyond,
+        (_, Some(_)) => DistanceFinding::Within,
+    };
+    DistanceView {
+        t_squared,
+        threshold: threshold.map(Threshold::t_squared),
+        chance: threshold.map(Threshold::chance),
+        finding,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use selvedge_sketch::DetectorState;
+
     use super::*;
+    use crate::{
+        drift::{Origin, judge},
+        testing::{
+            name,
+            reference::{
+                CORRELATION, Noise, WINDOW, baseline, correlated_baseline, correlated_profile,
+                encoded, profile,
+            },
+        },
+    };
 
-    /// Small vectors that depend on each other, from a seed; `shift` moves the first component.
-    struct Stream(u64);
+    static BASELINE: LazyLock<Baseline> = LazyLock::new(correlated_baseline);
 
-    impl Stream {
-        fn uniform(&mut self) -> f64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-        }
+    const STEP_MS: u64 = 60_000;
 
-        /// With mean 0 and variance 1.
-        fn normal(&mut self) -> f64 {
-            (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-        }
+    /// So many windows of each device, whose values have the correlation that is said for its place.
+    fn windows(
+        (devices, count): (u64, u64),
+        samples: usize,
+        correlation: impl Fn(u64, u64) -> f32,
+    ) -> Vec<Window> {
+        let mut noise = Noise(23);
+        let places = (0..devices).flat_map(|device| (0..count).map(move |at| (device, at)));
+        places
+            .map(|(device, at)| {
+                let correlation = correlation(device, at);
+                let counted = correlated_profile(&BASELINE, &mut noise, samples, correlation);
+                window(device, at, &counted)
+            })
+            .collect()
+    }
 
-        /// The third component is nearly the sum of the others, the fourth never moves.
-        fn vector(&mut self, shift: f64) -> [i8; 4] {
-            let (a, b, noise) = (20.0 * self.normal(), 20.0 * self.normal(), 5.0 * self.normal());
-            [a + shift, b, a + b + noise, 7.0].map(|value| value.round() as i8)
-        }
-
-        fn window(&mut self, count: u64, shift: f64) -> WindowSums {
-            let mut sums = vec![0; 4];
-            for _ in 0..count {
-                let vector = self.vector(shift);
-                sums.iter_mut().zip(vector).for_each(|(sum, code)| *sum += i64::from(code));
-            }
-            WindowSums { count, sums }
+    fn window(device: u64, at: u64, counted: &GatewayProfile) -> Window {
+        Window {
+            origin: Origin {
+                device: name(&format!("line-{device:02}")),
+                slot: "main".parse().expect("the name is well formed"),
+            },
+            boot: 1,
+            first: at,
+            last: at,
+            opened_ms: at * STEP_MS,
+            closed_ms: (at + 1) * STEP_MS,
+            profile: encoded(counted),
         }
     }
 
-    fn moments(seed: u64, count: u64) -> ReferenceMoments {
-        let mut stream = Stream(seed);
-        let mut moments = ReferenceMoments::new(4);
-        (0..count).for_each(|index| moments.observe(SourceId(index % 3), &stream.vector(0.0)));
-        moments
-    }
-
-    fn windows(seed: u64, count: usize) -> Vec<(SourceId, WindowSums)> {
-        let mut stream = Stream(seed);
-        (0..count).map(|index| (SourceId(10 + index as u64 % 5), stream.window(100, 0.0))).collect()
+    fn look(windows: &[Window], points_max: usize) -> MultivariateView {
+        let view = MultivariateView::of(&BASELINE, windows, STEP_MS, u64::MAX, points_max);
+        view.expect("the baseline has an embedding")
     }
 
     #[test]
-    fn distances_of_clean_windows_have_the_mean_of_a_chi_square() {
-        let reference = Reference::fit(&moments(1, 5000)).expect("5,000 vectors suffice");
-        let windows = windows(2, 2000);
-        let distance = |(_, window): &(SourceId, WindowSums)| {
-            reference.t_squared(window).expect("the widths are the same")
+    fn a_correlation_that_turns_is_beyond_while_every_stream_stays_steady() {
+        let turned = |_, at| if at < 20 { CORRELATION } else { -CORRELATION };
+        let windows = windows((1, 60), WINDOW, turned);
+        let judgement = judge(&BASELINE, &windows, u64::MAX, 64);
+        assert_eq!(judgement.cohort.state, DetectorState::Steady, "{:?}", judgement.cohort.changes);
+        let course = look(&windows, 100).cohort;
+        assert_eq!((course.points.len(), course.waiting), (60, 0));
+        for (at, point) in course.points.iter().enumerate().skip(20) {
+            assert_eq!(point.random_features.finding, DistanceFinding::Beyond, "{at}: {point:?}");
+        }
+        let early = course.points[..20].iter().filter(|it| it.finding() == DistanceFinding::Beyond);
+        assert!(early.count() <= 1, "{:?}", &course.points[..20]);
+    }
+
+    #[test]
+    fn clean_windows_of_other_sources_seldom_exceed_the_thresholds() {
+        let view = look(&windows((4, 100), WINDOW, |_, _| CORRELATION), 100);
+        assert_eq!((view.reference_sources, view.calibration_sources), (Some(50), Some(50)));
+        let points = || view.origins.iter().flat_map(|origin| &origin.course.points);
+        assert_eq!(points().count(), 400);
+        let beyond = |distance: fn(&PointView) -> DistanceView| {
+            let distances = points().map(distance);
+            let chance = distances.clone().filter_map(|it| it.chance).fold(0.0, f64::max);
+            assert!((0.009..0.011).contains(&chance), "{chance}");
+            distances.filter(|it| it.finding == DistanceFinding::Beyond).count()
         };
-        let mean = windows.iter().map(distance).sum::<f64>() / 2000.0;
-        // Three components move; the shrinkage takes a little.
-        assert!((2.7..3.3).contains(&mean), "{mean}");
+        // Four are stated; that a threshold comes from 100 windows alone may double it.
+        let (embedding, features) = (beyond(|it| it.embedding), beyond(|it| it.random_features));
+        assert!(embedding <= 12 && features <= 12, "{embedding} {features}");
     }
 
     #[test]
-    fn a_detector_alarms_at_the_stated_rate_and_finds_what_moved() {
-        let reference = Reference::fit(&moments(3, 5000)).expect("5,000 vectors suffice");
-        let detector = reference.calibrate(&windows(4, 999), 0.02).expect("the sources are others");
-        assert_eq!(detector.source_count(), 5);
-        let mut stream = Stream(5);
-        let mut alarms = |shift| {
-            let judged = (0..1000).map(|_| detector.judge(&stream.window(100, shift)));
-            judged.filter(|verdict| verdict.expect("the window is of that size").is_drift()).count()
-        };
-        let clean = alarms(0.0);
-        assert!((8..=36).contains(&clean), "{clean}");
-        // Three codes are a seventh of the component's deviation, but six tenths of what the third one
-        // leaves open.
-        assert!(alarms(3.0) > 900);
-        let deviations = detector.reference().deviations(&stream.window(100, 20.0));
-        let deviations = deviations.expect("the widths are the same");
-        let farthest = (0..4).max_by(|&a, &b| deviations[a].abs().total_cmp(&deviations[b].abs()));
-        assert_eq!(farthest, Some(0), "{deviations:?}");
+    fn small_windows_are_added_up_and_the_newest_points_are_told() {
+        let view = look(&windows((1, 23), 100, |_, _| CORRELATION), 5);
+        assert_eq!(view.vectors_wanted, WINDOW as u64);
+        let course = &view.cohort;
+        assert_eq!((course.points.len(), course.waiting), (5, 200));
+        let newest = course.points[4];
+        assert_eq!((newest.vectors, newest.opened_ms), (300, 18 * STEP_MS));
+        assert_eq!(newest.closed_ms, 21 * STEP_MS);
+        assert_eq!(newest.finding(), DistanceFinding::Within, "{newest:?}");
+        assert_eq!(view.origins[0].course, *course, "it stands alone");
     }
 
     #[test]
-    fn a_component_that_wakes_up_is_seen() {
-        let reference = Reference::fit(&moments(1, 5000)).expect("5,000 vectors suffice");
-        let detector = reference.calibrate(&windows(6, 200), 0.01).expect("the sources are others");
-        let mut window = Stream(8).window(100, 0.0);
-        window.sums[3] += 100;
-        assert!(detector.judge(&window).expect("it is of that size").is_drift());
+    fn what_many_devices_share_is_seen_in_their_sum_and_too_large_a_sum_is_not_judged() {
+        let shared = look(&windows((5, 4), 50, |_, _| 0.0), 100);
+        assert_eq!(shared.cohort.points.len(), 4);
+        let beyond =
+            shared.cohort.points.iter().filter(|it| it.finding() == DistanceFinding::Beyond);
+        assert_eq!(beyond.count(), 4, "{:?}", shared.cohort);
+        assert!(shared.origins.iter().all(|origin| origin.course.points.is_empty()));
+        let large = look(&windows((5, 2), WINDOW, |_, _| CORRELATION), 100);
+        let newest = large.cohort.points[1];
+        assert_eq!(newest.vectors, 5 * WINDOW as u64);
+        assert_eq!(newest.finding(), DistanceFinding::OutsideCalibration);
+        assert_eq!((newest.embedding.threshold, newest.embedding.chance), (None, None));
     }
 
     #[test]
-    fn moments_do_not_depend_on_how_they_were_merged() {
-        let parts = [moments(1, 50), moments(2, 70), moments(3, 0)];
-        let merged = |order: [usize; 3]| {
-            let mut sum = ReferenceMoments::new(4);
-            order.iter().for_each(|&part| sum.merge(&parts[part]));
-            sum
-        };
-        assert_eq!(merged([0, 1, 2]), merged([2, 1, 0]));
-        assert_eq!(merged([0, 1, 2]).count, 120);
+    fn sums_that_cannot_be_of_the_embedding_are_left_out() {
+        let counted = correlated_profile(&BASELINE, &mut Noise(5), WINDOW, CORRELATION);
+        let mut odd = GatewayProfile::new(BASELINE.spec_id(), 2).expect("two features fit");
+        odd.outputs_mut().observe_embedding(&[1i8, 2, 3]).expect("it is the first");
+        odd.outputs_mut().observe_random_features(&[1i8; 64]).expect("it is the first");
+        let mut half = GatewayProfile::new(BASELINE.spec_id(), 2).expect("two features fit");
+        half.outputs_mut().observe_embedding(&[1i8, 2]).expect("it is the first");
+        let windows: Vec<Window> =
+            (0..).zip([&odd, &half, &counted]).map(|(at, it)| window(0, at, it)).collect();
+        let course = look(&windows, 100).cohort;
+        assert_eq!(course.points.len(), 1);
+        assert_eq!((course.points[0].vectors, course.points[0].opened_ms), (250, 2 * STEP_MS));
     }
 
     #[test]
-    fn what_cannot_be_judged_is_refused() {
-        let fit = |count| Reference::fit(&moments(1, count));
-        assert_eq!(fit(1).err(), Some(Refusal::TooFewVectors));
-        assert_eq!(Reference::fit(&ReferenceMoments::new(0)).err(), Some(Refusal::Width));
-        let reference = || fit(100).expect("100 vectors suffice");
-        let calibrated = |windows: &[(SourceId, WindowSums)], chance| {
-            reference().calibrate(windows, chance).err()
-        };
-        let mut shared = windows(1, 200);
-        shared[150].0 = SourceId(2);
-        assert_eq!(calibrated(&shared, 0.01), Some(Refusal::SharedSource(SourceId(2))));
-        let needed = Refusal::TooFewWindows { needed: 99 };
-        assert_eq!(calibrated(&windows(1, 98), 0.01), Some(needed));
-        assert_eq!(calibrated(&windows(1, 99), 0.01), None);
-        for chance in [0.0, 1.0, f64::NAN] {
-            assert_eq!(calibrated(&windows(1, 99), chance), Some(Refusal::Chance));
-        }
-        let detector =
-            reference().calibrate(&windows(1, 99), 0.01).expect("the sources are others");
-        let mut stream = Stream(1);
-        let mut judged = |count| detector.judge(&stream.window(count, 0.0)).err();
-        assert_eq!(judged(0), Some(Refusal::Width));
-        assert_eq!(judged(49), Some(Refusal::OutsideCalibration));
-        assert_eq!((judged(50), judged(200)), (None, None));
-        assert_eq!(judged(201), Some(Refusal::OutsideCalibration));
+    fn without_an_embedding_nothing_is_said() {
+        let baseline = baseline(50);
+        let window = window(0, 0, &profile(&baseline, &mut Noise(5), 50, 0.0));
+        assert!(MultivariateView::of(&baseline, &[window], STEP_MS, u64::MAX, 5).is_none());
     }
 }

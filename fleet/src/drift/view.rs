@@ -10,7 +10,9 @@ use selvedge_sketch::{
 };
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
-use super::{Judgement, Merged, OriginVerdict, StateChange, StreamVerdict, Verdict};
+use super::{
+    Judgement, Merged, MultivariateView, OriginVerdict, StateChange, StreamVerdict, Verdict,
+};
 
 /// A bundle, as far as drift is concerned.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +75,9 @@ pub struct DriftView {
     pub culprits: Vec<OriginView>,
     /// What is said of each origin by itself.
     pub origins: Vec<OriginView>,
+    /// How far embeddings are from the reference, all components taken together; none if none is declared. It is for
+    /// people to read, and no state follows from it.
+    pub multivariate: Option<MultivariateView>,
 }
 
 /// The reference.
@@ -323,6 +328,7 @@ impl DriftView {
         subject: &Subject<'_>,
         merged: &Merged,
         judgement: &Judgement,
+        multivariate: Option<MultivariateView>,
         history_cut: bool,
     ) -> Self {
         let (baseline, profile) = (subject.baseline, &merged.profile);
@@ -367,6 +373,7 @@ impl DriftView {
             accuracy: accuracy_view(baseline, profile, inputs_drifted),
             culprits: origins.iter().filter(|origin| origin.culprit).cloned().collect(),
             origins,
+            multivariate,
         }
     }
 }

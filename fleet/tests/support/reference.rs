@@ -1,6 +1,8 @@
 //! A reference and windows of samples like it, or drifted, the same in every run.
 
-use selvedge_bundle::{Baseline, Order, ReferenceAnswer, ReferenceData};
+use selvedge_bundle::{
+    Baseline, Order, ReferenceAnswer, ReferenceData, ReferenceEmbedding, TensorData,
+};
 use selvedge_sketch::{DetectorPolicy, GatewayProfile};
 
 /// Samples in a window.
@@ -20,6 +22,12 @@ impl Noise {
 
     fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
+    }
+
+    /// Two normal values with this correlation.
+    fn pair(&mut self, correlation: f32) -> [f32; 2] {
+        let (a, b) = (self.normal(), self.normal());
+        [a, correlation * a + (1.0 - correlation * correlation).sqrt() * b]
     }
 
     fn answer(&mut self) -> (u32, f32) {
@@ -71,6 +79,48 @@ pub fn profile(
         profile.outputs_mut().observe_confidence(&confidence, Some(class), score);
         profile.count_sample();
         profile.observe_latency(90);
+    }
+    profile
+}
+
+/// The correlation of both values in the reference of [`correlated_baseline`].
+pub const CORRELATION: f32 = 0.8;
+
+/// Two features that are the embedding, too, from 100 sessions of two windows each.
+pub fn correlated_baseline() -> Baseline {
+    let (mut noise, rows) = (Noise(17), 200 * WINDOW);
+    let pairs: Vec<[f32; 2]> = (0..rows).map(|_| noise.pair(CORRELATION)).collect();
+    let column = |name: &str, place: usize| {
+        (name.to_owned(), pairs.iter().map(|pair| pair[place]).collect())
+    };
+    let vectors: Vec<_> = pairs.iter().map(|pair| Some(TensorData::F32(pair.to_vec()))).collect();
+    let sessions: Vec<u32> = (0_u32..100).flat_map(|session| [session; 2 * WINDOW]).collect();
+    let reference = ReferenceData {
+        features: &[column("pressure", 0), column("flow", 1)],
+        sessions: &sessions,
+        order: Order::Time,
+        embedding: Some(ReferenceEmbedding { tensor: "embedding", vectors: &vectors }),
+        ..ReferenceData::default()
+    };
+    Baseline::build(&reference).expect("the reference is sound")
+}
+
+/// A window of `samples` whose values have this correlation.
+pub fn correlated_profile(
+    baseline: &Baseline,
+    noise: &mut Noise,
+    samples: usize,
+    correlation: f32,
+) -> GatewayProfile {
+    let mut profile = GatewayProfile::new(baseline.spec_id(), 2).expect("two features fit");
+    let counter = baseline.embedding().expect("it was declared").counter();
+    for _ in 0..samples {
+        let pair = noise.pair(correlation);
+        for (index, (feature, value)) in baseline.features().iter().zip(pair).enumerate() {
+            profile.observe_f32(index, &feature.spec, value);
+        }
+        counter.count(&TensorData::F32(pair.to_vec()), profile.outputs_mut());
+        profile.count_sample();
     }
     profile
 }

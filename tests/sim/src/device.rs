@@ -503,6 +503,7 @@ fn loader() -> LoadModel {
             sample: manifest.sample.clone(),
             classes: Vec::new(),
             baseline: None,
+            embedding: None,
             answerer: Box::new(Silent),
         })
     })

@@ -137,6 +137,7 @@ fn loader(unfit: Digests) -> LoadModel {
             sample: manifest.sample.clone(),
             classes: Vec::new(),
             baseline: None,
+            embedding: None,
             answerer: Box::new(Nothing),
         })
     })

@@ -11,8 +11,8 @@
 //! images make two sources, each half the size of the test set and thus farther off than that; which is
 //! on the safe side.
 
-use selvedge_fleet::drift::multivariate::{
-    Reference, ReferenceMoments, Refusal, SourceId, WindowSums, conformal_threshold,
+use selvedge_bundle::multivariate::{
+    Reference, ReferenceMoments, Refusal, WindowSums, conformal_threshold,
 };
 use selvedge_sketch::{
     BinCounts, BinSpec, Error, Projection, VECTOR_WIDTH_MAX, key_from_f32, shift_for,
@@ -236,7 +236,7 @@ fn t_squared(
 ) -> Result<Statistic, Refusal> {
     let width = reference.first().map_or(0, |sample| vector(sample).len());
     let mut moments = ReferenceMoments::new(width);
-    reference.iter().for_each(|sample| moments.observe(SourceId(0), vector(sample)));
+    reference.iter().for_each(|sample| moments.observe(vector(sample)));
     let reference = Reference::fit(&moments)?;
     let of = move |window: &Window<'_>| {
         let mut sums = vec![0; width];

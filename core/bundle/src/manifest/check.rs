@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use selvedge_sketch::VECTOR_WIDTH_MAX;
+
 use super::{
     Extent, IMAGE_FEATURES, ImageAxis, ImageSpec, ManifestDraft, ManifestError, PostStep, PreStep,
     Provenance, RowSpec, SampleSpec, TensorSpec,
@@ -35,7 +37,28 @@ pub(super) fn check(draft: &ManifestDraft) -> Checked {
         "alarm_windows is at least 2, samples_min and clear_windows 1",
     )?;
     check_features(draft)?;
+    check_embedding(draft)?;
     check_provenance(&draft.provenance)
+}
+
+fn check_embedding(draft: &ManifestDraft) -> Checked {
+    let Some(name) = &draft.drift.embedding else { return Ok(()) };
+    let refuse = |problem| Err(ManifestError::new("drift.embedding", problem));
+    let Some(output) = draft.outputs.iter().find(|output| output.name == *name) else {
+        let known: Vec<&str> = draft.outputs.iter().map(|output| output.name.as_str()).collect();
+        let known = known.join(", ");
+        return refuse(format!("names {name:?}, which is no output; there are {known}"));
+    };
+    let (width, dtype) = (output.sample_elements(), output.dtype);
+    if !(1..=VECTOR_WIDTH_MAX).contains(&width) {
+        return refuse(format!(
+            "names {name:?}, which has {width} values for a sample; 1 to {VECTOR_WIDTH_MAX} are summed up"
+        ));
+    }
+    if !matches!(dtype, DType::F32 | DType::I8) {
+        return refuse(format!("names {name:?}, which is {dtype}; f32 or i8 is summed up"));
+    }
+    Ok(())
 }
 
 fn check_features(draft: &ManifestDraft) -> Checked {

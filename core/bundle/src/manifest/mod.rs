@@ -146,6 +146,12 @@ impl ManifestDraft {
         let usual = self.resources.ram_peak_bytes_max.saturating_add(TRIAL_MEMORY_BASE_BYTES);
         self.update.trial_memory_bytes_max.unwrap_or(usual)
     }
+
+    /// Which of the outputs is the embedding, if one is named.
+    pub fn embedding(&self) -> Option<usize> {
+        let named = self.drift.embedding.as_ref()?;
+        self.outputs.iter().position(|output| output.name == *named)
+    }
 }
 
 /// A model's name: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or digit.
@@ -490,6 +496,9 @@ pub struct Reference {
     /// taken together, in their order, and no window spans two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_column: Option<String>,
+    /// The same for images: a `.npy` file with one integer per sample that says from which session it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<PathBuf>,
     /// Whether the samples are in the order of time.
     #[serde(default)]
     pub order: Order,
@@ -521,6 +530,10 @@ pub struct DriftPolicy {
     /// first [`FEATURES_MAX`](crate::FEATURES_MAX) columns, or all of the image's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<String>,
+    /// The output whose values, taken together, are summed up for the fleet's multivariate test: an embedding, or for
+    /// want of one the logits. It has at most 128 values of `f32` or `i8` for a sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<String>,
     /// At most one false alarm in so many windows, on average and over all that is watched of a slot.
     pub alarm_windows: u32,
     /// The fewest samples of a window that is tested; smaller ones are tested together.
@@ -547,6 +560,7 @@ impl Default for DriftPolicy {
         Self {
             order: Order::None,
             features: Vec::new(),
+            embedding: None,
             alarm_windows: 10_000,
             samples_min: 250,
             cycle_windows: 0,

@@ -267,3 +267,29 @@ fn set(manifest: &mut Value, pointer: &str, value: Value) {
         (other, _) => panic!("{other} has no keys"),
     }
 }
+
+#[test]
+fn an_embedding_is_an_output_that_can_be_summed_up() {
+    let named = |change: &[(&str, Value)]| {
+        let mut manifest = written();
+        set(&mut manifest, "/drift/embedding", json!("y"));
+        change.iter().for_each(|(place, value)| set(&mut manifest, place, value.clone()));
+        read(&manifest)
+    };
+    let manifest = named(&[]).expect("logits will do");
+    assert_eq!((manifest.drift.embedding.as_deref(), manifest.embedding()), (Some("y"), Some(0)));
+    assert_eq!(read(&written()).expect("none is named").embedding(), None);
+    let without_post = ("/post", json!([]));
+    let without_labels = ("/labels", json!([]));
+    for (change, words) in [
+        (vec![("/drift/embedding", json!("z"))], "names \"z\", which is no output; there are y"),
+        (
+            vec![without_post.clone(), without_labels, ("/outputs/0/shape", json!([-1, 129]))],
+            "has 129 values for a sample; 1 to 128",
+        ),
+        (vec![without_post, ("/outputs/0/dtype", json!("u8"))], "which is u8; f32 or i8"),
+    ] {
+        let error = named(&change).expect_err(words).to_string();
+        assert!(error.contains("drift.embedding") && error.contains(words), "{error}");
+    }
+}
