@@ -48,8 +48,8 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, DriftOutlet, InferenceCounters, LoadedModel, Observer, RecordSink, SampleRequest,
-    SampleShape, SlotHandle, WorkerEnded, WorkerSettings,
+    Answerer, DriftOutlet, InferenceCounters, Judged, LoadedModel, Observer, RecordSink,
+    SampleRequest, SampleShape, SlotHandle, WantedSite, WorkerEnded, WorkerSettings,
 };
 pub use self_test::{Check, TrustedRepository, self_test};
 pub use spool::{

@@ -18,6 +18,7 @@
 mod api;
 mod broker;
 mod command;
+mod commissioning;
 mod config;
 mod dashboard;
 mod director;

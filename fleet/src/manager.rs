@@ -5,21 +5,23 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use selvedge_trust::Proposal;
-use selvedge_wire::{DeviceId, Topic, Topics};
+use selvedge_wire::{DeviceId, Digest, Topic, Topics};
 
 use crate::{
     Error, Limits,
     broker::{MANAGER, RunningBroker},
+    commissioning::read_baseline,
     director::Director,
     downlink::Downlink,
-    drift::{DriftQuery, DriftView, Subject, Window, judge, merge},
+    drift::{DriftQuery, DriftView, Mute, Origin, Sites, Subject, Window, judge, merge},
     ingest::IngestState,
     live::Live,
     registry::{Registry, Stock},
     repository::Repository,
     secret::new_password,
     store::{
-        BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store, WindowFilter, Windows,
+        BundleRow, Change, DesiredSet, EnrolledKey, PatchRow, SiteRow, Stocked, Store,
+        WindowFilter, Windows,
     },
 };
 
@@ -150,11 +152,25 @@ impl Manager {
         }
         let devices = self.drift_devices(query).await?;
         let filter = WindowFilter { devices, slot: query.slot.clone(), to_ms: query.to_ms };
-        let windows = self.store.windows(&bundle, &filter).await?;
-        let (query, now_ms) = (query.clone(), self.now_ms());
-        let changes_max = self.limits.drift_changes_max;
-        let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, changes_max);
+        let now_ms = self.now_ms();
+        let kept = Kept {
+            windows: self.store.windows(&bundle, &filter).await?,
+            sites: self.sites(&bundle).await?,
+            mutes: self.store.mutes(now_ms).await?,
+        };
+        let (query, changes_max) = (query.clone(), self.limits.drift_changes_max);
+        let work = move || look_at_drift(&row, &stock, &query, &kept, now_ms, changes_max);
         tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
+    }
+
+    /// The site baselines that are named beside a bundle.
+    async fn sites(&self, bundle: &Digest) -> Result<Sites, Error> {
+        let rows = self.store.sites_of_bundle(bundle).await?;
+        let site = |row: &SiteRow| {
+            let (device, slot) = (row.device.clone(), row.slot.clone());
+            (Origin { device, slot }, read_baseline(row))
+        };
+        Ok(rows.iter().map(site).collect())
     }
 
     /// The devices that the query takes; none for all.
@@ -196,11 +212,18 @@ impl Manager {
     }
 }
 
+/// What is kept about a bundle's drift.
+struct Kept {
+    windows: Windows,
+    sites: Sites,
+    mutes: Vec<Mute>,
+}
+
 fn look_at_drift(
     row: &BundleRow,
     stock: &Stock,
     query: &DriftQuery,
-    Windows { windows, cut }: &Windows,
+    Kept { windows: Windows { windows, cut }, sites, mutes }: &Kept,
     now_ms: u64,
     changes_max: usize,
 ) -> Result<DriftView, Error> {
@@ -227,9 +250,9 @@ fn look_at_drift(
         )));
     }
     let now_ms = query.to_ms.unwrap_or(now_ms);
-    let judgement = judge(baseline, windows, now_ms, changes_max);
+    let judgement = judge(baseline, sites, windows, now_ms, changes_max);
     let labels = stock.labels();
-    let subject = Subject { bundle: row.digest, name, version, labels, baseline };
+    let subject = Subject { bundle: row.digest, name, version, labels, baseline, sites, mutes };
     Ok(DriftView::new(&subject, &merged, &judgement, *cut))
 }
 

@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod client;
 pub mod interop;
 pub mod keys;
+pub mod line;
 pub mod mosquitto;
 pub mod process;
 pub mod scene;

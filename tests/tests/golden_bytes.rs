@@ -11,9 +11,9 @@ use selvedge_wire::{
     Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState,
     DriftStatus, DriftedStream, Error, Event, EventKind, Health, InferenceResult, Message, NodeId,
     Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported, Running,
-    SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SlotPhase, SlotReport, Status, Stored,
-    StoredThrough, Stream, TrustReport, VERSION, VERSION_OLDEST, WindowRange, decode, encode,
-    signing_input,
+    SIGNED_OVERHEAD_BYTES, Sequence, Signature, Signed, SiteReport, SlotPhase, SlotReport, Status,
+    Stored, StoredThrough, Stream, TrustReport, VERSION, VERSION_OLDEST, WindowRange, decode,
+    encode, signing_input,
 };
 
 #[test]
@@ -102,6 +102,7 @@ fn reported() -> Reported {
         reason: reason.map(Into::into),
         comparison: None,
         drift: None,
+        site: None,
     };
     let comparison = Comparison {
         samples: 200,
@@ -115,9 +116,12 @@ fn reported() -> Reported {
         DriftedStream { name: "f3".into(), change: "higher".into(), since_ms: 1_800_000_000_000 };
     let drift =
         DriftStatus { state: DriftState::Drifted, uncalibrated: true, streams: vec![drifted] };
+    let steady =
+        DriftStatus { state: DriftState::Steady, uncalibrated: false, streams: Vec::new() };
     let watched = |name: &str, phase, running| SlotReport {
         comparison: Some(comparison),
         drift: Some(drift.clone()),
+        site: Some(SiteReport { baseline: digest(3), drift: steady.clone() }),
         ..slot(name, phase, running, None)
     };
     let running = Running { bundle: digest(1), name: "shuttle".into(), version: "1.0.0".into() };
@@ -231,6 +235,7 @@ fn events() -> Batch<Event> {
         EventKind::Drifted,
         EventKind::DriftOver,
         EventKind::InputAnomalous,
+        EventKind::SiteRefused,
     ];
     let event = |kind| Event {
         at_ms: 1_800_000_000_000,

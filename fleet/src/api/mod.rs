@@ -4,7 +4,9 @@ mod bundles;
 mod devices;
 mod drift;
 mod fleet;
+mod mutes;
 mod repository;
+mod sites;
 mod telemetry;
 
 use std::{net::IpAddr, sync::Arc};
@@ -85,6 +87,11 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(telemetry::list_streams))
         .routes(routes!(drift::read_drift))
         .routes(routes!(drift::export_drift))
+        .routes(routes!(sites::propose_site, sites::read_site, sites::withdraw_site))
+        .routes(routes!(sites::withdraw_proposal))
+        .routes(routes!(sites::approve_site))
+        .routes(routes!(mutes::add_mute, mutes::list_mutes))
+        .routes(routes!(mutes::remove_mute))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -215,7 +222,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 19, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 24, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

@@ -10,8 +10,10 @@ mod devices;
 mod drift;
 mod ingest;
 mod keys;
+mod mutes;
 mod repository;
 mod retained;
+mod sites;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,7 @@ pub use drift::{WindowFilter, Windows};
 pub use ingest::{Applied, Malformed, MalformedKind, Received, Upward};
 pub use keys::{EnrolledKey, Sender};
 pub use repository::{RepositoryChange, TIMESTAMP_FILE};
+pub use sites::{ProposalRow, SiteRow};
 pub use telemetry::{
     Cursor, DisbeliefRow, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow,
     ProfileRow, ResultRow, StreamRow,
@@ -130,15 +133,16 @@ impl Store {
 /// Every step from an empty file to the tables of today. A step that was released is never edited.
 fn migrations() -> Vec<Migration> {
     let steps = [
-        ("first", include_str!("../../migrations/0001_first.sql")),
-        ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
-        ("repository", include_str!("../../migrations/0003_repository.sql")),
-        ("profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
+        (1, "first", include_str!("../../migrations/0001_first.sql")),
+        (2, "refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
+        (3, "repository", include_str!("../../migrations/0003_repository.sql")),
+        (4, "profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
+        (7, "site", include_str!("../../migrations/0007_site.sql")),
     ];
-    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+    let migration = |(number, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    (1..).zip(steps).map(migration).collect()
+    steps.into_iter().map(migration).collect()
 }
 
 /// SQLite's integers are signed; what is too large for them is clamped.
