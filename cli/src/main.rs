@@ -25,6 +25,7 @@ mod reference;
 mod repository;
 mod run;
 mod sign;
+mod site;
 mod terminal;
 mod tuf;
 mod verify;
@@ -54,6 +55,7 @@ enum Command {
     Publish(publish::PublishArgs),
     Repository(repository::RepositoryArgs),
     Assign(assign::AssignArgs),
+    Site(site::SiteArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -82,6 +84,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Publish(args) => publish::main(args),
         Command::Repository(args) => repository::main(args),
         Command::Assign(args) => assign::main(args),
+        Command::Site(args) => site::main(args),
         Command::Demo(args) => demo::main(args),
     }
 }

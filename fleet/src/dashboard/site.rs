@@ -63,7 +63,11 @@ fn proposal_part(proposal: &ProposalView, address: &str) -> Markup {
                 code { "{\"digest\": \"" (site.digest) "\", \"by\": \"…\"}" } }
         }
         (alarms(&proposal.alarms))
-        @if let Some(lab) = &proposal.lab { (comparison(&proposal.differs, &lab.streams)) }
+        @if let Some(lab) = &proposal.lab {
+            p .facts { span .quiet { "What is stored of it was counted from " (minute(lab.from_ms)) " to "
+                (minute(lab.to_ms)) " UTC." } }
+            (comparison(&proposal.differs, &lab.streams))
+        }
     }
 }
 

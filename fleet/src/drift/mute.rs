@@ -135,8 +135,8 @@ pub fn mark_finding(finding: &mut FindingView, mutes: &[Mute], about: &Alarm<'_>
 }
 
 /// Whether there is something, and all of it is muted: then it is no alarm to be counted.
-pub fn are_all_muted(muted: impl ExactSizeIterator<Item = bool>) -> bool {
-    muted.len() > 0 && { muted }.all(|is_muted| is_muted)
+pub fn are_all_muted(mut muted: impl ExactSizeIterator<Item = bool>) -> bool {
+    muted.len() > 0 && muted.all(|is_muted| is_muted)
 }
 
 #[cfg(test)]
