@@ -451,6 +451,7 @@ impl Agent {
             }
             Effect::Watch { slot, on } => self.order(&slot, SlotOrder::Watch { on })?,
             Effect::Swap { slot, model } => self.order(&slot, SlotOrder::Swap { model })?,
+            Effect::Site { slot, site } => self.order(&slot, SlotOrder::Site { site })?,
             Effect::Tell(event) => self.reporter.tell(event).await,
             Effect::Report(reported) => {
                 log_progress(self.reported.as_ref(), &reported);
@@ -516,9 +517,9 @@ impl Agent {
             keep: Box::new(move |state| {
                 states.send_replace(Some(state));
             }),
-            told: Box::new(move |bundle, drift| {
+            told: Box::new(move |bundle, judged| {
                 let slot = slot.clone();
-                let _ = updates.try_send(UpdateInput::Judged { slot, bundle, drift });
+                let _ = updates.try_send(UpdateInput::Judged { slot, bundle, judged });
             }),
         }
     }

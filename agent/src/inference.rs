@@ -32,18 +32,18 @@ use std::{
     time::Duration,
 };
 
-use selvedge_bundle::SampleSpec;
+use selvedge_bundle::{SampleSpec, SiteBaseline};
 use selvedge_runtime::{Answer, Sample};
 use selvedge_wire::{
     CaptureReason, Comparison, Digest, DriftStatus, Event, EventKind, InferenceResult, Outcome,
-    SlotName, Stream,
+    SiteReport, SlotName, Stream,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     capture::{Candidate, CaptureSink},
     clock::SharedClock,
-    error::Error,
+    error::{Error, one_line},
     limits::{OBSERVATION_INTERVAL, RESULT_VALUES_MAX, SAMPLES_WAITING_MAX},
     malformed::shortened,
     record::encode_record,
@@ -74,7 +74,25 @@ pub struct DriftOutlet {
     /// Keeps what the next run goes on from, in place of what was given before.
     pub keep: Box<dyn Fn(Vec<u8>) + Send>,
     /// Takes what is said of a bundle with each window. What it does not take is told again with the next.
-    pub told: Box<dyn Fn(Digest, DriftStatus) + Send>,
+    pub told: Box<dyn Fn(Digest, Judged) + Send>,
+}
+
+/// What is said of a bundle's windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Whether they are as the bundle's reference; none before the first window.
+    pub drift: Option<DriftStatus>,
+    /// Whether they are as is usual at the site; none unless they are judged by that.
+    pub site: Option<SiteReport>,
+}
+
+/// What is usual at a site, and for which bundle that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedSite {
+    /// What is usual.
+    pub site: Arc<SiteBaseline>,
+    /// The bundle that is desired with it. Another one is judged by it only if it has the same baseline.
+    pub bundle: Digest,
 }
 
 /// What a slot's model takes; nothing while the slot is empty.
@@ -142,6 +160,7 @@ enum Request {
     Shadow { model: Option<Box<LoadedModel>>, samples_wanted: u64 },
     Watch { on: bool },
     Recall { source: String, number: u64, reply: oneshot::Sender<Option<RememberedAnswer>> },
+    Site { site: Option<WantedSite> },
     Tick,
     Stop { done: oneshot::Sender<()> },
 }
@@ -234,6 +253,14 @@ impl SlotHandle {
         recalled.await.ok().flatten()
     }
 
+    /// Compares windows with what is usual at a site, too, or no more.
+    ///
+    /// # Errors
+    /// [`WorkerEnded`].
+    pub async fn judge_by_site(&self, site: Option<WantedSite>) -> Result<(), WorkerEnded> {
+        self.requests.send(Request::Site { site }).await.map_err(|_| WorkerEnded)
+    }
+
     /// Lets the worker look at the clock. A busy worker does so anyway.
     pub fn tick(&self) {
         let _ = self.requests.try_send(Request::Tick);
@@ -256,6 +283,7 @@ struct Worker {
     // The features of the newest sample.
     values: Vec<f32>,
     drift: Option<Drift>,
+    site: Option<WantedSite>,
     anomalies: Anomalies,
     answers: Answers,
     shape: watch::Sender<SampleShape>,
@@ -285,6 +313,7 @@ impl Worker {
             window,
             values: Vec::new(),
             drift: None,
+            site: None,
             anomalies: Anomalies::new(None, settings.stuck_samples),
             answers: Answers::new(settings.answers_remembered),
             settings,
@@ -318,6 +347,7 @@ impl Worker {
                     // Whoever asked may have been cancelled.
                     let _ = reply.send(self.answers.recall(&source, number));
                 }
+                Request::Site { site } => self.judge_by_site(site),
                 Request::Tick => {}
                 Request::Stop { done } => {
                     self.close_window();
@@ -484,37 +514,63 @@ impl Worker {
             tell(&self.settings, &self.slot, news.kind, bundle, &news.detail);
         }
         (self.settings.drift.keep)(drift.encode());
-        if let Some(status) = drift.status() {
-            (self.settings.drift.told)(bundle, status);
+        (self.settings.drift.told)(bundle, drift.judged());
+    }
+
+    /// A window that is open goes to the detectors that there are when it closes.
+    fn judge_by_site(&mut self, site: Option<WantedSite>) {
+        self.site = site;
+        let Some(model) = &self.model else { return };
+        let site = self.site_for(model);
+        let Some(drift) = &mut self.drift else { return };
+        drift.judge_by_site(site);
+        (self.settings.drift.keep)(drift.encode());
+        (self.settings.drift.told)(model.running.bundle, drift.judged());
+    }
+
+    /// What is usual at the site, if the model counts in the same bins. That it does not is told of the bundle
+    /// that it is wanted for; one that answers until then has other bins by right.
+    fn site_for(&self, model: &LoadedModel) -> Option<Arc<SiteBaseline>> {
+        let WantedSite { site, bundle } = self.site.as_ref()?;
+        let unfit = match model.baseline.as_ref().map(|baseline| site.check_fits(baseline)) {
+            Some(Ok(())) => return Some(site.clone()),
+            Some(Err(error)) => one_line(&error),
+            None => "the bundle has no baseline".to_owned(),
+        };
+        if *bundle == model.running.bundle {
+            let detail = format!("the site baseline {} is refused: {unfit}", site.digest());
+            tracing::warn!("slot {}: {detail}", self.slot);
+            tell(&self.settings, &self.slot, EventKind::SiteRefused, *bundle, &detail);
         }
+        None
     }
 
     /// The detectors for a model that answers next: as the run before left them if it is the first of this
     /// run and the same bundle, else new ones.
     fn begin_drift(&mut self, model: &LoadedModel) -> Option<Drift> {
         let kept = self.settings.drift.kept.take();
+        let site = self.site_for(model);
         let baseline = model.baseline.as_ref()?;
         let bundle = model.running.bundle;
-        let resumed = kept.map(|kept| Drift::resume(&kept, bundle, baseline.clone()));
+        let afresh = || Drift::new(bundle, baseline.clone(), site.clone());
+        let resumed = kept.map(|kept| Drift::resume(&kept, bundle, baseline.clone(), site.clone()));
         let drift = match resumed {
             Some(Ok(drift)) => {
-                if let Some(status) = drift.status() {
-                    (self.settings.drift.told)(bundle, status);
-                }
+                (self.settings.drift.told)(bundle, drift.judged());
                 return Some(drift);
             }
             Some(Err(NotResumed::Damaged)) => {
                 let detail = "what the detectors of drift knew is damaged: they start afresh";
                 tracing::warn!("slot {}: {detail}", self.slot);
                 tell(&self.settings, &self.slot, EventKind::StateDamaged, bundle, detail);
-                Drift::new(bundle, baseline.clone())
+                afresh()
             }
             Some(Err(NotResumed::Foreign)) => {
                 let slot = &self.slot;
                 tracing::info!("slot {slot}: the detectors of drift knew another bundle: afresh");
-                Drift::new(bundle, baseline.clone())
+                afresh()
             }
-            None => Drift::new(bundle, baseline.clone()),
+            None => afresh(),
         };
         (self.settings.drift.keep)(drift.encode());
         Some(drift)

@@ -49,8 +49,8 @@ pub use disk::simulated::SimulatedDisk;
 pub use disk::{Disk, DiskError, SharedDisk, StateDir, replace};
 pub use error::{Error, ErrorKind};
 pub use inference::{
-    Answerer, Answering, DriftOutlet, Embedding, InferenceCounters, LoadedModel, Observer,
-    RecordSink, RememberedAnswer, SampleRequest, SampleShape, SlotHandle, WorkerEnded,
+    Answerer, Answering, DriftOutlet, Embedding, InferenceCounters, Judged, LoadedModel, Observer,
+    RecordSink, RememberedAnswer, SampleRequest, SampleShape, SlotHandle, WantedSite, WorkerEnded,
     WorkerSettings,
 };
 pub use self_test::{Check, TrustedRepository, self_test};

@@ -12,6 +12,7 @@
 mod actor;
 mod effect;
 mod metadata;
+mod sites;
 mod slot;
 mod store;
 #[cfg(test)]
@@ -26,8 +27,8 @@ use std::{
 use selvedge_bundle::{Bundle, ChunkIndex, ChunkRef, PatchIndex, digest_of, expand};
 use selvedge_trust::{Blob, BundleTarget, DesiredSlot, DesiredState, PatchTarget, UnixMillis};
 use selvedge_wire::{
-    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, DriftStatus, Event, EventKind, FileName,
-    FleetName, Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
+    Boot, BundleOffer, Chunk, Desired, DeviceId, Digest, Event, EventKind, FileName, FleetName,
+    Reported, Running, SlotName, SlotPhase, SlotReport, Topic, TrustReport, decode,
 };
 use semver::Version;
 
@@ -35,7 +36,7 @@ use crate::{
     config::BundleLimits,
     disk::{DiskError, SharedDisk, replace},
     error::one_line,
-    inference::LoadedModel,
+    inference::{Judged, LoadedModel},
     limits::{
         CHUNK_OVERDUE_MS, DESIRED_RETRY_MS, DISK_RESERVE_BYTES, DISK_RETRY_MS, PROGRESS_REPORT_MS,
         SLOTS_MAX,
@@ -44,6 +45,7 @@ use crate::{
 };
 
 use metadata::{Lookup, Metadata, Order};
+use sites::{SiteOrder, Sites};
 use slot::{Action, Candidate, Happening, SlotUpdate};
 use store::{BundleStore, StoreError};
 
@@ -132,7 +134,8 @@ pub struct Updates {
     slots: BTreeMap<SlotName, SlotUpdate>,
     running: BTreeMap<SlotName, Running>,
     // What was said last of the inputs and answers of a bundle, for the report.
-    drift: BTreeMap<SlotName, (Digest, DriftStatus)>,
+    drift: BTreeMap<SlotName, (Digest, Judged)>,
+    sites: Sites,
     // Models that wait for their turn.
     loaded: BTreeMap<SlotName, Box<LoadedModel>>,
     transfers: BTreeMap<Digest, Transfer>,
@@ -230,6 +233,7 @@ impl Updates {
         };
         let store = BundleStore::open(disk.clone(), accepted)?;
         disk.create_dir(SLOTS_DIR)?;
+        let sites = Sites::open(disk.clone(), identity.device.clone())?;
         let (metadata, damaged) = Metadata::open(disk.clone(), identity.root.clone())?;
         let mut updates = Self {
             identity,
@@ -245,6 +249,7 @@ impl Updates {
             slots: BTreeMap::new(),
             running: BTreeMap::new(),
             drift: BTreeMap::new(),
+            sites,
             loaded: BTreeMap::new(),
             transfers: BTreeMap::new(),
             spoiled: BTreeSet::new(),
@@ -265,6 +270,10 @@ impl Updates {
         }
         updates.trust(now);
         let desired = updates.recall_desired(now)?;
+        if let Some(desired) = &desired {
+            // Known before the first model answers, so that its detectors go on where they were.
+            updates.follow_sites(now, |sites, orders| sites.follow(&desired.slots, now, orders));
+        }
         updates.recall_slots(previous_run, now)?;
         updates.follow(now, |metadata, orders| metadata.begin(now, orders));
         if let Some(desired) = desired {
@@ -281,7 +290,10 @@ impl Updates {
             Topic::Desired(_) => self.receive_desired(payload, now),
             Topic::Metadata(file) => self.receive_metadata(file, payload, now),
             Topic::Bundle(bundle) => self.receive_offer(*bundle, payload, now),
-            Topic::Chunk(chunk) => self.receive_piece(*chunk, payload, now),
+            Topic::Chunk(chunk) => {
+                self.receive_piece(*chunk, payload, now);
+                self.follow_sites(now, |sites, orders| sites.receive(*chunk, payload, orders));
+            }
             _ => {}
         }
         self.finish(now)
@@ -332,10 +344,10 @@ impl Updates {
         &mut self,
         slot: &SlotName,
         bundle: Digest,
-        drift: DriftStatus,
+        judged: Judged,
         now: Now,
     ) -> Vec<Effect> {
-        self.drift.insert(slot.clone(), (bundle, drift));
+        self.drift.insert(slot.clone(), (bundle, judged));
         self.finish(now)
     }
 
@@ -361,6 +373,7 @@ impl Updates {
             self.consider(self.refused_document.clone(), now);
         }
         self.seek_overdue_again(now);
+        self.follow_sites(now, |sites, orders| sites.tick(now, orders));
         if self.slots.values().any(SlotUpdate::is_untargeted) {
             // The director knows of a target that this device has not heard of.
             self.metadata.ask_again(now);
@@ -694,6 +707,7 @@ impl Updates {
         for slot in desired.slots.keys() {
             self.slots.entry(slot.clone()).or_insert_with(SlotUpdate::empty);
         }
+        self.follow_sites(now, |sites, orders| sites.follow(&desired.slots, now, orders));
         self.wanted = desired.slots;
         for slot in self.slots.keys().cloned().collect::<Vec<_>>() {
             let wanted = self.wanted.get(&slot);
@@ -704,6 +718,25 @@ impl Updates {
         }
         let paths = self.wanted.values().map(|wanted| wanted.target.clone()).collect();
         self.follow(now, |metadata, orders| metadata.want(&paths, now, orders));
+    }
+
+    /// Lets the site baselines go on, and does what that asks for.
+    fn follow_sites(&mut self, now: Now, step: impl FnOnce(&mut Sites, &mut Vec<SiteOrder>)) {
+        let mut orders = Vec::new();
+        step(&mut self.sites, &mut orders);
+        for order in orders {
+            match order {
+                SiteOrder::Listen(site) => self.subscribe(Topic::Chunk(site)),
+                SiteOrder::ListenAgain(site) => self.subscribe_again(Topic::Chunk(site)),
+                SiteOrder::Unlisten(site) => self.unsubscribe(Topic::Chunk(site)),
+                SiteOrder::Judge { slot, site } => self.effects.push(Effect::Site { slot, site }),
+                SiteOrder::Tell { kind, slot, bundle, detail } => {
+                    tracing::warn!("slot {slot}: {detail}");
+                    self.tell(kind, Some(&slot), Some(bundle), detail, now);
+                }
+                SiteOrder::Malformed(problem) => self.effects.push(Effect::Malformed { problem }),
+            }
+        }
     }
 
     fn refuse_desired(&mut self, document: Vec<u8>, reason: String, now: Now) {
@@ -1222,7 +1255,8 @@ impl Updates {
             desired: update.desired(),
             reason: update.reason().map(shortened),
             comparison: update.comparison(),
-            drift: self.drift_of(slot),
+            drift: self.judged_of(slot).and_then(|judged| judged.drift.clone()),
+            site: self.judged_of(slot).and_then(|judged| judged.site.clone()),
         });
         let slots = slots.filter(|report| report.running.is_some() || report.desired.is_some());
         let state = self.metadata.stored_state();
@@ -1256,10 +1290,10 @@ impl Updates {
         }
     }
 
-    fn drift_of(&self, slot: &SlotName) -> Option<DriftStatus> {
+    fn judged_of(&self, slot: &SlotName) -> Option<&Judged> {
         let running = self.running.get(slot)?.bundle;
         let judged = self.drift.get(slot).filter(|(bundle, _)| *bundle == running);
-        judged.map(|(_, drift)| drift.clone())
+        judged.map(|(_, judged)| judged)
     }
 
     fn tell_running(

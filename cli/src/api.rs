@@ -18,6 +18,8 @@ use selvedge_bundle::BUNDLE_BYTES_MAX;
 use selvedge_trust::{Proposal, PublicKey, ROOT_BYTES_MAX, TARGETS_BYTES_MAX};
 use selvedge_wire::{DeviceId, Digest, FleetName, SlotName};
 
+use crate::assign::Target;
+
 /// Where a manager on this machine listens unless it is told otherwise.
 pub const FLEET_URL: &str = "http://127.0.0.1:8080";
 
@@ -167,6 +169,75 @@ pub struct RefusedLabel {
     pub error: String,
 }
 
+/// The site baselines of a slot.
+#[derive(Debug, Deserialize)]
+pub struct Site {
+    /// The period that is declared.
+    pub proposal: Option<ProposedSite>,
+    /// What was approved last.
+    pub approved: Option<ApprovedSite>,
+}
+
+/// A period that is declared, and what was counted in it.
+#[derive(Debug, Deserialize)]
+pub struct ProposedSite {
+    /// When it begins, in Unix milliseconds.
+    pub from_ms: u64,
+    /// When it ends.
+    pub to_ms: u64,
+    /// Who declared it.
+    pub proposed_by: String,
+    /// How far it is.
+    pub progress: String,
+    /// Why there is nothing to approve.
+    pub reason: Option<String>,
+    /// What would be approved.
+    pub site: Option<RecordedSite>,
+    /// The streams that differ from the lab.
+    pub differs: Vec<String>,
+    /// When the lab's detectors were in alarm.
+    pub alarms: Vec<AlarmPeriod>,
+}
+
+/// A site baseline that was approved.
+#[derive(Debug, Deserialize)]
+pub struct ApprovedSite {
+    /// What it is.
+    pub site: RecordedSite,
+    /// When it was approved, in Unix milliseconds.
+    pub approved_ms: u64,
+    /// Who approved it.
+    pub approved_by: String,
+    /// Whether the desired state names it.
+    pub named: bool,
+    /// Whether the device says that it judges by it.
+    pub in_use: bool,
+    /// Why it is not named.
+    pub reason: Option<String>,
+}
+
+/// A site baseline.
+#[derive(Debug, Deserialize)]
+pub struct RecordedSite {
+    /// Its identity.
+    pub digest: Digest,
+    /// How many windows it is of.
+    pub windows: u32,
+    /// How many samples they had.
+    pub samples: u64,
+    /// How much windows vary was guessed.
+    pub uncalibrated: bool,
+}
+
+/// A time in alarm, in Unix milliseconds.
+#[derive(Debug, Deserialize)]
+pub struct AlarmPeriod {
+    /// When it began.
+    pub from_ms: u64,
+    /// When it ended.
+    pub to_ms: u64,
+}
+
 impl Api {
     /// The manager at `url`. One that is about to start is waited for.
     ///
@@ -220,6 +291,39 @@ impl Api {
     pub fn set_slot(&self, id: &DeviceId, slot: &SlotName, wish: &Wish) -> Result<SetDesired> {
         let request = self.agent.put(self.path(&format!("devices/{id}/desired/{slot}")));
         self.read(request.send_json(wish))
+    }
+
+    /// The site baselines of a slot.
+    pub fn site(&self, target: &Target) -> Result<Site> {
+        self.read(self.agent.get(self.site_path(target, "")).call())
+    }
+
+    /// Declares a period, as the manager reads it.
+    pub fn propose_site(&self, target: &Target, period: &impl Serialize, by: &str) -> Result<Site> {
+        #[derive(Serialize)]
+        struct Proposal<'a, P> {
+            #[serde(flatten)]
+            period: &'a P,
+            by: &'a str,
+        }
+        let request = self.agent.post(self.site_path(target, ""));
+        self.read(request.send_json(Proposal { period, by }))
+    }
+
+    /// Approves the site baseline with this digest.
+    pub fn approve_site(&self, target: &Target, digest: &Digest, by: &str) -> Result<SetDesired> {
+        let request = self.agent.post(self.site_path(target, "/approve"));
+        self.read(request.send_json(serde_json::json!({ "digest": digest, "by": by })))
+    }
+
+    /// Withdraws the site baseline that is approved, or the declared period alone.
+    pub fn withdraw_site(&self, target: &Target, proposal: bool) -> Result<()> {
+        let path = self.site_path(target, if proposal { "/proposal" } else { "" });
+        self.accepted(self.agent.delete(path).call()).map(drop)
+    }
+
+    fn site_path(&self, Target { device, slot }: &Target, below: &str) -> String {
+        self.path(&format!("devices/{device}/slots/{slot}/site{below}"))
     }
 
     /// The first answer of `bundle` in a slot with an id above `after`, if there is one.

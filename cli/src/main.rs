@@ -26,6 +26,7 @@ mod reference;
 mod repository;
 mod run;
 mod sign;
+mod site;
 mod terminal;
 mod tuf;
 mod verify;
@@ -56,6 +57,7 @@ enum Command {
     Repository(repository::RepositoryArgs),
     Assign(assign::AssignArgs),
     Labels(labels::LabelsArgs),
+    Site(site::SiteArgs),
     Demo(demo::DemoArgs),
 }
 
@@ -85,6 +87,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<ExitCode
         Command::Repository(args) => repository::main(args),
         Command::Assign(args) => assign::main(args),
         Command::Labels(args) => labels::main(args),
+        Command::Site(args) => site::main(args),
         Command::Demo(args) => demo::main(args),
     }
 }

@@ -72,6 +72,7 @@ impl Office {
             bundle: slot.bundle,
             shadow_samples: slot.shadow_samples,
             allow_downgrade: slot.allow_downgrade,
+            site: slot.site,
         };
         let state = DesiredState {
             device: device.clone(),

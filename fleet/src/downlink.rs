@@ -83,6 +83,8 @@ enum Content {
     Offer { bundle: Digest },
     /// What a device should run.
     Desired { device: DeviceId, generation: u64 },
+    /// A site baseline that a desired state names.
+    Site(Digest),
     /// A chunk of a bundle.
     Chunk { bundle: Digest, chunk: Digest },
     /// A piece of a patch, which its index names; or the index.
@@ -477,7 +479,7 @@ impl Outbox {
         Ok(contents)
     }
 
-    /// The bundles that are assigned, and patches to them from what devices run or should run. Patches are
+    /// The bundles and site baselines that are assigned, and patches to the former from what devices run or should run. Patches are
     /// extras: they take what room is left.
     async fn bundles(&self, devices: &[DeviceRow]) -> Result<Vec<(Topic, Content)>, Error> {
         let mut room = Room { bytes_max: self.retained_bytes_max, taken: BTreeMap::new() };
@@ -497,6 +499,16 @@ impl Outbox {
             offered.insert(bundle);
             for (chunk, _) in pieces {
                 contents.push((Topic::Chunk(chunk), Content::Chunk { bundle, chunk }));
+            }
+        }
+        for site in self.store.assigned_sites().await? {
+            match room.take(&self.store.pieces(&site).await?) {
+                Ok(()) => contents.push((Topic::Chunk(site), Content::Site(site))),
+                Err(bytes) => tracing::error!(
+                    "the site baseline {site} is not offered: the broker would retain {bytes} bytes, \
+                     and retained_bytes_max is {}",
+                    self.retained_bytes_max
+                ),
             }
         }
         let slots = devices.iter().filter_map(|device| device.reported.as_ref());
@@ -566,6 +578,10 @@ impl Outbox {
                 Ok(stock.chunk(chunk).map(|bytes| encode(&compress(bytes))))
             }
             Content::Piece { patch, piece } => self.piece(patch, piece).await,
+            Content::Site(site) => {
+                let baseline = self.store.site_baseline(site).await?;
+                Ok(baseline.map(|bytes| encode(&compress(&bytes))))
+            }
         }
     }
 

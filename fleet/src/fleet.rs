@@ -102,7 +102,7 @@ impl RunningFleet {
             );
         }
         repository.resign(&store, &director, now_ms).await?;
-        keep_missing_indexes(&store, &registry).await?;
+        keep_what_lacks(&store, &registry).await?;
         let http = listen(config.http).await?;
         let (access, link_config) = open_broker(&config, &store).await?;
         let (link, events) = Link::spawn(link_config)?;
@@ -201,11 +201,11 @@ fn take_folder(data: &Path) -> Result<File, Error> {
     }
 }
 
-/// A bundle whose chunks were never counted is looked at once; one that cannot be read is not offered.
-async fn keep_missing_indexes(store: &Store, registry: &Registry) -> Result<(), Error> {
-    for bundle in store.bundles_without_index().await? {
+/// A bundle that was registered by an earlier version is looked at once; one that cannot be read is not offered.
+async fn keep_what_lacks(store: &Store, registry: &Registry) -> Result<(), Error> {
+    for bundle in store.bundles_that_lack().await? {
         match registry.stock(bundle).await {
-            Ok(stock) => store.keep_chunk_index(&bundle, &stock.stocked()).await?,
+            Ok(stock) => store.keep_stocked(&bundle, &stock.stocked()).await?,
             Err(error) => tracing::error!("cannot read {bundle}: {}", one_line(&error)),
         }
     }

@@ -19,6 +19,7 @@ mod api;
 mod broker;
 mod captures;
 mod command;
+mod commissioning;
 mod config;
 mod dashboard;
 mod director;

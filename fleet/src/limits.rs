@@ -3,6 +3,8 @@
 /// Bytes of chunks and pieces of patches that the broker retains, where nothing else is configured.
 pub const RETAINED_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 /// Everything in the manager that could grow has its limit here.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -46,6 +48,14 @@ pub struct Limits {
     pub drift_changes_max: usize,
     /// Distances of embeddings that one look at drift tells, per device; the newest.
     pub drift_points_max: usize,
+    /// The longest period that a site baseline is recorded over, in milliseconds.
+    pub site_period_ms_max: u64,
+    /// How far ahead the end of such a period may lie, in milliseconds.
+    pub site_ahead_ms_max: u64,
+    /// How far ahead the end of a mute may lie, in milliseconds.
+    pub mute_ms_max: u64,
+    /// Mutes that hold at a time.
+    pub mutes_max: u32,
     /// Health messages that are kept per device for the charts; the oldest go first.
     pub health_kept_max: u32,
     /// Boots whose sequences are kept per device. What an older boot sends again is discarded.
@@ -105,6 +115,10 @@ impl Default for Limits {
             drift_profiles_max: 20_000,
             drift_changes_max: 64,
             drift_points_max: 40,
+            site_period_ms_max: 31 * DAY_MS,
+            site_ahead_ms_max: 31 * DAY_MS,
+            mute_ms_max: 92 * DAY_MS,
+            mutes_max: 1000,
             health_kept_max: 120,
             boots_kept_max: 1024,
             senders_counted_max: 1000,

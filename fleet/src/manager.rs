@@ -14,9 +14,12 @@ use crate::{
     Error, Limits,
     broker::{MANAGER, RunningBroker},
     captures::{Export, ExportFormat},
+    commissioning::read_baseline,
     director::Director,
     downlink::Downlink,
-    drift::{DriftQuery, DriftView, MultivariateView, Subject, Window, judge, merge},
+    drift::{
+        DriftQuery, DriftView, MultivariateView, Mute, Origin, Sites, Subject, Window, judge, merge,
+    },
     ingest::IngestState,
     live::Live,
     quality::{Answerer, GroupBy, QualityView, RefusedLabel, TakenLabels},
@@ -24,8 +27,8 @@ use crate::{
     repository::Repository,
     secret::new_password,
     store::{
-        BundleRow, CaptureFilter, Change, DesiredSet, EnrolledKey, PatchRow, Stocked, Store,
-        WindowFilter, Windows,
+        BundleRow, CaptureFilter, Change, DesiredSet, EnrolledKey, PatchRow, SiteRow, Stocked,
+        Store, WindowFilter, Windows,
     },
 };
 
@@ -156,11 +159,25 @@ impl Manager {
         }
         let devices = self.drift_devices(query).await?;
         let filter = WindowFilter { devices, slot: query.slot.clone(), to_ms: query.to_ms };
-        let windows = self.store.windows(&bundle, &filter).await?;
-        let (query, now_ms) = (query.clone(), self.now_ms());
-        let limits = self.limits;
-        let work = move || look_at_drift(&row, &stock, &query, &windows, now_ms, &limits);
+        let now_ms = self.now_ms();
+        let kept = Kept {
+            windows: self.store.windows(&bundle, &filter).await?,
+            sites: self.sites(&bundle).await?,
+            mutes: self.store.mutes(now_ms).await?,
+        };
+        let (query, limits) = (query.clone(), self.limits);
+        let work = move || look_at_drift(&row, &stock, &query, &kept, now_ms, &limits);
         tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
+    }
+
+    /// The site baselines that are named beside a bundle.
+    async fn sites(&self, bundle: &Digest) -> Result<Sites, Error> {
+        let rows = self.store.sites_of_bundle(bundle).await?;
+        let site = |row: &SiteRow| {
+            let (device, slot) = (row.device.clone(), row.slot.clone());
+            (Origin { device, slot }, read_baseline(row))
+        };
+        Ok(rows.iter().map(site).collect())
     }
 
     /// Keeps labels, each with its place in a request; those that cannot be kept are told, and cost no other.
@@ -370,11 +387,18 @@ impl Manager {
     }
 }
 
+/// What is kept about a bundle's drift.
+struct Kept {
+    windows: Windows,
+    sites: Sites,
+    mutes: Vec<Mute>,
+}
+
 fn look_at_drift(
     row: &BundleRow,
     stock: &Stock,
     query: &DriftQuery,
-    Windows { windows, cut }: &Windows,
+    Kept { windows: Windows { windows, cut }, sites, mutes }: &Kept,
     now_ms: u64,
     limits: &Limits,
 ) -> Result<DriftView, Error> {
@@ -401,11 +425,11 @@ fn look_at_drift(
         )));
     }
     let now_ms = query.to_ms.unwrap_or(now_ms);
-    let judgement = judge(baseline, windows, now_ms, limits.drift_changes_max);
+    let judgement = judge(baseline, sites, windows, now_ms, limits.drift_changes_max);
     let (step_ms, points_max) = (judgement.step_ms, limits.drift_points_max);
     let multivariate = MultivariateView::of(baseline, windows, step_ms, now_ms, points_max);
     let labels = stock.labels();
-    let subject = Subject { bundle: row.digest, name, version, labels, baseline };
+    let subject = Subject { bundle: row.digest, name, version, labels, baseline, sites, mutes };
     Ok(DriftView::new(&subject, &merged, &judgement, multivariate, *cut))
 }
 

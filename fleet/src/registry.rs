@@ -99,7 +99,8 @@ impl Stock {
             let content = self.chunk(&chunk.digest).expect("every chunk of the index has a place");
             (chunk.digest, encode(&compress(content)).len() as u64)
         });
-        Stocked { index: self.index.encode(), pieces: pieces.collect() }
+        let spec = self.baseline().map(Baseline::spec_id);
+        Stocked { index: self.index.encode(), pieces: pieces.collect(), spec }
     }
 
     /// The reference that its windows are compared with, if it has one.
@@ -392,7 +393,7 @@ fn patch_rows(patch: &Patch, index_digest: Digest) -> (PatchRow, Stocked) {
     let pieces = patch.pieces().map(|(piece, content)| (piece.digest, content));
     let pieces = pieces.chain([(index_digest, encoded.as_slice())]);
     let pieces = pieces.map(|(digest, content)| (digest, encode(&raw_chunk(content)).len() as u64));
-    let stocked = Stocked { pieces: pieces.collect(), index: encoded.clone() };
+    let stocked = Stocked { pieces: pieces.collect(), index: encoded.clone(), spec: None };
     let row = PatchRow {
         source: patch.source(),
         target: patch.target(),

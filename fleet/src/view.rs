@@ -14,6 +14,7 @@ use selvedge_wire::{
 
 use crate::{
     Error,
+    drift::{Alarm, Mute, Reference, are_all_muted, mute_of},
     manager::Manager,
     store::{
         BundleRow, CaptureRequestRow, DesiredRow, DeviceRow, DisbeliefRow, EnrolledKey,
@@ -221,6 +222,9 @@ pub struct AssignmentView {
     pub shadow_samples: u64,
     /// Whether it may be of an older version than what answers.
     pub allow_downgrade: bool,
+    /// The site baseline that its windows are compared with beside its own.
+    #[schema(value_type = Option<String>)]
+    pub site: Option<Digest>,
 }
 
 /// What a device says it runs.
@@ -279,6 +283,18 @@ pub struct SlotView {
     /// Whether what the bundle that answers sees and says is as its reference, as the device says; none if the
     /// bundle has none.
     pub drift: Option<DriftStatusView>,
+    /// The same against its site; none unless the device judges by a site baseline.
+    pub site: Option<SiteStatusView>,
+}
+
+/// Whether what a bundle sees and says is as usual at its site, as the device says.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SiteStatusView {
+    /// The site baseline.
+    #[schema(value_type = String)]
+    pub baseline: Digest,
+    /// What the device says.
+    pub drift: DriftStatusView,
 }
 
 /// Whether what a bundle sees and says is as its reference.
@@ -292,6 +308,8 @@ pub struct DriftStatusView {
     pub streams: Vec<DriftedStreamView>,
     /// When the first of these changes most likely began, in Unix milliseconds by the device's clock.
     pub since_ms: Option<u64>,
+    /// All of these are muted: it is drifted, and no alarm to be counted.
+    pub muted: bool,
 }
 
 /// A stream that drifted.
@@ -303,6 +321,8 @@ pub struct DriftedStreamView {
     pub change: String,
     /// When that most likely began, in Unix milliseconds by the device's clock.
     pub since_ms: u64,
+    /// The mute that covers it, until that ends.
+    pub mute: Option<Mute>,
 }
 
 /// How a new bundle compares with the one before.
@@ -460,6 +480,7 @@ impl FleetView {
     pub async fn read(store: &Store, now_ms: u64) -> Result<Self, Error> {
         let bundles: Vec<BundleView> =
             store.bundles().await?.into_iter().map(BundleView::from).collect();
+        let mutes = store.mutes(now_ms).await?;
         let mut latency = LatencyHistogram::new();
         let mut health = by(store.health(None).await?, |row| row.device.clone());
         let mut desired = by(store.all_desired().await?, |row| row.device.to_string());
@@ -479,7 +500,9 @@ impl FleetView {
                 ..Parts::read(store, &row.id).await?
             };
             latency.merge(&parts.merged.latency);
-            devices.push(device_view(row, parts, &bundles, now_ms));
+            let mut device = device_view(row, parts, &bundles, now_ms);
+            device.mark(&mutes);
+            devices.push(device);
         }
         Ok(Self { devices, bundles, latency })
     }
@@ -507,7 +530,9 @@ impl DeviceView {
                 .collect(),
             ..Parts::read(store, id).await?
         };
-        Ok(device_view(row, parts, &bundles, now_ms))
+        let mut device = device_view(row, parts, &bundles, now_ms);
+        device.mark(&store.mutes(now_ms).await?);
+        Ok(device)
     }
 }
 
@@ -517,6 +542,52 @@ impl DeviceView {
         let (Some(desired), Some(reported)) = (&self.desired, &self.reported) else { return false };
         let settled = reported.slots.iter().all(|slot| slot.phase == PhaseView::Settled);
         settled && desired.generation == reported.generation
+    }
+
+    /// The slots that are in alarm: against the site where it is known what is usual there, else against the lab.
+    fn alarms(&self) -> impl Iterator<Item = &DriftStatusView> {
+        let slots = self.reported.iter().flat_map(|reported| &reported.slots);
+        let status = slots.filter_map(|slot| match &slot.site {
+            Some(site) => Some(&site.drift),
+            None => slot.drift.as_ref(),
+        });
+        status.filter(|status| status.state == "drifted")
+    }
+
+    /// Whether there is an alarm that is not muted.
+    pub(crate) fn is_in_alarm(&self) -> bool {
+        self.alarms().any(|alarm| !alarm.muted)
+    }
+
+    /// Whether there is an alarm, and each is muted.
+    pub(crate) fn is_muted(&self) -> bool {
+        self.alarms().next().is_some() && !self.is_in_alarm()
+    }
+
+    /// Marks what `mutes` cover.
+    fn mark(&mut self, mutes: &[Mute]) {
+        for slot in self.reported.iter_mut().flat_map(|reported| &mut reported.slots) {
+            let Some(bundle) = slot.running.as_ref().map(|running| running.bundle) else {
+                continue;
+            };
+            let lab = slot.drift.iter_mut().map(|status| (Reference::Lab, status));
+            let site = slot.site.iter_mut().map(|site| (Reference::Site, &mut site.drift));
+            for (reference, status) in lab.chain(site) {
+                for stream in &mut status.streams {
+                    let alarm = Alarm {
+                        bundle,
+                        device: Some(&self.id),
+                        slot: Some(&slot.slot),
+                        stream: &stream.name,
+                        reference,
+                        since_ms: Some(stream.since_ms),
+                    };
+                    stream.mute = mute_of(mutes, &alarm);
+                }
+                let muted = status.streams.iter().map(|stream| stream.mute.is_some());
+                status.muted = are_all_muted(muted);
+            }
+        }
     }
 
     /// Whether a slot refuses what is desired.
@@ -773,6 +844,10 @@ impl From<SlotReport> for SlotView {
             desired: report.desired,
             reason: report.reason,
             drift: report.drift.map(DriftStatusView::from),
+            site: report.site.map(|site| SiteStatusView {
+                baseline: site.baseline,
+                drift: DriftStatusView::from(site.drift),
+            }),
         }
     }
 }
@@ -781,13 +856,14 @@ impl From<DriftStatus> for DriftStatusView {
     fn from(status: DriftStatus) -> Self {
         let stream = |stream: DriftedStream| {
             let DriftedStream { name, change, since_ms } = stream;
-            DriftedStreamView { name, change, since_ms }
+            DriftedStreamView { name, change, since_ms, mute: None }
         };
         Self {
             state: status.state.as_str(),
             uncalibrated: status.uncalibrated,
             since_ms: status.streams.iter().map(|stream| stream.since_ms).min(),
             streams: status.streams.into_iter().map(stream).collect(),
+            muted: false,
         }
     }
 }
@@ -798,6 +874,7 @@ impl From<SlotRow> for AssignmentView {
             target: row.target,
             shadow_samples: row.shadow_samples,
             allow_downgrade: row.allow_downgrade,
+            site: row.site,
         }
     }
 }

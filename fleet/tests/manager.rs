@@ -397,6 +397,7 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
         reason: Some("golden vector 3 of <y> is off by 0.5".into()),
         comparison: None,
         drift: None,
+        site: None,
     };
     let watched = SlotReport {
         slot: "aux".parse().expect("the name is well formed"),
@@ -411,6 +412,7 @@ async fn what_a_device_reports_stands_in_the_api_and_on_the_page() {
             latency_us_p95_before: 900,
         }),
         drift: None,
+        site: None,
         ..slot.clone()
     };
     let trust = TrustReport {
@@ -947,6 +949,7 @@ async fn a_patch_is_offered_while_somebody_can_use_it() {
         reason: None,
         comparison: None,
         drift: None,
+        site: None,
     };
     let report = |revision, slots| Reported { slots, ..follows(Boot(1), revision, 1) };
     let state = Topic::State(device.id.clone());
@@ -1190,6 +1193,7 @@ async fn report_drift(device: &Device, bundle: Digest) {
         desired: Some(bundle),
         reason: None,
         drift,
+        site: None,
     };
     let report = Reported {
         boot: Boot(1),
@@ -1501,4 +1505,68 @@ async fn what_is_wrong_with_labels_is_named_and_costs_no_other() {
     assert_eq!(desk.call("GET", &unknown, None).await.0, 404);
     let seen = desk.get(&path).await;
     assert_eq!((&seen["matched"], &seen["unmatched"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_site_baseline_or_a_mute_is_named() {
+    let (desk, bundle, devices) = desk_with_drift().await;
+    let site = "/api/v1/devices/line-1/slots/main/site";
+    let period = |from: u64, to: u64| {
+        let (from_ms, to_ms) = (BEGIN_MS + from * WINDOW_MS, BEGIN_MS + to * WINDOW_MS);
+        json!({ "from_ms": from_ms, "to_ms": to_ms, "by": "ada" })
+    };
+    let none = Digest([0; 32]);
+    let approval = json!({ "digest": none, "by": "ada" });
+    let mute = |scope: Value, until_ms: u64| json!({ "scope": scope, "until_ms": until_ms, "by": "ada", "note": "known" });
+    let check = async |method: &str, path: &str, body: Value, expected: u16, named: &str| {
+        let body = Some(body).filter(|body| !body.is_null());
+        let (status, answer) = desk.call(method, path, body).await;
+        let said = answer["error"].as_str().expect("an error is a sentence");
+        assert!(status == expected && said.contains(named), "{method} {path}: {status} {said}");
+    };
+    check("POST", site, period(0, 10), 409, "nobody has said what line-1 should run").await;
+    check("GET", site, Value::Null, 404, "no site baseline is proposed or approved").await;
+    desk.sign(bundle_target(&bundle, &[])).await;
+    desk.assign("line-1", bundle.digest()).await;
+    check("POST", site, period(10, 10), 400, "ends before it begins").await;
+    check("POST", site, json!({ "hours": 1, "to_ms": 5, "by": "ada" }), 400, "or hours").await;
+    check("POST", site, json!({ "hours": 1, "by": "" }), 400, "by is empty").await;
+    check("POST", site, json!({ "hours": 9999, "by": "ada" }), 400, "at most 744 hours").await;
+    check("POST", "/api/v1/devices/line-9/slots/main/site", period(0, 9), 404, "line-9").await;
+    check("POST", &format!("{site}/approve"), approval.clone(), 404, "no period is declared").await;
+    check("DELETE", site, Value::Null, 404, "no site baseline is approved").await;
+    check("DELETE", &format!("{site}/proposal"), Value::Null, 404, "no period is declared").await;
+
+    let (status, short) = desk.call("POST", site, Some(period(0, 5))).await;
+    assert_eq!((status, &short["proposal"]["progress"]), (201, &json!("refused")), "{short}");
+    check("POST", &format!("{site}/approve"), approval.clone(), 409, "8 are needed").await;
+    let (_, ready) = desk.call("POST", site, Some(period(0, 60))).await;
+    let looked_at = &ready["proposal"]["site"]["digest"];
+    assert_eq!(ready["proposal"]["site"]["windows"], 40, "{ready}");
+    check("POST", &format!("{site}/approve"), approval, 409, "look at it again").await;
+    // A profile that comes late changes what was looked at.
+    let late = Record::One(ProfileRecord {
+        origin: ProfileOrigin::Model {
+            slot: "main".parse().expect("the name is well formed"),
+            bundle: bundle.digest(),
+        },
+        windows: WindowRange { first: 40, last: 40 },
+        opened_ms: BEGIN_MS + 40 * WINDOW_MS,
+        closed_ms: BEGIN_MS + 41 * WINDOW_MS,
+        profile: encoded(&profile(&baseline(WINDOW as u16), &mut Noise(9), WINDOW, 0.0)),
+    });
+    let batch = Batch { boot: Boot(1), first: Sequence(41), records: vec![late] };
+    let up = Topic::Stream(devices[0].id.clone(), Stream::Profiles);
+    assert_eq!(devices[0].say(up, &batch).await, Delivery::Accepted);
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 81).await;
+    let approve = json!({ "digest": looked_at, "by": "ada" });
+    check("POST", &format!("{site}/approve"), approve, 409, "profiles came since").await;
+    let (status, _) = desk.call("DELETE", &format!("{site}/proposal"), None).await;
+    assert_eq!(status, 204);
+
+    let mutes = "/api/v1/drift/mutes";
+    check("POST", mutes, mute(json!({}), u64::MAX), 400, "would mute everything").await;
+    check("POST", mutes, mute(json!({ "stream": "flow" }), 1), 400, "has passed").await;
+    check("POST", mutes, mute(json!({ "stream": "flow" }), u64::MAX), 400, "at most 92 days").await;
+    check("DELETE", &format!("{mutes}/7"), Value::Null, 404, "there is no mute 7").await;
 }

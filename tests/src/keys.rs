@@ -71,6 +71,7 @@ impl Keys {
             bundle: bundle.digest(),
             shadow_samples: 0,
             allow_downgrade: false,
+            site: None,
         };
         let state = DesiredState {
             device: device.parse().expect("the name is well formed"),

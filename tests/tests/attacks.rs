@@ -506,6 +506,7 @@ fn claim() -> Vec<u8> {
         reason: None,
         comparison: Some(Comparison::default()),
         drift: None,
+        site: None,
     };
     let trust = TrustReport::default();
     encode(&Reported { boot: Boot(9), revision: 9, generation: 9, trust, slots: vec![slot] })

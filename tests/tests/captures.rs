@@ -10,9 +10,9 @@ use selvedge_tests::{
     api::number,
     binary::{repository, wait_for},
     client::Client,
-    drifting::{CHANNEL, bundle, shuffled_rows, write_shifted},
     interop::{python, run},
     keys::new_key,
+    line::{bundle, shuffled_rows, write},
     shuttle,
     stage::{PATIENCE, Stage, id, replay, topic_name},
 };
@@ -26,7 +26,8 @@ use serde_json::{Value, json};
 /// Samples per second, and so about as many in each window of a second.
 const RATE_HZ: u32 = 400;
 
-/// By how much the channel is shifted: about its standard deviation.
+/// The channel that is shifted, and by how much: about its standard deviation.
+const CHANNEL: usize = 2;
 const SHIFT: f32 = 8.0;
 
 /// The samples that the device keeps.
@@ -42,7 +43,7 @@ fn what_was_kept_while_a_bundle_drifted_is_read_by_others_as_the_source_had_it()
     let rows = shuffled_rows();
     let bundle = stage.publish(&bundle(&rows));
     let file = stage.folder().join("rows.csv");
-    write_shifted(&file, &rows, SHIFT);
+    write(&file, &rows, &[(CHANNEL, SHIFT)]);
     stage.add_agent("line-1", &format!("{}{CAPTURE}", replay(&file, RATE_HZ, true)));
     stage.deploy("line-1", bundle);
     stage.wait_for_event("line-1", "drifted", "f3 is ");
@@ -173,7 +174,7 @@ fn a_request_that_is_played_again_or_forged_gets_nothing() {
     let bundle = stage.publish(&bundle(&rows));
     let file = stage.folder().join("rows.csv");
     // So far away that every sample is odd.
-    write_shifted(&file, &rows, 100.0 * SHIFT);
+    write(&file, &rows, &[(CHANNEL, 100.0 * SHIFT)]);
     stage.add_agent("line-1", &format!("{}{CAPTURE}", replay(&file, 50, true)));
     stage.deploy("line-1", bundle);
     wait_for_a_new_ring(&stage);

@@ -11,15 +11,12 @@ use selvedge_bundle::{Bundle, Limits};
 use selvedge_tests::{
     api::number,
     binary::{repository, selvedge},
-    drifting::{SAMPLES_MIN, bundle, shuffled_rows, write_shifted},
+    line::{RATE_HZ, SAMPLES_MIN, bundle, shuffled_rows, write},
     stage::{Stage, replay},
 };
 
-/// Samples per second, and so about as many in each window of a second.
-const RATE_HZ: u32 = 400;
-
-/// By how much the channel is shifted that drifts: about its standard deviation.
-const SHIFT: f32 = 8.0;
+/// The channel that drifts, and by how much: about its standard deviation.
+const SHIFT: (usize, f32) = (2, 8.0);
 
 #[test]
 fn a_channel_that_shifts_is_named_through_power_cuts_until_it_stops() {
@@ -27,7 +24,7 @@ fn a_channel_that_shifts_is_named_through_power_cuts_until_it_stops() {
     let rows = shuffled_rows();
     let bundle = stage.publish(&bundle(&rows));
     let file = stage.folder().join("rows.csv");
-    write_shifted(&file, &rows, 0.0);
+    write(&file, &rows, &[]);
     stage
         .add_agent("line-1", &format!("{}[profile]\nwindow_s = 1\n", replay(&file, RATE_HZ, true)));
     stage.deploy("line-1", bundle);
@@ -35,7 +32,7 @@ fn a_channel_that_shifts_is_named_through_power_cuts_until_it_stops() {
     assert_eq!(told(&stage, "drifted"), [] as [String; 0], "a clean stream");
 
     stage.take_agent("line-1").kill();
-    write_shifted(&file, &rows, SHIFT);
+    write(&file, &rows, &[SHIFT]);
     stage.start_agent("line-1");
     let event = stage.wait_for_event("line-1", "drifted", "f3 is ");
     // Which of the guesses at a rise has the most evidence is a matter of chance: higher, or more often high.
@@ -58,7 +55,7 @@ fn a_channel_that_shifts_is_named_through_power_cuts_until_it_stops() {
     assert_eq!(told(&stage, "drift-over"), [] as [String; 0]);
 
     stage.take_agent("line-1").kill();
-    write_shifted(&file, &rows, 0.0);
+    write(&file, &rows, &[]);
     stage.start_agent("line-1");
     stage.wait_for_event("line-1", "drift-over", "f3 is as the reference again");
     assert_eq!(told(&stage, "drifted"), drifted);
@@ -78,7 +75,7 @@ fn embeddings_that_a_pack_calibrated_are_summed_up_on_the_device_and_beyond_afte
     let rows = shuffled_rows();
     let bundle = stage.publish(&packed_with_embedding(stage.folder(), &rows));
     let file = stage.folder().join("rows.csv");
-    write_shifted(&file, &rows, 0.0);
+    write(&file, &rows, &[]);
     let source = replay(&file, EMBEDDED_RATE_HZ, true);
     stage.add_agent("line-1", &format!("{source}[profile]\nwindow_s = 1\n"));
     stage.deploy("line-1", bundle);
@@ -95,7 +92,7 @@ fn embeddings_that_a_pack_calibrated_are_summed_up_on_the_device_and_beyond_afte
     assert!(within.count() >= 3, "{told:#}");
 
     stage.take_agent("line-1").kill();
-    write_shifted(&file, &rows, 3.0 * SHIFT);
+    write(&file, &rows, &[(SHIFT.0, 3.0 * SHIFT.1)]);
     stage.start_agent("line-1");
     stage.wait_for(&path, "a distance beyond the thresholds", |drift| {
         let newest = points(drift).and_then(|points| points.last().cloned()).unwrap_or_default();

@@ -316,6 +316,7 @@ fn written_by_the_thief() -> Vec<(Topic, Vec<u8>)> {
         reason: None,
         comparison: None,
         drift: None,
+        site: None,
     };
     let reported = Reported {
         boot: Boot(9),

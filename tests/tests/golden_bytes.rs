@@ -12,8 +12,8 @@ use selvedge_wire::{
     CaptureRequest, Chunk, ChunkCodec, Comparison, Desired, Digest, DriftState, DriftStatus,
     DriftedStream, Error, Event, EventKind, Health, InferenceResult, LabelRecord, LabelledAnswer,
     Message, NodeId, Outcome, ProfileOrigin, ProfileRecord, Quantity, Reading, Record, Reported,
-    Running, SIGNED_OVERHEAD_BYTES, SampleForm, Sequence, Signature, Signed, SlotPhase, SlotReport,
-    Status, Stored, StoredThrough, Stream, TrustReport, Truth, VERSION, VERSION_OLDEST,
+    Running, SIGNED_OVERHEAD_BYTES, SampleForm, Sequence, Signature, Signed, SiteReport, SlotPhase,
+    SlotReport, Status, Stored, StoredThrough, Stream, TrustReport, Truth, VERSION, VERSION_OLDEST,
     WindowRange, decode, encode, signing_input,
 };
 
@@ -106,6 +106,7 @@ fn reported() -> Reported {
         reason: reason.map(Into::into),
         comparison: None,
         drift: None,
+        site: None,
     };
     let comparison = Comparison {
         samples: 200,
@@ -119,9 +120,12 @@ fn reported() -> Reported {
         DriftedStream { name: "f3".into(), change: "higher".into(), since_ms: 1_800_000_000_000 };
     let drift =
         DriftStatus { state: DriftState::Drifted, uncalibrated: true, streams: vec![drifted] };
+    let steady =
+        DriftStatus { state: DriftState::Steady, uncalibrated: false, streams: Vec::new() };
     let watched = |name: &str, phase, running| SlotReport {
         comparison: Some(comparison),
         drift: Some(drift.clone()),
+        site: Some(SiteReport { baseline: digest(3), drift: steady.clone() }),
         ..slot(name, phase, running, None)
     };
     let running = Running { bundle: digest(1), name: "shuttle".into(), version: "1.0.0".into() };
@@ -236,6 +240,7 @@ fn events() -> Batch<Event> {
         EventKind::Drifted,
         EventKind::DriftOver,
         EventKind::InputAnomalous,
+        EventKind::SiteRefused,
     ];
     let event = |kind| Event {
         at_ms: 1_800_000_000_000,

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    inference::{LoadedModel, SlotHandle, WorkerEnded},
+    inference::{LoadedModel, SlotHandle, WantedSite, WorkerEnded},
     trial::{TrialArgs, TrialProgram, run_trial},
     updates::{TrialLimits, UpdateInput},
 };
@@ -31,6 +31,7 @@ pub(super) enum SlotOrder {
     Swap { model: Option<Box<LoadedModel>> },
     Shadow { model: Option<Box<LoadedModel>>, samples_wanted: u64 },
     Watch { on: bool },
+    Site { site: Option<WantedSite> },
 }
 
 /// Carries orders to a slot, one after the other, and says when a model answers.
@@ -50,6 +51,7 @@ pub(super) async fn carry_orders(
                 slot.shadow(model, samples_wanted).await
             }
             SlotOrder::Watch { on } => slot.watch(on).await,
+            SlotOrder::Site { site } => slot.judge_by_site(site).await,
         };
         if carried.is_err() {
             return;

@@ -2,7 +2,7 @@ use std::sync::{Mutex, atomic::AtomicU64};
 
 use selvedge_bundle::{
     Baseline, CLASS_SHIFT_ANSWERS_MIN, Column, Manifest, NamedTensor, Order, ReferenceAnswer,
-    ReferenceData, ReferenceEmbedding, RowSpec, SampleSpec, TensorData,
+    ReferenceData, ReferenceEmbedding, RowSpec, SampleSpec, SiteRecord, TensorData,
 };
 use selvedge_runtime::ClassAnswer;
 use selvedge_sketch::{DetectorPolicy, GatewayProfile};
@@ -84,7 +84,7 @@ fn model(number: u8) -> Box<LoadedModel> {
 
 type Records = Arc<Mutex<Vec<(Stream, Vec<u8>)>>>;
 type Observations = Arc<Mutex<Vec<(Digest, Observation)>>>;
-type Judgements = Arc<Mutex<Vec<(Digest, DriftStatus)>>>;
+type Judgements = Arc<Mutex<Vec<(Digest, Judged)>>>;
 
 struct Bench {
     clock: Arc<TestClock>,
@@ -127,8 +127,8 @@ impl Bench {
                 keep: Box::new(move |state| {
                     *newest.lock().expect("no test panics here") = Some(state);
                 }),
-                told: Box::new(move |bundle, status| {
-                    judged.lock().expect("no test panics here").push((bundle, status));
+                told: Box::new(move |bundle, said| {
+                    judged.lock().expect("no test panics here").push((bundle, said));
                 }),
             },
             stuck_samples: 50,
@@ -193,10 +193,17 @@ impl Bench {
         kept.expect("a bundle with a baseline has a state")
     }
 
-    /// What was said last of the bundle that answers.
+    /// What was said last of the bundle that answers, against its reference.
     fn judged(&self) -> (Digest, DriftStatus) {
         let judgements = self.judgements.lock().expect("no test panics here");
-        judgements.last().expect("a window was closed").clone()
+        let (bundle, said) = judgements.last().expect("something was said");
+        (*bundle, said.drift.clone().expect("a window was closed"))
+    }
+
+    /// What was said last against the site.
+    fn judged_by_site(&self) -> Option<SiteReport> {
+        let judgements = self.judgements.lock().expect("no test panics here");
+        judgements.last().and_then(|(_, said)| said.site.clone())
     }
 
     /// Sends a window of samples that are as the reference but for `shift`, and closes it.
@@ -685,7 +692,7 @@ async fn a_shift_is_told_with_the_feature_and_the_time_and_again_when_it_is_over
     let drifted: Vec<_> = drifted.iter().filter(|event| event.kind == EventKind::Drifted).collect();
     assert_eq!((drifted.len(), drifted[0].bundle), (1, Some(Digest([1; 32]))));
     let since = selvedge_trust::UnixMillis(since_ms);
-    assert_eq!(drifted[0].detail, format!("flow is higher since {since}"));
+    assert_eq!(drifted[0].detail, format!("against the lab: flow is higher since {since}"));
 
     for _ in 0..40 {
         bench.window(0.0).await;
@@ -694,7 +701,7 @@ async fn a_shift_is_told_with_the_feature_and_the_time_and_again_when_it_is_over
     let over: Vec<_> =
         bench.events().into_iter().filter(|event| event.kind == EventKind::DriftOver).collect();
     assert_eq!(over.len(), 1);
-    assert!(over[0].detail.starts_with("flow is as the reference again"), "{}", over[0].detail);
+    assert!(over[0].detail.contains(": flow is as the reference again"), "{}", over[0].detail);
     bench.handle.stop().await;
 }
 
@@ -812,4 +819,123 @@ async fn a_slot_remembers_its_newest_answers_where_results_are_not_sent() {
     assert_eq!(recall(0).await, None);
     assert_eq!(bench.handle.recall("settle", 7).await, None);
     assert!(bench.results().is_empty());
+}
+
+/// The windows of a site whose flow is higher by `shift`, in the bins of `judged_model`.
+fn site_of(model: &LoadedModel, shift: f32) -> WantedSite {
+    let baseline = model.baseline.as_ref().expect("it is judged");
+    let mut profile = GatewayProfile::new(baseline.spec_id(), 1).expect("one feature fits");
+    for number in 0..WINDOW {
+        let value = dealt(number) + shift;
+        let answer = model.answerer.answer(&Sample::Row(vec![value]));
+        model.count(&mut profile, &[value], answer.as_ref().ok());
+    }
+    let record = SiteRecord {
+        device: "line-1".parse().expect("the name is well formed"),
+        slot: "main".parse().expect("the name is well formed"),
+        bundle: model.running.bundle,
+        from_ms: 1,
+        to_ms: 2,
+    };
+    let site = SiteBaseline::build(baseline, record, &vec![profile; 40]);
+    let site = Arc::new(site.expect("there are enough windows"));
+    WantedSite { site, bundle: model.running.bundle }
+}
+
+/// Windows that are higher by `shift` until the site's detectors find them, few as they must be.
+async fn found_at_site(bench: &Bench, shift: f32) -> SiteReport {
+    for _ in 0..5 {
+        bench.window(shift).await;
+        let said = bench.judged_by_site().expect("there is a site");
+        if said.drift.state == DriftState::Drifted {
+            return said;
+        }
+    }
+    panic!("it is not found: {:?}", bench.judged_by_site());
+}
+
+#[tokio::test]
+async fn every_verdict_comes_twice_and_events_say_against_what() {
+    let bench = Bench::new(false);
+    let model = judged_model(1, Order::Time);
+    let wanted = site_of(&model, 1.0);
+    bench.handle.swap(Some(model)).await.expect("the worker runs");
+    for _ in 0..6 {
+        bench.window(1.0).await;
+    }
+    assert_eq!(bench.judged().1.state, DriftState::Drifted, "the site differs from the lab");
+    bench.handle.judge_by_site(Some(wanted.clone())).await.expect("the worker runs");
+    bench.settle().await;
+    let said = bench.judged_by_site().expect("there is a site from now on");
+    assert_eq!((said.baseline, said.drift.state), (wanted.site.digest(), DriftState::Insufficient));
+    for _ in 0..6 {
+        bench.window(1.0).await;
+    }
+    assert_eq!(bench.judged().1.state, DriftState::Drifted, "and stays so");
+    let said = bench.judged_by_site().expect("there is a site");
+    assert_eq!((said.drift.state, said.drift.uncalibrated), (DriftState::Steady, false));
+
+    let said = found_at_site(&bench, 2.0).await;
+    assert_eq!(&*said.drift.streams[0].name, "flow");
+    let drifted = bench.events().into_iter().filter(|event| event.kind == EventKind::Drifted);
+    let details: Vec<String> = drifted.map(|event| event.detail).collect();
+    assert_eq!(details.len(), 2, "{details:?}");
+    assert!(details[0].starts_with("against the lab: flow is "), "{details:?}");
+    assert!(details[1].starts_with("against the site: flow is "), "{details:?}");
+
+    bench.handle.judge_by_site(None).await.expect("the worker runs");
+    bench.window(2.0).await;
+    assert_eq!(bench.judged_by_site(), None);
+    bench.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_with_what_was_known_at_the_site_too() {
+    let before = Bench::new(false);
+    let wanted = site_of(&judged_model(1, Order::Time), 1.0);
+    before.handle.judge_by_site(Some(wanted.clone())).await.expect("the worker runs");
+    before.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    let drifted = found_at_site(&before, 0.0).await;
+    before.handle.stop().await;
+
+    let resumed = Bench::resuming(false, Some(before.kept()));
+    resumed.handle.judge_by_site(Some(wanted)).await.expect("the worker runs");
+    resumed.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    assert_eq!(resumed.judged_by_site(), Some(drifted), "it is said before the first window");
+    resumed.handle.stop().await;
+    assert!(resumed.events().is_empty(), "nothing is news");
+
+    // Another site starts afresh; what the lab's detectors know stays.
+    let other = Bench::resuming(false, Some(before.kept()));
+    let another = site_of(&judged_model(1, Order::Time), 0.5);
+    other.handle.judge_by_site(Some(another)).await.expect("the worker runs");
+    other.handle.swap(Some(judged_model(1, Order::Time))).await.expect("the worker runs");
+    let said = other.judged_by_site().expect("there is a site");
+    assert_eq!(said.drift.state, DriftState::Insufficient);
+    assert_eq!(other.judged(), before.judged());
+    other.handle.stop().await;
+}
+
+#[tokio::test]
+async fn a_site_baseline_of_other_bins_is_refused_of_the_bundle_that_it_is_wanted_for_alone() {
+    let bench = Bench::new(false);
+    // `model` has other bins than `judged_model`.
+    let foreign = site_of(&judged_model(1, Order::Time), 1.0);
+    bench.handle.judge_by_site(Some(foreign.clone())).await.expect("the worker runs");
+    bench.handle.swap(Some(model(2))).await.expect("the worker runs");
+    bench.settle().await;
+    assert!(bench.events().is_empty(), "the bundle that it is for has yet to come");
+    bench.handle.swap(Some(model(1))).await.expect("the worker runs");
+    bench.send(0.5).await;
+    bench.handle.stop().await;
+    let events = bench.events();
+    assert_eq!((events.len(), events[0].kind), (1, EventKind::SiteRefused), "{events:?}");
+    let digest = foreign.site.digest().to_string();
+    assert!(events[0].detail.contains(&digest), "{}", events[0].detail);
+    assert_eq!(
+        bench.counters.answered.load(Ordering::SeqCst),
+        1,
+        "the bundle answers all the same"
+    );
+    assert_eq!(bench.judged_by_site(), None);
 }

@@ -3,10 +3,10 @@
 
 use std::thread;
 
-use selvedge_wire::{Digest, DriftStatus, Running, SlotName, Topic};
+use selvedge_wire::{Digest, Running, SlotName, Topic};
 use tokio::sync::mpsc;
 
-use crate::{clock::SharedClock, error::Error};
+use crate::{clock::SharedClock, error::Error, inference::Judged};
 
 use super::{Effect, Now, Observation, Updates};
 
@@ -37,7 +37,7 @@ pub(crate) enum UpdateInput {
     Judged {
         slot: SlotName,
         bundle: Digest,
-        drift: DriftStatus,
+        judged: Judged,
     },
     /// The fleet's word was not believed.
     Disbelieved,
@@ -114,8 +114,8 @@ fn run(
             UpdateInput::Observed { slot, bundle, observation } => {
                 updates.observed(&slot, bundle, observation, now)
             }
-            UpdateInput::Judged { slot, bundle, drift } => {
-                updates.judged(&slot, bundle, drift, now)
+            UpdateInput::Judged { slot, bundle, judged } => {
+                updates.judged(&slot, bundle, judged, now)
             }
             UpdateInput::Disbelieved => updates.disbelieved(now),
             UpdateInput::Tick => updates.tick(now),

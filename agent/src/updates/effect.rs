@@ -5,7 +5,7 @@ use std::time::Duration;
 use selvedge_trust::TrustedRoot;
 use selvedge_wire::{Comparison, Digest, Event, Reported, SlotName, Topic};
 
-use crate::inference::LoadedModel;
+use crate::inference::{LoadedModel, WantedSite};
 
 /// What is to be done outside.
 pub enum Effect {
@@ -51,6 +51,13 @@ pub enum Effect {
         slot: SlotName,
         /// The model.
         model: Option<Box<LoadedModel>>,
+    },
+    /// Compare the windows of a slot with what is usual at the site, too, or no more.
+    Site {
+        /// The slot.
+        slot: SlotName,
+        /// What is usual.
+        site: Option<WantedSite>,
     },
     /// Tell the fleet.
     Tell(Event),

@@ -4,6 +4,7 @@
 //! disk; metadata, offers and desired states that nobody should believe. Power cuts have a file of their own.
 
 mod power_cuts;
+mod sites;
 mod world;
 
 use selvedge_bundle::{ChunkIndex, digest_of};

@@ -23,6 +23,7 @@ use selvedge_sketch::{
     DetectorPolicy, GatewayProfile, Judged, LinearSums, Measurement, ScoreTable, SpecId, Values,
     VarianceInflation, f32_from_key, key_from_f32,
 };
+use selvedge_wire::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -740,7 +741,11 @@ fn encode(body: &Body) -> Vec<u8> {
 }
 
 fn spec_id(encoded: &[u8]) -> SpecId {
-    let digest = digest_of(encoded).0;
+    first_of(digest_of(encoded))
+}
+
+/// As much of a digest as an id has.
+pub(crate) fn first_of(Digest(digest): Digest) -> SpecId {
     SpecId(digest[..SpecId::BYTES].try_into().expect("a digest is longer than a spec id"))
 }
 

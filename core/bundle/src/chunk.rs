@@ -172,16 +172,40 @@ pub fn expand(chunk: &Chunk, expected: &ChunkRef) -> Result<Vec<u8>, Error> {
     if len > CHUNK_BYTES_MAX {
         return Err(refuse(format!("{len} bytes are more than the limit of {CHUNK_BYTES_MAX}")));
     }
-    let content = match chunk.codec {
-        ChunkCodec::Raw => chunk.bytes.clone(),
-        ChunkCodec::Zstd => zstd::bulk::decompress(&chunk.bytes, len)
-            .map_err(|error| refuse(format!("it does not expand to {len} bytes: {error}")))?,
-    };
+    let content = expand_up_to(len, chunk, expected.digest)?;
     if content.len() != len {
         return Err(refuse(format!("it has {} bytes, the index says {len}", content.len())));
     }
-    if digest_of(&content) != expected.digest {
-        return Err(refuse("its content has another digest".to_owned()));
+    check_content(content, expected.digest)
+}
+
+/// The content of a chunk of which only the digest is known. Never more than [`CHUNK_BYTES_MAX`] is expanded.
+///
+/// # Errors
+/// [`Error::Chunk`], which names the digest.
+pub fn expand_named(chunk: &Chunk, digest: Digest) -> Result<Vec<u8>, Error> {
+    let content = expand_up_to(CHUNK_BYTES_MAX, chunk, digest)?;
+    if content.len() > CHUNK_BYTES_MAX {
+        let reason =
+            format!("{} bytes are more than the limit of {CHUNK_BYTES_MAX}", content.len());
+        return Err(Error::Chunk { digest, reason });
+    }
+    check_content(content, digest)
+}
+
+fn expand_up_to(len: usize, chunk: &Chunk, digest: Digest) -> Result<Vec<u8>, Error> {
+    let refuse = |reason: String| Error::Chunk { digest, reason };
+    match chunk.codec {
+        ChunkCodec::Raw => Ok(chunk.bytes.clone()),
+        ChunkCodec::Zstd => zstd::bulk::decompress(&chunk.bytes, len)
+            .map_err(|error| refuse(format!("it does not expand to {len} bytes: {error}"))),
+    }
+}
+
+fn check_content(content: Vec<u8>, digest: Digest) -> Result<Vec<u8>, Error> {
+    if digest_of(&content) != digest {
+        let reason = "its content has another digest".to_owned();
+        return Err(Error::Chunk { digest, reason });
     }
     Ok(content)
 }

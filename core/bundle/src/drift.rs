@@ -3,6 +3,9 @@
 //! The same monitor runs on a device, window by window, and in the fleet, on the profiles of one device or on
 //! those of many that were merged. It is a pure function of the baseline and the profiles in their order: what a
 //! device concluded can be computed again, bit for bit, from what it sent.
+//!
+//! What windows are judged by is a [`Basis`]: the bins of a bundle's baseline, with the tables of its own
+//! reference, or with those of a site.
 
 use std::cmp::Reverse;
 
@@ -11,15 +14,59 @@ use selvedge_sketch::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Baseline, Error, Stream};
+use crate::{Baseline, Error, SiteBaseline, Stream, baseline::first_of};
 
 /// The version of the encoded state.
 const VERSION: u8 = 1;
 
-/// The detectors of the streams of one baseline, in the order of [`Baseline::streams`].
+/// What windows are judged by: they are counted in the bins of a baseline, and compared with its reference or
+/// with what is usual at a site.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis<'a> {
+    baseline: &'a Baseline,
+    site: Option<&'a SiteBaseline>,
+}
+
+impl<'a> Basis<'a> {
+    /// What is usual at a site.
+    ///
+    /// # Errors
+    /// [`Error::Drift`] if the site's windows were not counted in the bins of this baseline.
+    pub fn of_site(baseline: &'a Baseline, site: &'a SiteBaseline) -> Result<Self, Error> {
+        site.check_fits(baseline)?;
+        Ok(Self { baseline, site: Some(site) })
+    }
+
+    /// Whose bins windows are counted in, and whose policy says when detectors speak.
+    pub fn baseline(self) -> &'a Baseline {
+        self.baseline
+    }
+
+    /// What detectors watch, each with its table, in the order of [`Baseline::streams`].
+    pub fn streams(self) -> impl Iterator<Item = (Stream<'a>, &'a ScoreTable)> {
+        let streams = self.baseline.streams().enumerate();
+        streams.map(move |(index, (stream, table))| match self.site {
+            Some(site) => (stream, &site.streams()[index].table),
+            None => (stream, table),
+        })
+    }
+
+    /// What tells the state of one monitor from that of another.
+    fn id(self) -> SpecId {
+        self.site.map_or(self.baseline.spec_id(), |site| first_of(site.digest()))
+    }
+}
+
+impl<'a> From<&'a Baseline> for Basis<'a> {
+    fn from(baseline: &'a Baseline) -> Self {
+        Self { baseline, site: None }
+    }
+}
+
+/// The detectors of the streams of one basis, in the order of [`Baseline::streams`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriftMonitor {
-    spec_id: SpecId,
+    basis_id: SpecId,
     detectors: Vec<Detector<1>>,
 }
 
@@ -59,26 +106,30 @@ impl DriftReport<'_> {
 
 impl DriftMonitor {
     /// Nothing seen yet.
-    pub fn new(baseline: &Baseline) -> Self {
-        let policy = baseline.policy();
+    pub fn new<'a>(basis: impl Into<Basis<'a>>) -> Self {
+        let basis = basis.into();
+        let policy = basis.baseline.policy();
         let detector = |_| Detector::new(policy).expect("there is room for the test of cycles");
-        let detectors = baseline.streams().map(detector).collect();
-        Self { spec_id: baseline.spec_id(), detectors }
+        let detectors = basis.streams().map(detector).collect();
+        Self { basis_id: basis.id(), detectors }
     }
 
     /// Takes the profile of the next window, and returns how many alarms are new.
     ///
     /// # Errors
-    /// [`Error::Drift`] if the profile or the monitor is not of this baseline; then nothing was taken.
-    pub fn observe(
+    /// [`Error::Drift`] if the profile or the monitor is not of this basis; then nothing was taken.
+    pub fn observe<'a>(
         &mut self,
-        baseline: &Baseline,
+        basis: impl Into<Basis<'a>>,
         profile: &GatewayProfile,
     ) -> Result<usize, Error> {
-        let cells = baseline.cells(profile).filter(|_| self.spec_id == baseline.spec_id());
+        let basis = basis.into();
+        let baseline = basis.baseline;
+        let cells = baseline.cells(profile).filter(|_| self.basis_id == basis.id());
         let cells = cells
             .ok_or(Error::Drift { profile: profile.spec_id(), baseline: baseline.spec_id() })?;
-        let (policy, tables) = (baseline.policy(), tables(baseline));
+        let tables: Vec<&ScoreTable> = basis.streams().map(|(_, table)| table).collect();
+        let policy = baseline.policy();
         for ((detector, table), cells) in self.detectors.iter_mut().zip(&tables).zip(cells) {
             detector.update(table, policy, &cells);
         }
@@ -86,16 +137,17 @@ impl DriftMonitor {
     }
 
     /// What is said now.
-    pub fn report<'a>(&self, baseline: &'a Baseline) -> DriftReport<'a> {
+    pub fn report<'a>(&self, basis: impl Into<Basis<'a>>) -> DriftReport<'a> {
+        let basis = basis.into();
         let report = |((stream, _), detector): ((Stream<'a>, _), &Detector<1>)| StreamReport {
             stream,
             state: detector.state(),
             finding: detector.finding(),
             evidence: detector.evidence(),
         };
-        let streams: Vec<_> = baseline.streams().zip(&self.detectors).map(report).collect();
+        let streams: Vec<_> = basis.streams().zip(&self.detectors).map(report).collect();
         let worst = streams.iter().map(|report| report.state).max_by_key(|state| *state as u8);
-        let uncalibrated = baseline.streams().any(|(_, table)| table.uncalibrated());
+        let uncalibrated = basis.streams().any(|(_, table)| table.uncalibrated());
         DriftReport { state: worst.unwrap_or(DetectorState::Insufficient), uncalibrated, streams }
     }
 
@@ -106,32 +158,28 @@ impl DriftMonitor {
 
     /// The state as bytes, from which [`decode`](Self::decode) goes on.
     pub fn encode(&self) -> Vec<u8> {
-        let form = Form { spec_id: self.spec_id.0, detectors: self.detectors.clone() };
+        let form = Form { basis_id: self.basis_id.0, detectors: self.detectors.clone() };
         postcard::to_extend(&form, vec![VERSION]).expect("postcard encodes lists and numbers")
     }
 
-    /// The state that was encoded; none if it is damaged, of another version, or of another baseline.
-    pub fn decode(bytes: &[u8], baseline: &Baseline) -> Option<Self> {
+    /// The state that was encoded; none if it is damaged, of another version, or of another basis.
+    pub fn decode<'a>(bytes: &[u8], basis: impl Into<Basis<'a>>) -> Option<Self> {
+        let basis = basis.into();
         let (version, body) = bytes.split_first()?;
         let form: Form = postcard::from_bytes(body).ok().filter(|_| *version == VERSION)?;
-        let fits = form.spec_id == baseline.spec_id().0
-            && form.detectors.len() == baseline.streams().count();
-        fits.then(|| Self { spec_id: baseline.spec_id(), detectors: form.detectors })
+        let fits = form.basis_id == basis.id().0 && form.detectors.len() == basis.streams().count();
+        fits.then(|| Self { basis_id: basis.id(), detectors: form.detectors })
     }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Form {
-    spec_id: [u8; SpecId::BYTES],
+    basis_id: [u8; SpecId::BYTES],
     detectors: Vec<Detector<1>>,
 }
 
-fn tables(baseline: &Baseline) -> Vec<&ScoreTable> {
-    baseline.streams().map(|(_, table)| table).collect()
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use selvedge_sketch::{Change, DetectorPolicy};
 
     use super::*;
@@ -140,7 +188,7 @@ mod tests {
     const WINDOW: usize = 250;
 
     /// Normal values (the sum of twelve uniform ones, less six), the same in every run.
-    struct Noise(u64);
+    pub(crate) struct Noise(pub u64);
 
     impl Noise {
         fn uniform(&mut self) -> f32 {
@@ -150,12 +198,12 @@ mod tests {
             (self.0 >> 40) as f32 / (1 << 24) as f32
         }
 
-        fn normal(&mut self) -> f32 {
+        pub(crate) fn normal(&mut self) -> f32 {
             (0..12).map(|_| self.uniform()).sum::<f32>() - 6.0
         }
     }
 
-    fn baseline(order: Order) -> Baseline {
+    pub(crate) fn baseline(order: Order) -> Baseline {
         let mut noise = Noise(7);
         let rows = 40 * WINDOW;
         let mut column =
@@ -179,7 +227,7 @@ mod tests {
         Baseline::build(&reference).expect("the reference is sound")
     }
 
-    fn profile(baseline: &Baseline, noise: &mut Noise, shift: f32) -> GatewayProfile {
+    pub(crate) fn profile(baseline: &Baseline, noise: &mut Noise, shift: f32) -> GatewayProfile {
         let mut profile = GatewayProfile::new(baseline.spec_id(), 2).expect("two features fit");
         let confidence = baseline.confidence().expect("answers have scores").spec.clone();
         for _ in 0..WINDOW {

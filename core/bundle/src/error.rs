@@ -160,6 +160,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What was counted at a site gives no site baseline.
+    #[error("no site baseline: {reason}")]
+    Site {
+        /// What is wrong, and what is needed.
+        reason: String,
+    },
     /// A key file holds no key that makes or verifies model signatures.
     #[error("this is no key for model signatures: {reason}")]
     Key {
@@ -195,6 +201,7 @@ impl Error {
             Self::Tensor { .. }
             | Self::Reference { .. }
             | Self::Drift { .. }
+            | Self::Site { .. }
             | Self::Key { .. }
             | Self::Occupied { .. } => ErrorKind::Operator,
         }

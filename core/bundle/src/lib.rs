@@ -31,15 +31,16 @@ mod oci;
 pub mod oms;
 mod onnx;
 mod patch;
+mod site;
 mod tensor;
 
 pub use baseline::{
     Accuracy, Baseline, BaselineClasses, BaselineConfidence, BaselineFeature, ReferenceAnswer,
     ReferenceCounts, ReferenceData, Stream,
 };
-pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand};
+pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand, expand_named};
 pub use digest::digest_of;
-pub use drift::{DriftMonitor, DriftReport, StreamReport};
+pub use drift::{Basis, DriftMonitor, DriftReport, StreamReport};
 pub use embedding::{
     BaselineEmbedding, CodeScale, EmbeddingCalibration, EmbeddingCounter, EmbeddingMoments,
     ProjectionSpec, ReferenceEmbedding,
@@ -53,7 +54,8 @@ pub use limits::{
     GOLDEN_BYTES_MAX, GOLDEN_ROWS_MAX, INDEX_BYTES_MAX, LABELS_MAX, LATENCY_RATIO_MAX, Limits,
     MANIFEST_BYTES_MAX, OCI_MANIFEST_BYTES_MAX, PATCH_BYTES_MAX, PATCH_CONTENT_BYTES_MAX,
     PATCH_INDEX_BYTES_MAX, PATCH_MEMORY_BYTES_MAX, PATCH_SOURCE_BYTES_MAX, PROBATION_CRASHES_MAX,
-    PROBATION_INFERENCES_MAX, PROBATION_S_MAX, TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
+    PROBATION_INFERENCES_MAX, PROBATION_S_MAX, SITE_BASELINE_BYTES_MAX, SITE_WINDOWS_MIN,
+    TRIAL_MEMORY_BASE_BYTES, TRIAL_S_MAX,
 };
 pub use manifest::{
     BundleName, Column, DriftPolicy, Extent, GoldenOrigin, GoldenSpec, IMAGE_FEATURES, ImageAxis,
@@ -62,4 +64,5 @@ pub use manifest::{
 };
 pub use npy::{npy_header, read_npy, write_npy};
 pub use patch::{Patch, PatchCodec, PatchIndex, apply_patch};
+pub use site::{SiteBaseline, SiteRecord, SiteStream};
 pub use tensor::{DType, NamedTensor, TensorData};

@@ -28,6 +28,11 @@ pub const OCI_MANIFEST_BYTES_MAX: u64 = 64 << 10;
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 10;
 /// The largest baseline.
 pub const BASELINE_BYTES_MAX: u64 = 256 << 10;
+/// The largest site baseline, before it is compressed: it travels in one message.
+pub const SITE_BASELINE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+/// The fewest windows of each stream that make a site baseline. It is calibrated from more on:
+/// [`Calibration::WINDOWS_MIN`](selvedge_sketch::Calibration::WINDOWS_MIN).
+pub const SITE_WINDOWS_MIN: usize = 8;
 /// The largest golden vectors of one tensor.
 pub const GOLDEN_BYTES_MAX: u64 = 8 << 20;
 /// The largest model card.

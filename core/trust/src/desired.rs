@@ -45,6 +45,8 @@ pub struct DesiredSlot {
     pub shadow_samples: u64,
     /// Whether the bundle may be of an older version than the one that answers.
     pub allow_downgrade: bool,
+    /// The site baseline that the bundle's windows shall be compared with beside its own; none for no other.
+    pub site: Option<Digest>,
 }
 
 impl DesiredSlot {
@@ -62,17 +64,25 @@ impl DesiredSlot {
                 Some(_) => fields.flag("allow_downgrade")?,
                 None => false,
             },
+            site: match fields.optional("site") {
+                Some(_) => Some(fields.parsed("site")?),
+                None => None,
+            },
         })
     }
 
     #[cfg(any(test, feature = "sign"))]
     fn to_value(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut value = serde_json::json!({
             "target": self.target,
             "bundle": self.bundle,
             "shadow_samples": self.shadow_samples,
             "allow_downgrade": self.allow_downgrade,
-        })
+        });
+        if let Some(site) = self.site {
+            value["site"] = serde_json::json!(site);
+        }
+        value
     }
 }
 

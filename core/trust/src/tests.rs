@@ -61,6 +61,7 @@ fn desired_slot() -> DesiredSlot {
         bundle: Digest([0xab; 32]),
         shadow_samples: 100,
         allow_downgrade: true,
+        site: Some(Digest([0xcd; 32])),
     }
 }
 
@@ -228,7 +229,7 @@ fn a_signed_desired_state_with_bad_content_is_refused() {
     let keys = Keys::new();
     let root = keys.trusted();
     let good = desired().sign(&keys.director);
-    let cases: [(&str, Value, &str); 13] = [
+    let cases: [(&str, Value, &str); 14] = [
         ("/generation", json!(0), "generations begin at 1"),
         ("/generation", json!(-1), "invalid value"),
         ("/device", json!("../x"), "not a device id"),
@@ -237,6 +238,7 @@ fn a_signed_desired_state_with_bad_content_is_refused() {
         ("/slots/main/target", json!("shuttle/../x"), "the bundle's version"),
         ("/slots/main/shadow_samples", json!(-1), "invalid value"),
         ("/slots/main/allow_downgrade", json!("yes"), "true or false"),
+        ("/slots/main/site", json!("sha256:ab"), "64 lower-case"),
         ("/expires", json!("tomorrow"), "YYYY-MM-DD"),
         ("/issued", json!(1), "not a string"),
         ("/issued", json!(desired().expires), "had expired already"),
@@ -254,10 +256,13 @@ fn a_signed_desired_state_with_bad_content_is_refused() {
     assert_eq!(verify_desired(&root, &unknown), Ok(desired()), "unknown members are kept");
     let short = changed(&good, &keys.director, |signed| {
         let slot = signed["slots"]["main"].as_object_mut().expect("a slot is an object");
-        ["shadow_samples", "allow_downgrade"].iter().for_each(|name| drop(slot.remove(*name)));
+        ["shadow_samples", "allow_downgrade", "site"]
+            .iter()
+            .for_each(|name| drop(slot.remove(*name)));
     });
-    let slots = verify_desired(&root, &short).expect("both are optional").slots;
-    let plain = DesiredSlot { shadow_samples: 0, allow_downgrade: false, ..desired_slot() };
+    let slots = verify_desired(&root, &short).expect("all are optional").slots;
+    let plain =
+        DesiredSlot { shadow_samples: 0, allow_downgrade: false, site: None, ..desired_slot() };
     assert_eq!(slots.into_values().collect::<Vec<_>>(), [plain]);
 }
 

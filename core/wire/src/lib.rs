@@ -58,8 +58,8 @@ pub use message::{
     Batch, Boot, BundleOffer, Chunk, ChunkCodec, Comparison, DRIFTED_STREAMS_MAX, Desired,
     DriftState, DriftStatus, DriftedStream, Event, EventKind, Health, InferenceResult, Outcome,
     ProfileOrigin, ProfileRecord, Record, Reported, Running, SIGNED_OVERHEAD_BYTES, Sequence,
-    Signature, Signed, SlotPhase, SlotReport, Status, Stored, StoredThrough, Stream, TrustReport,
-    WindowRange, signing_input,
+    Signature, Signed, SiteReport, SlotPhase, SlotReport, Status, Stored, StoredThrough, Stream,
+    TrustReport, WindowRange, signing_input,
 };
 #[cfg(feature = "alloc")]
 pub use name::{DeviceId, FileName, FleetName, NAME_BYTES_MAX, NameError, SlotName, SourceName};

@@ -118,6 +118,17 @@ pub struct SlotReport {
     /// Whether what the bundle that answers sees and says is as its reference; none without a baseline, and
     /// before the first window.
     pub drift: Option<DriftStatus>,
+    /// The same against the site's baseline; none unless windows are judged by one.
+    pub site: Option<SiteReport>,
+}
+
+/// What a device says of a slot's windows, compared with what is usual at its site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteReport {
+    /// The site baseline, by the digest of its encoding.
+    pub baseline: Digest,
+    /// Whether windows are as it says; *insufficient* before the first one.
+    pub drift: DriftStatus,
 }
 
 /// Whether what a bundle sees and says is as its reference.
@@ -440,6 +451,8 @@ pub enum EventKind {
     DriftOver,
     /// Samples of a source are odd: out of the reference's range, not finite, or stuck.
     InputAnomalous,
+    /// A site baseline was refused; windows are compared with the bundle's reference alone.
+    SiteRefused,
 }
 
 impl EventKind {
@@ -465,6 +478,7 @@ impl EventKind {
             Self::Drifted => "drifted",
             Self::DriftOver => "drift-over",
             Self::InputAnomalous => "input-anomalous",
+            Self::SiteRefused => "site-refused",
         }
     }
 }
@@ -502,8 +516,8 @@ pub struct BundleOffer {
     pub index: Vec<u8>,
 }
 
-/// A piece of a bundle or patch, the index of a patch, or a file of the repository's metadata. The topic names the digest of the
-/// content, or the file; not of these bytes.
+/// A piece of a bundle or patch, the index of a patch, a site baseline, or a file of the repository's metadata. The topic
+/// names the digest of the content, or the file; not of these bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// How `bytes` are compressed.

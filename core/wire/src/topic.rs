@@ -93,7 +93,13 @@ pub const INTERFACE: &[InterfaceRow] = &[
         "BundleOffer",
         "a bundle's chunk index, and those of patches to it",
     ),
-    row("all/chunks/{digest}", Direction::All, true, "Chunk", "a piece of a bundle or patch"),
+    row(
+        "all/chunks/{digest}",
+        Direction::All,
+        true,
+        "Chunk",
+        "a piece of a bundle or patch, or a site baseline",
+    ),
     row("all/metadata/{file}", Direction::All, true, "Chunk", "a file of the TUF repository"),
 ];
 

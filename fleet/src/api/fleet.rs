@@ -39,6 +39,11 @@ pub struct FleetSums {
     settled: usize,
     /// Devices that refuse what is desired.
     refused: usize,
+    /// Devices in an alarm of drift that is not muted: against the site where it is known what is usual there,
+    /// else against the lab.
+    drifting: usize,
+    /// Devices of which each such alarm is muted.
+    drifting_muted: usize,
     /// Bundles of the registry.
     bundles: usize,
     /// Inferences with an answer.
@@ -123,6 +128,8 @@ pub async fn read_fleet(State(manager): State<Arc<Manager>>) -> Result<Json<Flee
         online: count(|device| device.online),
         settled: count(DeviceView::is_settled),
         refused: count(DeviceView::is_refusing),
+        drifting: count(DeviceView::is_in_alarm),
+        drifting_muted: count(DeviceView::is_muted),
         bundles: view.bundles.len(),
         inferences: sum(|health| health.inferences),
         inferences_failed: sum(|health| health.inferences_failed),

@@ -6,7 +6,9 @@ mod devices;
 mod drift;
 mod fleet;
 mod labels;
+mod mutes;
 mod repository;
+mod sites;
 mod telemetry;
 
 use std::{net::IpAddr, sync::Arc};
@@ -98,6 +100,11 @@ fn described_routes() -> (Router<Arc<Manager>>, utoipa::openapi::OpenApi) {
         .routes(routes!(captures::delete_captures))
         .routes(routes!(captures::list_captures))
         .routes(routes!(captures::export_captures))
+        .routes(routes!(sites::propose_site, sites::read_site, sites::withdraw_site))
+        .routes(routes!(sites::withdraw_proposal))
+        .routes(routes!(sites::approve_site))
+        .routes(routes!(mutes::add_mute, mutes::list_mutes))
+        .routes(routes!(mutes::remove_mute))
         .routes(routes!(fleet::read_fleet))
         .routes(routes!(fleet::stream_changes))
         .split_for_parts()
@@ -228,7 +235,7 @@ mod tests {
         let (_, document) = described_routes();
         let document = serde_json::to_value(&document).expect("an OpenAPI document is JSON");
         let paths = document["paths"].as_object().expect("the document has paths");
-        assert_eq!(paths.len(), 25, "{:?}", paths.keys());
+        assert_eq!(paths.len(), 30, "{:?}", paths.keys());
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("a path is an object") {
                 assert!(operation["tags"].is_array(), "{method} {path} has a tag");

@@ -120,22 +120,32 @@ pub fn progress(present: u32, total: u32) -> Markup {
 
 /// A stream's shares now as bars, those of its reference as a line over them.
 pub fn histogram(stream: &StreamView) -> Markup {
-    let is_shown = |cell: &&CellView| {
-        matches!(cell.kind, CellKind::Bin | CellKind::Class) || cell.now > 0 || cell.reference > 0
+    let usual =
+        |index: usize| stream.site.as_ref().and_then(|site| site.shares.get(index).copied());
+    let is_shown = |(index, cell): &(usize, &CellView)| {
+        matches!(cell.kind, CellKind::Bin | CellKind::Class)
+            || cell.now > 0
+            || cell.reference > 0
+            || usual(*index).is_some_and(|share| share > 0.0)
     };
-    let cells: Vec<&CellView> = stream.cells.iter().filter(is_shown).collect();
+    let shown: Vec<(usize, &CellView)> = stream.cells.iter().enumerate().filter(is_shown).collect();
+    let cells: Vec<&CellView> = shown.iter().map(|(_, cell)| *cell).collect();
+    let at_site: Vec<f64> = shown.iter().filter_map(|(index, _)| usual(*index)).collect();
     let shares = cells.iter().flat_map(|cell| [cell.now_share, cell.reference_share]);
-    let highest = shares.fold(f64::MIN_POSITIVE, f64::max);
+    let highest = shares.chain(at_site.iter().copied()).fold(f64::MIN_POSITIVE, f64::max);
     let width = HISTOGRAM_WIDTH / cells.len().max(1) as f64;
     let base = HISTOGRAM_HEIGHT - HISTOGRAM_FOOT;
     let height = |share: f64| (base - SPARK_MARGIN) * share / highest;
-    let mut line = format!("M0 {base:.1}");
-    for (index, cell) in cells.iter().enumerate() {
-        let (left, y) = (index as f64 * width, base - height(cell.reference_share));
-        write!(line, "L{left:.1} {y:.1}H{:.1}", left + width)
-            .expect("a string takes all that is written");
-    }
-    write!(line, "V{base:.1}").expect("a string takes all that is written");
+    let line = |shares: &mut dyn Iterator<Item = f64>| {
+        let mut line = format!("M0 {base:.1}");
+        for (index, share) in shares.enumerate() {
+            let (left, y) = (index as f64 * width, base - height(share));
+            write!(line, "L{left:.1} {y:.1}H{:.1}", left + width)
+                .expect("a string takes all that is written");
+        }
+        write!(line, "V{base:.1}").expect("a string takes all that is written");
+        line
+    };
     let look = if stream.state == "drifted" { "drifted" } else { "" };
     html! {
         svg .histogram viewBox=(format!("0 0 {HISTOGRAM_WIDTH} {HISTOGRAM_HEIGHT}")) role="img"
@@ -146,7 +156,8 @@ pub fn histogram(stream: &StreamView) -> Markup {
                     x=(format!("{:.1}", index as f64 * width + 1.0)) y=(format!("{:.1}", base - tall))
                     width=(format!("{:.1}", (width - 2.0).max(1.0))) height=(format!("{tall:.1}")) {}
             }
-            path .reference d=(line) {}
+            path .reference d=(line(&mut cells.iter().map(|cell| cell.reference_share))) {}
+            @if !at_site.is_empty() { path .site d=(line(&mut at_site.iter().copied())) {} }
             @for (x, anchor, text) in scale(&cells, width) {
                 text x=(format!("{x:.1}")) y=(HISTOGRAM_HEIGHT - 4.0) text-anchor=(anchor) { (text) }
             }
@@ -248,7 +259,7 @@ fn class_of(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drift::StreamKind;
+    use crate::drift::{StreamAtSiteView, StreamKind};
 
     #[test]
     fn the_line_spans_the_picture_and_stays_inside() {
@@ -299,7 +310,30 @@ mod tests {
             now_total: 100,
             statistics: None,
             moments: None,
+            site: None,
         }
+    }
+
+    #[test]
+    fn what_is_usual_at_the_site_is_a_second_line_over_the_same_cells() {
+        let mut differs = stream(&[
+            (CellKind::Below, None, Some(-2.0), 0.0, 0.0),
+            (CellKind::Bin, Some(-2.0), Some(3.0), 1.0, 0.5),
+            (CellKind::Above, Some(3.0), None, 0.0, 0.0),
+        ]);
+        let cells = |drawn: &str| drawn.matches("<rect").count();
+        let without = histogram(&differs).into_string();
+        assert!(cells(&without) == 1 && !without.contains("class=\"site\""), "{without}");
+        differs.site = Some(StreamAtSiteView {
+            state: "steady",
+            uncalibrated: false,
+            evidence_nats: None,
+            finding: None,
+            cells: vec![0, 1, 1],
+            shares: vec![0.0, 0.5, 0.5],
+        });
+        let with = histogram(&differs).into_string();
+        assert!(cells(&with) == 2 && with.contains("class=\"site\""), "{with}");
     }
 
     #[test]

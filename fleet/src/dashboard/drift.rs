@@ -8,14 +8,14 @@ use maud::{Markup, html};
 use selvedge_trust::UnixMillis;
 use selvedge_wire::{DeviceId, Digest};
 
-use super::{captures, chart, frame, grouped, quality};
+use super::{captures, chart, frame, grouped, quality, site::site_section};
 use crate::{
     Error, ErrorKind,
     api::{Path, Query},
     drift::{
         AccuracyView, CellKind, CellView, CourseView, DistanceFinding, DistanceView, DriftQuery,
-        DriftView, FindingView, MomentsView, MultivariateView, OriginCourseView, OriginView,
-        StatisticView, StreamView, VerdictView,
+        DriftView, FindingView, MomentsView, MultivariateView, Mute, OriginCourseView, OriginView,
+        SiteVerdictView, StatisticView, StreamView, VerdictView,
     },
     manager::Manager,
     quality::{GroupBy, QualityView},
@@ -63,13 +63,20 @@ pub async fn device_page(
             }
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
+        let site = match manager.read_site(&id, &slot.slot).await {
+            Ok(site) => Some(site),
+            Err(Error::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
         sections.push(html! {
             section {
                 h2 .slot { "Slot " (slot.slot) }
-                @if let Some(status) = &slot.drift {
-                    p .facts { span { "The device says " (said(status)) } }
+                p .facts {
+                    @if let Some(status) = &slot.drift { span { "The device says " (said(status)) } }
+                    @if let Some(site) = &slot.site { span { "against the site " (said(&site.drift)) } }
                 }
                 (content)
+                (site_section(site.as_ref(), &id, &slot.slot))
             }
         });
     }
@@ -108,11 +115,22 @@ pub fn said(status: &DriftStatusView) -> Markup {
         @if status.uncalibrated { " " span .pill title="how much windows vary was guessed" { "uncalibrated" } }
         @for stream in &status.streams {
             " " span .compared { (stream.name) " " (stream.change) ", since " (minute(stream.since_ms)) }
+            (muted(stream.mute.as_ref()))
         }
     }
 }
 
-fn state_pill(state: &str) -> Markup {
+/// That somebody knows of it, and until when.
+fn muted(mute: Option<&Mute>) -> Markup {
+    html! {
+        @if let Some(Mute { given, .. }) = mute {
+            " " span .pill { "muted" } " "
+            span .quiet { "until " (minute(given.until_ms)) " by " (given.by) " because " (given.note) }
+        }
+    }
+}
+
+pub fn state_pill(state: &str) -> Markup {
     let look = match state {
         "drifted" => "bad",
         "suspect" => "warn",
@@ -148,12 +166,27 @@ fn view_section(view: &DriftView, labels: &QualityView, level: u8) -> Markup {
     }
 }
 
+/// What is said against the site, where the view is of one origin that has a site baseline.
+fn at_site(view: &DriftView) -> Option<&SiteVerdictView> {
+    match &view.origins[..] {
+        [only] => only.site.as_ref(),
+        _ => None,
+    }
+}
+
 fn summary(view: &DriftView, labels: &QualityView) -> Markup {
     let devices = view.origins.len();
     let drifted = view.origins.iter().filter(|origin| origin.verdict.state == "drifted").count();
+    let site = at_site(view);
+    let is_alarm = |verdict: &VerdictView| verdict.state == "drifted" && !verdict.muted;
     html! {
         section .tiles aria-label="Summary" {
-            (super::tile("State", html! { (state_pill(view.cohort.state)) }, view.cohort.state == "drifted"))
+            (super::tile(if site.is_some() { "Against the lab" } else { "State" },
+                html! { (state_pill(view.cohort.state)) }, site.is_none() && is_alarm(&view.cohort)))
+            @if let Some(site) = site {
+                (super::tile("Against the site",
+                    html! { (state_pill(site.verdict.state)) }, is_alarm(&site.verdict)))
+            }
             @if devices > 1 {
                 (super::tile("Drifted by themselves",
                     html! { (drifted) small { " of " (devices) } }, drifted > 0))
@@ -176,7 +209,11 @@ fn summary(view: &DriftView, labels: &QualityView) -> Markup {
             }
         }
         @for finding in &view.cohort.drifted {
-            p .found { strong { (finding.stream) } " " (finding_text(finding)) }
+            p .found { @if site.is_some() { "Against the lab: " }
+                strong { (finding.stream) } " " (finding_text(finding)) }
+        }
+        @for finding in site.iter().flat_map(|site| &site.verdict.drifted) {
+            p .found { "Against the site: " strong { (finding.stream) } " " (finding_text(finding)) }
         }
     }
 }
@@ -186,6 +223,7 @@ fn finding_text(finding: &FindingView) -> Markup {
         (finding.change)
         @if finding.in_cycles { " over whole cycles" }
         @if let Some(since_ms) = finding.since_ms { ", since " (minute(since_ms)) }
+        (muted(finding.mute.as_ref()))
     }
 }
 
@@ -237,7 +275,9 @@ fn stream_section(view: &DriftView) -> Markup {
     html! {
         section aria-label="Streams" {
             p .facts { span .quiet {
-                "Bars are shares now, the line is the reference. Bins are equally wide here, whatever they span."
+                "Bars are shares now, the line is the reference."
+                @if at_site(view).is_some() { " The broken line is what is usual at the site." }
+                " Bins are equally wide here, whatever they span."
             } }
             div .multiples { @for stream in streams { (stream_panel(stream)) } }
         }
@@ -247,8 +287,16 @@ fn stream_section(view: &DriftView) -> Markup {
 fn stream_panel(stream: &StreamView) -> Markup {
     html! {
         figure .panel {
-            figcaption { strong { (stream.name) } " " (state_pill(stream.state)) }
-            @if let Some(finding) = &stream.finding { p .found { (finding_text(finding)) } }
+            figcaption { strong { (stream.name) } " "
+                @if let Some(site) = &stream.site {
+                    "lab " (state_pill(stream.state)) " site " (state_pill(site.state))
+                } @else { (state_pill(stream.state)) } }
+            @if let Some(finding) = &stream.finding {
+                p .found { @if stream.site.is_some() { "Against the lab: " } (finding_text(finding)) }
+            }
+            @if let Some(finding) = stream.site.iter().find_map(|site| site.finding.as_ref()) {
+                p .found { "Against the site: " (finding_text(finding)) }
+            }
             (chart::histogram(stream))
             p .compared { (distance(stream)) }
             @if let Some(moments) = &stream.moments { p .compared { (moments_text(moments)) } }
@@ -378,7 +426,12 @@ fn time_section(view: &DriftView) -> Markup {
             table .dense {
                 tbody {
                     @if view.origins.len() != 1 { (line(html! { "all together" }, &view.cohort, end_ms)) }
-                    @for origin in shown { (line(device_link(origin), &origin.verdict, end_ms)) }
+                    @for origin in shown {
+                        (line(device_link(origin), &origin.verdict, end_ms))
+                        @if let Some(site) = &origin.site {
+                            (line(html! { (device_link(origin)) " at its site" }, &site.verdict, end_ms))
+                        }
+                    }
                 }
             }
             p .facts { span .quiet { (minute(begin_ms)) " to " (minute(end_ms)) " UTC" }
@@ -478,7 +531,8 @@ fn origin_section(view: &DriftView) -> Markup {
             table {
                 thead { tr {
                     th scope="col" { "Device" } th scope="col" { "Slot" } th scope="col" { "State" }
-                    th scope="col" { "Found" } th scope="col" { "Evidence" } th scope="col" { "Windows" }
+                    th scope="col" { "At its site" } th scope="col" { "Found" }
+                    th scope="col" { "Evidence" } th scope="col" { "Windows" }
                     th scope="col" { "Newest" }
                 } }
                 tbody {
@@ -488,12 +542,13 @@ fn origin_section(view: &DriftView) -> Markup {
                                 @if origin.culprit && view.origins.len() > 1 { " " span .pill .bad { "named" } } }
                             td data-name="Slot" { (origin.slot) }
                             td data-name="State" { (state_pill(origin.verdict.state)) }
-                            td data-name="Found" {
-                                @for finding in &origin.verdict.drifted {
-                                    div { strong { (finding.stream) } " " (finding_text(finding)) }
+                            td data-name="At its site" {
+                                @match &origin.site {
+                                    Some(site) => { (state_pill(site.verdict.state)) }
+                                    None => { span .quiet { "–" } }
                                 }
-                                @if origin.verdict.drifted.is_empty() { span .quiet { "–" } }
                             }
+                            td data-name="Found" { (found(origin)) }
                             td .number data-name="Evidence" { (nats(origin.evidence_nats)) }
                             td .number data-name="Windows" { (grouped(origin.verdict.windows)) }
                             td .number data-name="Newest" { (minute(origin.newest_ms)) }
@@ -505,6 +560,22 @@ fn origin_section(view: &DriftView) -> Markup {
                 "Evidence is in nats; a device that stands alone has an alarm at " (nats(Some(view.policy.alarm_nats))) "."
             } }
         }
+    }
+}
+
+/// What was found of an origin, against both references.
+fn found(origin: &OriginView) -> Markup {
+    let at_site = origin.site.iter().flat_map(|site| &site.verdict.drifted);
+    let mut at_site = at_site.peekable();
+    let nothing = origin.verdict.drifted.is_empty() && at_site.peek().is_none();
+    html! {
+        @for finding in &origin.verdict.drifted {
+            div { strong { (finding.stream) } " " (finding_text(finding)) }
+        }
+        @for finding in at_site {
+            div { "at its site " strong { (finding.stream) } " " (finding_text(finding)) }
+        }
+        @if nothing { span .quiet { "–" } }
     }
 }
 

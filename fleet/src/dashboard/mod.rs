@@ -7,6 +7,7 @@ mod captures;
 mod chart;
 mod drift;
 mod quality;
+mod site;
 
 use std::sync::Arc;
 
@@ -146,6 +147,7 @@ fn tiles(view: &FleetView, gaps: i64) -> Markup {
     let (online, settled) = (count(|device| device.online), count(DeviceView::is_settled));
     let (inferences, failed) =
         (sum(|health| health.inferences), sum(|health| health.inferences_failed));
+    let (drifting, muted) = (count(DeviceView::is_in_alarm), count(DeviceView::is_muted));
     let throughput: f64 = devices.iter().map(|device| device.throughput_per_s).sum();
     html! {
         section .tiles aria-label="Fleet" {
@@ -156,6 +158,10 @@ fn tiles(view: &FleetView, gaps: i64) -> Markup {
                 view.latency.quantile(500), view.latency.quantile(990)), false))
             (tile("Inferences", html! { (grouped(inferences)) }, false))
             (tile("Failed", html! { (grouped(failed)) }, failed > 0))
+            @if drifting > 0 || muted > 0 {
+                (tile("Drifting", html! { (drifting)
+                    @if muted > 0 { small { " and " (muted) " muted" } } }, drifting > 0))
+            }
             (tile("Sequence gaps", html! { (grouped(gaps.max(0) as u64)) }, gaps > 0))
         }
     }
@@ -264,6 +270,9 @@ fn state(device: &DeviceView, slots: &[SlotView]) -> Markup {
             @if let Some(comparison) = &slot.comparison { (compared(comparison)) }
             @if let Some(status) = &slot.drift {
                 div .under { a .drift href=(format!("/devices/{}/drift", device.id)) { "drift" } " " (drift::said(status)) }
+            }
+            @if let Some(site) = &slot.site {
+                div .under { small { "at its site" } " " (drift::said(&site.drift)) }
             }
         }
         @if slots.is_empty() && device.desired.is_some() { span .pill .busy { "waiting" } }

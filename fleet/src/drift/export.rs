@@ -136,6 +136,7 @@ mod tests {
             now_total: counts.iter().map(|&count| u64::from(count)).sum(),
             statistics: None,
             moments: None,
+            site: None,
         }
     }
 

@@ -4,6 +4,9 @@
 //! that it counted is still stored, one profile per window, the verdict is the device's own, bit for bit.
 //! Windows that were merged on the way, or that are no longer kept, are not seen one by one.
 //!
+//! **A site.** Where a site baseline is approved, the windows that closed after its period go through a second
+//! monitor. A device begins with the window after the site baseline has come to it.
+//!
 //! **The cohort.** The windows of all origins are put by the time at which they closed into steps as long as
 //! a window (the median of those that are stored, which is a setting that devices mostly share), and each
 //! step's sum goes through one more monitor. Devices do not close their windows together: a step may hold
@@ -20,10 +23,12 @@
 
 use std::collections::BTreeMap;
 
-use selvedge_bundle::{Baseline, DriftMonitor};
+use selvedge_bundle::{Baseline, Basis, DriftMonitor, SiteBaseline};
 use selvedge_sketch::{
     Detector, DetectorState, Finding, GatewayProfile, LogEvidence, ScoreTable, e_bh,
 };
+
+use selvedge_wire::Digest;
 
 use super::{Origin, Window};
 
@@ -51,7 +56,21 @@ pub struct OriginVerdict {
     pub culprit: bool,
     /// When its newest window closed, in Unix milliseconds by the device's clock.
     pub newest_ms: u64,
+    /// What is said against its site, where it is known what is usual there.
+    pub site: Option<SiteVerdict>,
 }
+
+/// What is said of an origin against its site.
+#[derive(Clone, Debug)]
+pub struct SiteVerdict {
+    /// The site baseline.
+    pub baseline: Digest,
+    /// What is said.
+    pub verdict: Verdict,
+}
+
+/// The site baselines of origins, where there are some.
+pub type Sites = BTreeMap<Origin, SiteBaseline>;
 
 /// What one monitor says.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,13 +113,15 @@ pub struct StateChange {
 /// changes are told.
 pub fn judge(
     baseline: &Baseline,
+    sites: &Sites,
     windows: &[Window],
     now_ms: u64,
     changes_max: usize,
 ) -> Judgement {
     let by_origin = windows.chunk_by(|a, b| a.origin == b.origin);
-    let mut origins: Vec<OriginVerdict> =
-        by_origin.filter_map(|windows| judge_origin(baseline, windows, changes_max)).collect();
+    let mut origins: Vec<OriginVerdict> = by_origin
+        .filter_map(|windows| judge_origin(baseline, sites, windows, changes_max))
+        .collect();
     let named = e_bh(origins.iter().map(|origin| origin.evidence), baseline.policy().alarm());
     for origin in &mut origins {
         origin.culprit = named.is_some_and(|least| origin.evidence >= least);
@@ -116,24 +137,38 @@ pub fn judge(
 /// The verdict about the windows of one origin; none if none of them can be read.
 fn judge_origin(
     baseline: &Baseline,
+    sites: &Sites,
     windows: &[Window],
     changes_max: usize,
 ) -> Option<OriginVerdict> {
-    let mut replay = Replay::new(baseline);
+    let origin = windows.first()?.origin.clone();
+    let site = sites.get(&origin);
+    let site = site.and_then(|site| Some((site, Basis::of_site(baseline, site).ok()?)));
+    let mut at_site = site.map(|(site, basis)| (site, Replay::new(basis)));
+    let mut replay = Replay::new(baseline.into());
     let mut evidence = Evidence::new(baseline);
     let mut newest_ms = None;
     for window in windows {
         let Some(profile) = window.read(baseline) else { continue };
         replay.observe(&profile, window.opened_ms, window.closed_ms);
         evidence.observe(baseline, &profile);
+        if let Some((site, replay)) = &mut at_site
+            && window.closed_ms > site.record().to_ms
+        {
+            replay.observe(&profile, window.opened_ms, window.closed_ms);
+        }
         newest_ms = newest_ms.max(Some(window.closed_ms));
     }
     Some(OriginVerdict {
-        origin: windows.first()?.origin.clone(),
+        origin,
         verdict: replay.verdict(changes_max),
         evidence: evidence.concluded,
         culprit: false,
         newest_ms: newest_ms?,
+        site: at_site.map(|(site, replay)| SiteVerdict {
+            baseline: site.digest(),
+            verdict: replay.verdict(changes_max),
+        }),
     })
 }
 
@@ -144,7 +179,7 @@ fn judge_cohort(
     now_ms: u64,
     changes_max: usize,
 ) -> Verdict {
-    let mut replay = Replay::new(baseline);
+    let mut replay = Replay::new(baseline.into());
     for step in steps(baseline, windows, step_ms, now_ms) {
         replay.observe(&step.profile, step.opened_ms, step.closed_ms);
     }
@@ -191,7 +226,7 @@ fn step_ms(windows: &[Window]) -> u64 {
 
 /// A monitor with what it has seen.
 struct Replay<'a> {
-    baseline: &'a Baseline,
+    basis: Basis<'a>,
     monitor: DriftMonitor,
     /// When each window opened.
     opened_ms: Vec<u64>,
@@ -199,24 +234,24 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    fn new(baseline: &'a Baseline) -> Self {
-        let monitor = DriftMonitor::new(baseline);
-        Self { baseline, monitor, opened_ms: Vec::new(), changes: Vec::new() }
+    fn new(basis: Basis<'a>) -> Self {
+        let monitor = DriftMonitor::new(basis);
+        Self { basis, monitor, opened_ms: Vec::new(), changes: Vec::new() }
     }
 
     fn observe(&mut self, profile: &GatewayProfile, opened_ms: u64, at_ms: u64) {
         self.monitor
-            .observe(self.baseline, profile)
+            .observe(self.basis, profile)
             .expect("what is judged was counted in the baseline's bins");
         self.opened_ms.push(opened_ms);
-        let state = self.monitor.report(self.baseline).state;
+        let state = self.monitor.report(self.basis).state;
         if self.changes.last().is_none_or(|last| last.state != state) {
             self.changes.push(StateChange { at_ms, state });
         }
     }
 
     fn verdict(mut self, changes_max: usize) -> Verdict {
-        let report = self.monitor.report(self.baseline);
+        let report = self.monitor.report(self.basis);
         let streams = report.streams.iter().map(|stream| StreamVerdict {
             state: stream.state,
             evidence: stream.evidence,
@@ -326,7 +361,7 @@ mod tests {
     fn one_of_twenty_is_invisible_in_the_sum_and_named_by_e_bh() {
         let baseline = baseline(50);
         let windows = windows(&baseline, (20, 40), 50, Some(13), 0.3);
-        let judgement = judge(&baseline, &windows, u64::MAX, 64);
+        let judgement = judge(&baseline, &Sites::new(), &windows, u64::MAX, 64);
         assert!(!is_drifted(&judgement.cohort), "{:?}", judgement.cohort.changes);
         let named: Vec<&str> = judgement
             .origins
@@ -356,7 +391,7 @@ mod tests {
             let mut changes = verdict.changes.iter();
             changes.find(|change| change.state == DetectorState::Drifted).map(|change| change.at_ms)
         };
-        let judgement = judge(&baseline, &all, u64::MAX, 64);
+        let judgement = judge(&baseline, &Sites::new(), &all, u64::MAX, 64);
         let found_ms = first(&judgement.cohort).expect("the sum shows it");
         assert!(found_ms <= 27 * STEP_MS, "found after {} windows", found_ms / STEP_MS - 20);
         let earliest = judgement.origins.iter().filter_map(|origin| first(&origin.verdict)).min();
@@ -374,7 +409,7 @@ mod tests {
             own = DriftMonitor::decode(&own.encode(), &baseline).expect("it was kept");
             own.observe(&baseline, &profile).expect("it was counted so");
         }
-        let judgement = judge(&baseline, &all, u64::MAX, 64);
+        let judgement = judge(&baseline, &Sites::new(), &all, u64::MAX, 64);
         let (report, said) = (own.report(&baseline), &judgement.origins[0].verdict);
         assert_eq!(report.state, DetectorState::Drifted);
         for (own, said) in report.streams.iter().zip(&said.streams) {
@@ -389,7 +424,7 @@ mod tests {
         let baseline = baseline(50);
         let all = windows(&baseline, (2, 3), 50, None, 0.0);
         for (now_ms, steps) in [(4 * STEP_MS - 1, 2), (4 * STEP_MS, 3)] {
-            let judgement = judge(&baseline, &all, now_ms, 64);
+            let judgement = judge(&baseline, &Sites::new(), &all, now_ms, 64);
             assert_eq!((judgement.step_ms, judgement.cohort.windows), (STEP_MS, steps));
             assert_eq!(judgement.origins[0].verdict.windows, 3);
         }
@@ -397,7 +432,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_nothing() {
-        let judgement = judge(&baseline(50), &[], 0, 64);
+        let judgement = judge(&baseline(50), &Sites::new(), &[], 0, 64);
         assert_eq!(judgement.cohort.state, DetectorState::Insufficient);
         assert!(judgement.origins.is_empty());
     }
@@ -408,7 +443,7 @@ mod tests {
         let baseline = baseline(50);
         let all = windows(&baseline, (20, 1000), 50, None, 0.0);
         let began = std::time::Instant::now();
-        judge(&baseline, &all, u64::MAX, 64);
+        judge(&baseline, &Sites::new(), &all, u64::MAX, 64);
         let us = began.elapsed().as_secs_f64() * 1e6 / all.len() as f64;
         println!("{us:.1} µs for each of {} profiles with four streams", all.len());
     }

@@ -12,18 +12,27 @@ mod export;
 mod judge;
 mod merge;
 mod multivariate;
+mod mute;
 mod query;
+mod site;
 mod view;
 
 pub use export::{kll, to_csv};
-pub use judge::{Judgement, OriginVerdict, StateChange, StreamVerdict, Verdict, judge};
+pub use judge::{
+    Judgement, OriginVerdict, SiteVerdict, Sites, StateChange, StreamVerdict, Verdict, judge,
+};
 pub use merge::{Merged, Origin, Window, merge};
 pub use multivariate::{
     CourseView, DistanceFinding, DistanceView, MultivariateView, OriginCourseView, PointView,
 };
+pub use mute::{Alarm, Mute, MuteScope, NewMute, Reference, are_all_muted, mute_of};
 pub use query::DriftQuery;
+pub use site::{
+    ApprovedView, PeriodView, Progress, ProposalView, SiteBaselineView, SiteStreamView, SiteView,
+    record_site,
+};
 pub use view::{
     AccuracyView, BaselineView, CellKind, CellView, DriftView, EstimateView, FindingView,
-    MomentsView, OriginView, PolicyView, StateChangeView, StatisticView, StatisticsView,
-    StreamKind, StreamView, Subject, VerdictView,
+    MomentsView, OriginView, PolicyView, SiteVerdictView, StateChangeView, StatisticView,
+    StatisticsView, StreamAtSiteView, StreamKind, StreamView, Subject, VerdictView,
 };

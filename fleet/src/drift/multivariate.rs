@@ -299,7 +299,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        drift::{Origin, judge},
+        drift::{Origin, Sites, judge},
         testing::{
             name,
             reference::{
@@ -354,7 +354,7 @@ mod tests {
     fn a_correlation_that_turns_is_beyond_while_every_stream_stays_steady() {
         let turned = |_, at| if at < 20 { CORRELATION } else { -CORRELATION };
         let windows = windows((1, 60), WINDOW, turned);
-        let judgement = judge(&BASELINE, &windows, u64::MAX, 64);
+        let judgement = judge(&BASELINE, &Sites::new(), &windows, u64::MAX, 64);
         assert_eq!(judgement.cohort.state, DetectorState::Steady, "{:?}", judgement.cohort.changes);
         let course = look(&windows, 100).cohort;
         assert_eq!((course.points.len(), course.waiting), (60, 0));

@@ -11,7 +11,9 @@ use selvedge_sketch::{
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
 use super::{
-    Judgement, Merged, MultivariateView, OriginVerdict, StateChange, StreamVerdict, Verdict,
+    Judgement, Merged, MultivariateView, Mute, OriginVerdict, Reference, Sites, StateChange,
+    StreamVerdict, Verdict,
+    mute::{Alarm, mark, mark_finding},
 };
 
 /// A bundle, as far as drift is concerned.
@@ -27,6 +29,10 @@ pub struct Subject<'a> {
     pub labels: &'a [String],
     /// Its reference.
     pub baseline: &'a Baseline,
+    /// What is usual at the sites of its origins.
+    pub sites: &'a Sites,
+    /// The alarms that somebody knows of.
+    pub mutes: &'a [Mute],
 }
 
 /// What a bundle sees and says now, against its reference.
@@ -115,6 +121,8 @@ pub struct VerdictView {
     pub windows: u64,
     /// The streams that drifted, the one with the most evidence first.
     pub drifted: Vec<FindingView>,
+    /// All of these are muted: it is drifted, and no alarm to be counted.
+    pub muted: bool,
     /// The states in the order of time.
     pub changes: Vec<StateChangeView>,
 }
@@ -132,6 +140,8 @@ pub struct FindingView {
     pub since_ms: Option<u64>,
     /// The evidence for it, in nats. While a drift is known, no more is kept than the state needs.
     pub evidence_nats: f32,
+    /// The mute that covers it, until that ends.
+    pub mute: Option<Mute>,
 }
 
 /// From when on a state held.
@@ -161,6 +171,18 @@ pub struct OriginView {
     /// When its newest window closed, in Unix milliseconds by the device's clock.
     pub newest_ms: u64,
     /// What its own monitor says.
+    pub verdict: VerdictView,
+    /// The same against its site, where a site baseline is approved.
+    pub site: Option<SiteVerdictView>,
+}
+
+/// What is said of an origin against its site.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SiteVerdictView {
+    /// The site baseline.
+    #[schema(value_type = String)]
+    pub baseline: Digest,
+    /// What is said of the windows that closed after its period.
     pub verdict: VerdictView,
 }
 
@@ -202,6 +224,25 @@ pub struct StreamView {
     pub statistics: Option<StatisticsView>,
     /// Mean and variance, where values have some.
     pub moments: Option<MomentsView>,
+    /// The same stream against the site; none for several origins, and without a site baseline.
+    pub site: Option<StreamAtSiteView>,
+}
+
+/// A stream against the site.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct StreamAtSiteView {
+    /// What is said of it.
+    pub state: &'static str,
+    /// How much its windows vary was guessed.
+    pub uncalibrated: bool,
+    /// The evidence for a change, in nats; none before the first test.
+    pub evidence_nats: Option<f32>,
+    /// What was found, while it is drifted.
+    pub finding: Option<FindingView>,
+    /// How many were counted in each cell while the site baseline was recorded.
+    pub cells: Vec<u32>,
+    /// Their shares.
+    pub shares: Vec<f64>,
 }
 
 /// What falls into a cell.
@@ -367,9 +408,13 @@ impl DriftView {
             failed: profile.failed(),
             saturated: profile.saturated(),
             history_cut,
-            cohort: verdict_view(subject, &judgement.cohort),
+            cohort: verdict_view(
+                subject,
+                &judgement.cohort,
+                &about(subject, judgement, Reference::Lab),
+            ),
             step_ms: judgement.step_ms,
-            streams: stream_views(subject, profile, &judgement.cohort),
+            streams: stream_views(subject, profile, judgement),
             accuracy: accuracy_view(baseline, profile, inputs_drifted),
             culprits: origins.iter().filter(|origin| origin.culprit).cloned().collect(),
             origins,
@@ -414,7 +459,40 @@ fn origin_view(subject: &Subject<'_>, origin: &OriginVerdict) -> OriginView {
         evidence_nats: evidence_nats(origin.evidence),
         leading_stream: leading.map(|((stream, _), _)| stream_name(stream).to_owned()),
         newest_ms: origin.newest_ms,
-        verdict: verdict_view(subject, &origin.verdict),
+        verdict: verdict_view(subject, &origin.verdict, &alarm_of(subject, origin, Reference::Lab)),
+        site: origin.site.as_ref().map(|site| SiteVerdictView {
+            baseline: site.baseline,
+            verdict: verdict_view(
+                subject,
+                &site.verdict,
+                &alarm_of(subject, origin, Reference::Site),
+            ),
+        }),
+    }
+}
+
+/// An alarm of an origin, of which the stream is not said yet.
+fn alarm_of<'a>(
+    subject: &Subject<'_>,
+    origin: &'a OriginVerdict,
+    reference: Reference,
+) -> Alarm<'a> {
+    let (device, slot) = (Some(&origin.origin.device), Some(&origin.origin.slot));
+    Alarm { bundle: subject.bundle, device, slot, stream: "", reference, since_ms: None }
+}
+
+/// An alarm of the cohort: one of a single origin is that origin's.
+fn about<'a>(subject: &Subject<'_>, judgement: &'a Judgement, reference: Reference) -> Alarm<'a> {
+    match &judgement.origins[..] {
+        [only] => alarm_of(subject, only, reference),
+        _ => Alarm {
+            bundle: subject.bundle,
+            device: None,
+            slot: None,
+            stream: "",
+            reference,
+            since_ms: None,
+        },
     }
 }
 
@@ -422,7 +500,7 @@ fn evidence_nats(evidence: selvedge_sketch::LogEvidence) -> Option<f32> {
     (evidence != selvedge_sketch::LogEvidence::NONE).then(|| evidence.nats())
 }
 
-fn verdict_view(subject: &Subject<'_>, verdict: &Verdict) -> VerdictView {
+fn verdict_view(subject: &Subject<'_>, verdict: &Verdict, about: &Alarm<'_>) -> VerdictView {
     let streams = subject.baseline.streams().zip(&verdict.streams);
     let mut drifted: Vec<FindingView> =
         streams.filter_map(|((stream, _), said)| finding_view(subject, stream, said)).collect();
@@ -431,13 +509,16 @@ fn verdict_view(subject: &Subject<'_>, verdict: &Verdict) -> VerdictView {
         at_ms: change.at_ms,
         state: state_name(change.state),
     };
-    VerdictView {
+    let mut view = VerdictView {
         state: state_name(verdict.state),
         uncalibrated: verdict.uncalibrated,
         windows: verdict.windows,
         drifted,
+        muted: false,
         changes: verdict.changes.iter().map(change).collect(),
-    }
+    };
+    mark(&mut view, subject.mutes, about);
+    view
 }
 
 fn finding_view(
@@ -452,6 +533,7 @@ fn finding_view(
         in_cycles: finding.in_cycles,
         since_ms: said.since_ms,
         evidence_nats: said.evidence.nats(),
+        mute: None,
     })
 }
 
@@ -483,9 +565,14 @@ fn class_label(subject: &Subject<'_>, cell: u8) -> String {
 fn stream_views(
     subject: &Subject<'_>,
     profile: &GatewayProfile,
-    verdict: &Verdict,
+    judgement: &Judgement,
 ) -> Vec<StreamView> {
-    let baseline = subject.baseline;
+    let (baseline, verdict) = (subject.baseline, &judgement.cohort);
+    let finding = |stream: Stream<'_>, said: &StreamVerdict, reference| {
+        let mut finding = finding_view(subject, stream, said)?;
+        mark_finding(&mut finding, subject.mutes, &about(subject, judgement, reference));
+        Some(finding)
+    };
     let cells = baseline.cells(profile).expect("what is merged was counted in the baseline's bins");
     let streams = baseline.streams().zip(cells).zip(&verdict.streams).enumerate();
     streams
@@ -500,15 +587,39 @@ fn stream_views(
                 state: state_name(said.state),
                 uncalibrated: table.uncalibrated(),
                 evidence_nats: evidence_nats(said.evidence),
-                finding: finding_view(subject, stream, said),
+                finding: finding(stream, said, Reference::Lab),
                 reference_total: total(&reference),
                 now_total: total(&now),
                 statistics: measures.map(|measures| statistics_view(&measures, kind)),
                 moments,
                 cells,
+                site: stream_at_site(subject, judgement, index, |said| {
+                    finding(stream, said, Reference::Site)
+                }),
             }
         })
         .collect()
+}
+
+/// A stream of the only origin against its site. `index` is its place among all streams.
+fn stream_at_site(
+    subject: &Subject<'_>,
+    judgement: &Judgement,
+    index: usize,
+    finding: impl FnOnce(&StreamVerdict) -> Option<FindingView>,
+) -> Option<StreamAtSiteView> {
+    let [only] = &judgement.origins[..] else { return None };
+    let said = only.site.as_ref()?.verdict.streams.get(index)?;
+    let usual = subject.sites.get(&only.origin)?.streams().get(index)?;
+    let all = total(&usual.counts).max(1) as f64;
+    Some(StreamAtSiteView {
+        state: state_name(said.state),
+        uncalibrated: usual.table.uncalibrated(),
+        evidence_nats: evidence_nats(said.evidence),
+        finding: finding(said),
+        cells: usual.counts.clone(),
+        shares: usual.counts.iter().map(|&count| f64::from(count) / all).collect(),
+    })
 }
 
 /// The kind of a stream, its reference per cell, both sides cell by cell, and its moments. `index` is its place

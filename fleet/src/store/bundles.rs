@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use sqlx::FromRow;
 
+use selvedge_sketch::SpecId;
 use selvedge_wire::Digest;
 
 use super::{Store, Tx, digest, integer, natural};
@@ -42,6 +43,8 @@ pub struct Stocked {
     pub index: Vec<u8>,
     /// Each chunk or piece, with what it takes at the broker.
     pub pieces: Vec<(Digest, u64)>,
+    /// Names the bins of the bundle's baseline; none for a bundle without one, and for a patch.
+    pub spec: Option<SpecId>,
 }
 
 /// A patch from one bundle to another.
@@ -110,21 +113,22 @@ impl Store {
         tx.commit().await.map_err(Error::store(doing))
     }
 
-    /// Keeps the chunk index of a bundle that was registered before indexes were kept.
-    pub async fn keep_chunk_index(&self, bundle: &Digest, stocked: &Stocked) -> Result<(), Error> {
-        let doing = "keep a chunk index";
+    /// Keeps what a bundle lacks that was registered before that was kept.
+    pub async fn keep_stocked(&self, bundle: &Digest, stocked: &Stocked) -> Result<(), Error> {
+        let doing = "keep what a bundle lacks";
         let mut tx = self.begin().await?;
         keep_index(&mut tx, bundle, stocked).await.map_err(Error::store(doing))?;
         tx.commit().await.map_err(Error::store(doing))
     }
 
-    /// The bundles whose chunk index is not kept.
-    pub async fn bundles_without_index(&self) -> Result<Vec<Digest>, Error> {
-        let rows: Vec<Vec<u8>> =
-            sqlx::query_scalar("SELECT digest FROM bundles WHERE chunk_index IS NULL")
-                .fetch_all(&self.readers)
-                .await
-                .map_err(Error::store("read the bundles"))?;
+    /// The bundles of which something is not kept: the chunk index, or which bins the baseline has.
+    pub async fn bundles_that_lack(&self) -> Result<Vec<Digest>, Error> {
+        let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+            "SELECT digest FROM bundles WHERE chunk_index IS NULL OR spec IS NULL",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(Error::store("read the bundles"))?;
         Ok(rows.iter().map(|bytes| digest(bytes)).collect())
     }
 
@@ -285,15 +289,17 @@ pub(super) fn no_bundle(digest: &Digest) -> Error {
 }
 
 async fn keep_index(tx: &mut Tx, bundle: &Digest, stocked: &Stocked) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE bundles SET chunk_index = $2 WHERE digest = $1")
+    let spec = stocked.spec.map_or_else(Vec::new, |spec| spec.0.to_vec());
+    sqlx::query("UPDATE bundles SET chunk_index = $2, spec = $3 WHERE digest = $1")
         .bind(&bundle.0[..])
         .bind(&stocked.index)
+        .bind(spec)
         .execute(&mut **tx)
         .await?;
     keep_pieces(tx, bundle, &stocked.pieces).await
 }
 
-async fn keep_pieces(
+pub(super) async fn keep_pieces(
     tx: &mut Tx,
     owner: &Digest,
     pieces: &[(Digest, u64)],

@@ -7,7 +7,13 @@ use sqlx::FromRow;
 
 use selvedge_wire::{DeviceId, Digest, EventKind, SlotName};
 
-use super::{Store, Tx, bundles::no_bundle, devices::no_device, integer, natural};
+use super::{
+    SiteRow, Store, Tx,
+    bundles::no_bundle,
+    devices::no_device,
+    integer, natural,
+    sites::{approve_site, name_sites, withdraw_site},
+};
 use crate::Error;
 
 /// How far ahead of its fleet a device may be with its generation: a fleet that lost its database goes on
@@ -28,6 +34,9 @@ pub struct SlotRow {
     pub shadow_samples: u64,
     /// Whether it may be of an older version than what answers.
     pub allow_downgrade: bool,
+    /// The site baseline that its windows are compared with beside its own.
+    #[serde(default)]
+    pub site: Option<Digest>,
 }
 
 /// What somebody wants a slot to hold.
@@ -50,6 +59,10 @@ pub enum Change {
     Slot(SlotName, Assignment),
     /// All slots; one that is not named is emptied.
     All(BTreeMap<SlotName, Assignment>),
+    /// A site baseline is approved for a slot.
+    ApproveSite(Box<SiteRow>),
+    /// None is any more.
+    WithdrawSite(SlotName),
 }
 
 /// A document, and when it ends to be valid, in Unix milliseconds.
@@ -103,11 +116,13 @@ impl Store {
     /// the document. It is above all that were signed here, and above the one that the device follows.
     ///
     /// A bundle that is new in its slot must be a target of the repository, and what its chunks take at
-    /// the broker must fit beside what is assigned.
+    /// the broker must fit beside what is assigned; a site baseline likewise. A slot has the site baseline that was
+    /// approved for it as long as its bundle counts in the same bins.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is no such device or bundle; [`Error::Conflict`] for a bundle that is
-    /// no target; [`Error::Refused`] for too many slots or bytes.
+    /// [`Error::NotFound`] if there is no such device, bundle or site baseline; [`Error::Conflict`] for a bundle
+    /// that is no target, and for a site baseline of other bins than the bundle's; [`Error::Refused`] for too many
+    /// slots or bytes.
     pub async fn set_desired(
         &self,
         device: &DeviceId,
@@ -130,7 +145,10 @@ impl Store {
                 .await
                 .map_err(Error::store(doing))?;
         let kept = kept.map_or_else(Slots::new, |kept| read_slots(&kept));
-        let slots = change_slots(&mut tx, &kept, change).await?;
+        change_sites(&mut tx, device, change).await?;
+        let mut slots = change_slots(&mut tx, &kept, change).await?;
+        name_sites(&mut tx, device, &mut slots).await.map_err(Error::store(doing))?;
+        check_site(change, &slots)?;
         let max = self.limits.slots_max;
         if slots.len() > max {
             return Err(Error::Refused(format!("a device has at most {max} slots")));
@@ -140,7 +158,10 @@ impl Store {
         keep_desired(&mut tx, device, generation, &slots, &signed, now_ms)
             .await
             .map_err(Error::store(doing))?;
-        if slots.values().any(|slot| !kept.values().any(|before| before.bundle == slot.bundle)) {
+        let has = |held: &SlotRow, slot: &SlotRow| {
+            held.bundle == slot.bundle && (slot.site.is_none() || held.site == slot.site)
+        };
+        if slots.values().any(|slot| !kept.values().any(|held| has(held, slot))) {
             check_retained(&mut tx, self.limits.retained_bytes_max).await?;
         }
         let newest: Option<i64> = sqlx::query_scalar("SELECT MAX(id) FROM results")
@@ -196,7 +217,9 @@ pub(super) fn read_slots(json: &str) -> Slots {
 /// The slots after `change`, each new bundle with the target that names it.
 async fn change_slots(tx: &mut Tx, kept: &Slots, change: &Change) -> Result<Slots, Error> {
     let (mut slots, wanted) = match change {
-        Change::Nothing => return Ok(kept.clone()),
+        Change::Nothing | Change::ApproveSite(_) | Change::WithdrawSite(_) => {
+            return Ok(kept.clone());
+        }
         Change::Slot(slot, assignment) => (kept.clone(), vec![(slot, assignment)]),
         Change::All(all) => (Slots::new(), all.iter().collect()),
     };
@@ -206,9 +229,37 @@ async fn change_slots(tx: &mut Tx, kept: &Slots, change: &Change) -> Result<Slot
             Some(held) => held.target.clone(),
             None => target_of(tx, &bundle).await?,
         };
-        slots.insert(slot.clone(), SlotRow { target, bundle, shadow_samples, allow_downgrade });
+        let row = SlotRow { target, bundle, shadow_samples, allow_downgrade, site: None };
+        slots.insert(slot.clone(), row);
     }
     Ok(slots)
+}
+
+async fn change_sites(tx: &mut Tx, device: &DeviceId, change: &Change) -> Result<(), Error> {
+    let doing = "change a site baseline";
+    match change {
+        Change::ApproveSite(site) => approve_site(tx, site).await.map_err(Error::store(doing)),
+        Change::WithdrawSite(slot) => {
+            let was_there = withdraw_site(tx, device, slot).await.map_err(Error::store(doing))?;
+            let nothing =
+                || format!("no site baseline is approved for the slot {slot} of {device}");
+            was_there.then_some(()).ok_or_else(|| Error::NotFound(nothing()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A site baseline that is approved must be of use now.
+fn check_site(change: &Change, slots: &Slots) -> Result<(), Error> {
+    let Change::ApproveSite(site) = change else { return Ok(()) };
+    let SiteRow { device, slot, digest, .. } = &**site;
+    match slots.get(slot) {
+        Some(held) if held.site == Some(*digest) => Ok(()),
+        _ => Err(Error::Conflict(format!(
+            "the slot {slot} of {device} should run no bundle with the baseline that this site \
+             baseline was counted with"
+        ))),
+    }
 }
 
 async fn target_of(tx: &mut Tx, bundle: &Digest) -> Result<String, Error> {
@@ -235,7 +286,7 @@ async fn target_of(tx: &mut Tx, bundle: &Digest) -> Result<String, Error> {
 async fn check_retained(tx: &mut Tx, bytes_max: u64) -> Result<(), Error> {
     let retained: i64 = sqlx::query_scalar(
         "SELECT COALESCE(SUM(retained_bytes), 0) FROM (SELECT DISTINCT digest, retained_bytes \
-         FROM pieces WHERE owner IN (SELECT bundle FROM assigned))",
+         FROM pieces WHERE owner IN (SELECT bundle FROM assigned UNION SELECT site FROM assigned))",
     )
     .fetch_one(&mut **tx)
     .await
@@ -245,7 +296,7 @@ async fn check_retained(tx: &mut Tx, bytes_max: u64) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::Refused(format!(
-        "with this bundle the chunks of all assigned bundles would take {retained} bytes at the \
+        "with this the chunks of all assigned bundles would take {retained} bytes at the \
          broker, and retained_bytes_max is {bytes_max}: take a bundle from all its devices first, or \
          raise the limit"
     )))
@@ -281,10 +332,11 @@ pub(super) async fn keep_desired(
         .execute(&mut **tx)
         .await?;
     for (slot, held) in slots {
-        sqlx::query("INSERT INTO assigned (device, slot, bundle) VALUES ($1, $2, $3)")
+        sqlx::query("INSERT INTO assigned (device, slot, bundle, site) VALUES ($1, $2, $3, $4)")
             .bind(device.as_str())
             .bind(slot.as_str())
             .bind(&held.bundle.0[..])
+            .bind(held.site.as_ref().map(|site| &site.0[..]))
             .execute(&mut **tx)
             .await?;
     }

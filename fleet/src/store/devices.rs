@@ -101,6 +101,10 @@ const DELETES: &[&str] = &[
     "DELETE FROM events WHERE device = $1",
     "DELETE FROM malformed WHERE sender = $1",
     "DELETE FROM disbelieved WHERE device = $1",
+    "DELETE FROM pieces WHERE owner IN (SELECT digest FROM sites WHERE device = $1)",
+    "DELETE FROM sites WHERE device = $1",
+    "DELETE FROM site_proposals WHERE device = $1",
+    "DELETE FROM drift_mutes WHERE device = $1",
 ];
 
 impl Store {

@@ -12,8 +12,10 @@ mod drift;
 mod ingest;
 mod keys;
 mod labels;
+mod mutes;
 mod repository;
 mod retained;
+mod sites;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,7 @@ pub use keys::{EnrolledKey, Sender};
 pub use labels::DeviceLabelRow;
 pub use labels::{Labelled, LabelledRow};
 pub use repository::{RepositoryChange, TIMESTAMP_FILE};
+pub use sites::{ProposalRow, SiteRow};
 pub use telemetry::{
     Cursor, DisbeliefRow, EventRow, HealthPoint, HealthRow, MalformedRow, NewestEvent, NodeRow,
     ProfileRow, ResultRow, StreamRow,
@@ -138,17 +141,18 @@ impl Store {
 /// Every step from an empty file to the tables of today. A step that was released is never edited.
 fn migrations() -> Vec<Migration> {
     let steps = [
-        ("first", include_str!("../../migrations/0001_first.sql")),
-        ("refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
-        ("repository", include_str!("../../migrations/0003_repository.sql")),
-        ("profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
-        ("labels", include_str!("../../migrations/0005_labels.sql")),
-        ("captures", include_str!("../../migrations/0006_captures.sql")),
+        (1, "first", include_str!("../../migrations/0001_first.sql")),
+        (2, "refused desired", include_str!("../../migrations/0002_refused_desired.sql")),
+        (3, "repository", include_str!("../../migrations/0003_repository.sql")),
+        (4, "profiles by bundle", include_str!("../../migrations/0004_profiles_by_bundle.sql")),
+        (5, "labels", include_str!("../../migrations/0005_labels.sql")),
+        (6, "captures", include_str!("../../migrations/0006_captures.sql")),
+        (7, "site", include_str!("../../migrations/0007_site.sql")),
     ];
-    let migration = |(number, (name, sql)): (i64, (&'static str, &'static str))| {
+    let migration = |(number, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    (1..).zip(steps).map(migration).collect()
+    steps.into_iter().map(migration).collect()
 }
 
 /// SQLite's integers are signed; what is too large for them is clamped.

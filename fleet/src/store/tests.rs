@@ -1,20 +1,22 @@
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use selvedge_sketch::SpecId;
 use selvedge_wire::{
     Batch, Boot, Digest, Event, EventKind, Health, InferenceResult, Label, LabelRecord,
     LabelledAnswer, Outcome, ProfileOrigin, ProfileRecord, Record, Reported, Running, Sequence,
-    SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport, Truth, WindowRange,
+    SlotName, SlotPhase, SlotReport, Status, StoredThrough, Stream, TrustReport, Truth,
+    WindowRange,
 };
 
 use super::{
-    Assignment, Change, Cursor, EnrolledKey, Labelled, Malformed, MalformedKind, Received,
-    RepositoryChange, SignedDesired, Slots, Stocked, Store, TIMESTAMP_FILE, TargetRow, Upward,
-    WindowFilter,
+    Assignment, Change, Cursor, EnrolledKey, Labelled, Malformed, MalformedKind, ProposalRow,
+    Received, RepositoryChange, SignedDesired, SiteRow, Slots, Stocked, Store, TIMESTAMP_FILE,
+    TargetRow, Upward, WindowFilter,
 };
 use crate::{
     ErrorKind, Limits,
-    drift::merge,
+    drift::{MuteScope, NewMute, merge},
     store::BundleRow,
     testing::{
         NOW_MS, add_device, key_of, name,
@@ -524,6 +526,13 @@ fn put(bundle: Digest) -> Change {
 
 /// A bundle whose chunks take so many bytes at the broker.
 async fn add_bundle(store: &Store, digest: Digest, chunks: &[(u8, u64)]) {
+    add_bundle_in(store, digest, chunks, SPEC).await;
+}
+
+/// The bins of most bundles.
+const SPEC: SpecId = SpecId([5; 8]);
+
+async fn add_bundle_in(store: &Store, digest: Digest, chunks: &[(u8, u64)], spec: SpecId) {
     let row = BundleRow {
         digest,
         name: "example".into(),
@@ -537,7 +546,7 @@ async fn add_bundle(store: &Store, digest: Digest, chunks: &[(u8, u64)]) {
         retained_bytes: 0,
     };
     let pieces = chunks.iter().map(|&(chunk, bytes)| (Digest([chunk; 32]), bytes)).collect();
-    let stocked = Stocked { index: vec![1], pieces };
+    let stocked = Stocked { index: vec![1], pieces, spec: Some(spec) };
     store.add_bundle(&row, &stocked).await.expect("the database takes it");
 }
 
@@ -659,6 +668,7 @@ fn reported(boot: u32, revision: u64, running: u8) -> Upward {
         reason: None,
         comparison: None,
         drift: None,
+        site: None,
     };
     Upward::Reported(Reported {
         boot: Boot(boot),
@@ -741,7 +751,7 @@ async fn a_database_of_before_is_taken_over() {
     assert_eq!((device.key, device.reported.map(|it| it.generation)), (None, Some(1)));
     assert_eq!(store.sender(&name("a")), super::Sender::WithoutKey);
     assert_eq!(store.all_desired().await.expect("it can be read"), []);
-    assert_eq!(store.bundles_without_index().await.expect("it can be read"), [Digest([0; 32])]);
+    assert_eq!(store.bundles_that_lack().await.expect("it can be read"), [Digest([0; 32])]);
     let set = store.set_desired(&name("a"), &Change::Nothing, NOW_MS, sign).await;
     assert_eq!(set.expect("it is kept").generation, 8);
 }
@@ -935,4 +945,118 @@ async fn of_values_the_first_is_labelled_and_what_is_no_number_is_no_answer() {
         .filter(|it| !matches!(it, Outcome::Failed(_)))
         .collect();
     assert_eq!(values, [&Outcome::Values(vec![1.5])]);
+}
+
+fn main_slot() -> SlotName {
+    "main".parse().expect("the name is well formed")
+}
+
+fn approved(digest: Digest, retained_bytes: u64) -> Change {
+    let site = SiteRow {
+        device: name("a"),
+        slot: main_slot(),
+        digest,
+        spec: SPEC,
+        baseline: digest.0.to_vec(),
+        retained_bytes,
+        approved_ms: NOW_MS,
+        approved_by: "ada".into(),
+    };
+    Change::ApproveSite(Box::new(site))
+}
+
+#[tokio::test]
+async fn a_site_baseline_is_named_while_its_slot_counts_in_the_same_bins() {
+    let limits = Limits { retained_bytes_max: 100, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    let [first, second, other] = [1, 2, 3].map(|seed| Digest([seed; 32]));
+    for (bundle, spec) in [(first, SPEC), (second, SPEC), (other, SpecId([6; 8]))] {
+        add_bundle_in(&store, bundle, &[(bundle.0[0], 30)], spec).await;
+    }
+    let targets = [target(first), target(second), target(other)];
+    store.mark_targets(&targets).await.expect("the database takes it");
+    let set = async |change: Change| {
+        let set = store.set_desired(&name("a"), &change, NOW_MS, sign).await;
+        set.map(|set| set.generation).map_err(|error| error.kind())
+    };
+    let named = async || {
+        let desired = store.desired(&name("a")).await.expect("it can be read");
+        let named = desired.and_then(|desired| desired.slots.get(&main_slot())?.site);
+        let assigned = store.assigned_sites().await.expect("it can be read");
+        assert_eq!(assigned, named.into_iter().collect::<Vec<_>>());
+        named
+    };
+    let [site, next] = [Digest([8; 32]), Digest([9; 32])];
+    assert_eq!(set(approved(site, 20)).await, Err(ErrorKind::Conflict), "nothing runs there");
+    assert_eq!(store.site(&name("a"), &main_slot()).await.expect("it can be read"), None);
+    assert_eq!(set(put(first)).await, Ok(1));
+    let proposal = ProposalRow {
+        device: name("a"),
+        slot: main_slot(),
+        bundle: first,
+        from_ms: 1,
+        to_ms: 2,
+        proposed_ms: NOW_MS,
+        proposed_by: "ada".into(),
+    };
+    store.propose_site(&proposal).await.expect("the device is there");
+    let read = store.site_proposal(&name("a"), &main_slot()).await.expect("it can be read");
+    assert_eq!(read, Some(proposal));
+    assert_eq!(set(approved(site, 71)).await, Err(ErrorKind::Peer), "the broker has no room");
+    assert_eq!((named().await, set(approved(site, 20)).await), (None, Ok(2)));
+    let read = store.site_proposal(&name("a"), &main_slot()).await.expect("it can be read");
+    assert_eq!(read, None, "it is approved");
+    assert_eq!(named().await, Some(site));
+    let kept = store.site_baseline(&site).await.expect("it can be read");
+    assert_eq!(kept, Some(site.0.to_vec()));
+    assert_eq!(store.sites_of_bundle(&first).await.expect("it can be read").len(), 1);
+
+    for (bundle, expected) in [(second, Some(site)), (other, None), (first, Some(site))] {
+        set(put(bundle)).await.expect("it is a target");
+        assert_eq!(named().await, expected, "{bundle}");
+        let of_bundle = store.sites_of_bundle(&bundle).await.expect("it can be read");
+        assert_eq!(of_bundle.len(), usize::from(expected.is_some()), "{bundle}");
+    }
+    assert_eq!(set(approved(next, 70)).await, Ok(6), "it takes the room of the one before");
+    assert_eq!((named().await, set(Change::Nothing).await), (Some(next), Ok(7)));
+    assert_eq!(set(Change::WithdrawSite(main_slot())).await, Ok(8));
+    assert_eq!(named().await, None);
+    assert_eq!(set(Change::WithdrawSite(main_slot())).await, Err(ErrorKind::NotFound));
+    set(approved(site, 20)).await.expect("there is room");
+    store.delete_device(&name("a")).await.expect("it is there");
+    assert_eq!(store.site_baseline(&site).await.expect("it can be read"), None);
+    assert_eq!(store.pieces(&site).await.expect("they can be read"), []);
+}
+
+#[tokio::test]
+async fn a_mute_ends_by_itself_and_there_are_only_so_many() {
+    let limits = Limits { mutes_max: 2, ..Limits::default() };
+    let (_folder, store) = store_with(limits, &["a"]).await;
+    let scope = MuteScope {
+        bundle: Some(Digest([1; 32])),
+        device: Some(name("a")),
+        slot: Some(main_slot()),
+        stream: Some("flow".into()),
+        reference: Some(crate::drift::Reference::Site),
+    };
+    let new = |until_ms| NewMute {
+        scope: scope.clone(),
+        acknowledges: true,
+        until_ms,
+        by: "ada".into(),
+        note: "the pump is being replaced".into(),
+    };
+    let [short, long] = [NOW_MS + 10, NOW_MS + 20];
+    let first = store.add_mute(&new(short), NOW_MS).await.expect("there is room");
+    let second = store.add_mute(&new(long), NOW_MS).await.expect("there is room");
+    let refused = store.add_mute(&new(long), NOW_MS + 9).await.expect_err("two are enough");
+    assert_eq!(refused.kind(), ErrorKind::Peer);
+    let mutes = async |now_ms| store.mutes(now_ms).await.expect("they can be read");
+    assert_eq!(mutes(short - 1).await, [second.clone(), first]);
+    assert_eq!(mutes(short).await, std::slice::from_ref(&second));
+    assert_eq!(mutes(long).await, []);
+    store.add_mute(&new(long), short).await.expect("one has ended");
+    store.remove_mute(second.id).await.expect("it is there");
+    let gone = store.remove_mute(second.id).await.expect_err("it is gone");
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
 }

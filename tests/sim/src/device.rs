@@ -737,6 +737,8 @@ impl Device {
                     self.process().workers.entry(slot).or_default().watch(on);
                 }
                 Effect::Swap { slot, model } => self.process().swaps.push_back((slot, model)),
+                // No window is judged here.
+                Effect::Site { .. } => {}
                 Effect::Tell(event) => {
                     self.say(around, || format!("tells {:?}: {}", event.kind, event.detail));
                     if event.kind == EventKind::RolledBack {

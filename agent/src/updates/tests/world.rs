@@ -14,7 +14,7 @@ use selvedge_trust::{
     Authority, Expiry, PatchTarget, Proposal, RepositoryState, Role, RoleName, Root, RootDraft,
     RootEdit, SigningKey, SystemRandom, TargetsDraft, TargetsEdit, metadata_chunk,
 };
-use selvedge_wire::{ChunkCodec, Comparison, DriftState, encode};
+use selvedge_wire::{ChunkCodec, Comparison, DriftState, DriftStatus, encode};
 
 use super::super::*;
 use crate::{disk::simulated::SimulatedDisk, inference::Answerer};
@@ -160,6 +160,8 @@ pub(super) struct World {
     pub(super) answering_at_start: Option<Digest>,
     pub(super) in_shadow: Option<Digest>,
     pub(super) watching: bool,
+    /// What windows are compared with, beside the bundle's reference.
+    pub(super) site: Option<Digest>,
     pub(super) trusted: Option<u64>,
     pub(super) reported: Option<Reported>,
     pub(super) reports: usize,
@@ -197,6 +199,7 @@ impl World {
             answering_at_start: None,
             in_shadow: None,
             watching: false,
+            site: None,
             trusted: None,
             reported: None,
             reports: 0,
@@ -242,6 +245,7 @@ impl World {
         self.answering = None;
         self.in_shadow = None;
         self.watching = false;
+        self.site = None;
         self.subscribed.clear();
         self.requested.clear();
         let identity = Identity {
@@ -303,6 +307,9 @@ impl World {
                     self.answering = running.as_ref().map(|running| running.bundle);
                     waiting.extend(self.updates().swapped(&slot, running, now));
                 }
+                Effect::Site { site, .. } => {
+                    self.site = site.map(|wanted| wanted.site.digest());
+                }
                 Effect::Tell(event) => self.events.push(event),
                 Effect::Report(reported) => {
                     self.reports += 1;
@@ -335,8 +342,9 @@ impl World {
     /// The detectors of a bundle say something.
     pub(super) fn judge(&mut self, bundle: &Bundle, state: DriftState) {
         let drift = DriftStatus { state, uncalibrated: false, streams: Vec::new() };
+        let judged = Judged { drift: Some(drift), site: None };
         let now = self.now;
-        let effects = self.updates().judged(&slot(), bundle.digest(), drift, now);
+        let effects = self.updates().judged(&slot(), bundle.digest(), judged, now);
         self.apply(effects);
     }
 
@@ -473,6 +481,7 @@ impl World {
             bundle: bundle.digest(),
             shadow_samples: 0,
             allow_downgrade: false,
+            site: None,
         }
     }
 

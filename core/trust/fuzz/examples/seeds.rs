@@ -127,6 +127,7 @@ fn desired_state() {
         bundle: Digest([1; 32]),
         shadow_samples: 100,
         allow_downgrade: true,
+        site: Some(Digest([4; 32])),
     };
     let mut state = DesiredState {
         device: "line-1".parse().expect("the name is well formed"),
