@@ -1138,15 +1138,20 @@ const WINDOW_MS: u64 = 60_000;
 
 /// Sends 40 windows of `bundle`, whose pressure is `shift` standard deviations higher from the 25th on.
 async fn send_drift(device: &Device, bundle: Digest, seed: u64, shift: f32) {
+    send_drift_from(BEGIN_MS, device, bundle, seed, shift).await;
+}
+
+async fn send_drift_from(begin_ms: u64, device: &Device, bundle: Digest, seed: u64, shift: f32) {
     let baseline = baseline(WINDOW as u16);
     let mut noise = Noise(seed);
     let counted =
         |window| profile(&baseline, &mut noise, WINDOW, if window >= 25 { shift } else { 0.0 });
-    send_windows(device, bundle, 40, counted).await;
+    send_windows(begin_ms, device, bundle, 40, counted).await;
 }
 
 /// Sends so many windows of `bundle`, twice.
 async fn send_windows(
+    begin_ms: u64,
     device: &Device,
     bundle: Digest,
     count: u64,
@@ -1159,8 +1164,8 @@ async fn send_windows(
                 bundle,
             },
             windows: WindowRange { first: window, last: window },
-            opened_ms: BEGIN_MS + window * WINDOW_MS,
-            closed_ms: BEGIN_MS + (window + 1) * WINDOW_MS,
+            opened_ms: begin_ms + window * WINDOW_MS,
+            closed_ms: begin_ms + (window + 1) * WINDOW_MS,
             profile: encoded(&counted(window)),
         })
     };
@@ -1216,10 +1221,16 @@ async fn publish_with(desk: &Desk, baseline: Baseline) -> Bundle {
     bundle
 }
 
-/// A bundle with a reference, and two devices that send windows of it twice; the second one drifts.
-async fn desk_with_drift() -> (Desk, Bundle, [Device; 2]) {
+/// A bundle with a reference.
+async fn desk_with_reference() -> (Desk, Bundle) {
     let desk = Desk::start().await;
     let bundle = publish_with(&desk, baseline(WINDOW as u16)).await;
+    (desk, bundle)
+}
+
+/// The same, and two devices that send windows of it twice; the second one drifts.
+async fn desk_with_drift() -> (Desk, Bundle, [Device; 2]) {
+    let (desk, bundle) = desk_with_reference().await;
     let devices = [desk.connect_device("line-1").await, desk.connect_device("line-2").await];
     for (device, (seed, shift)) in devices.iter().zip([(3, 0.0), (4, 0.5)]) {
         send_drift(device, bundle.digest(), seed, shift).await;
@@ -1298,7 +1309,7 @@ async fn embeddings_far_from_the_reference_are_told_and_shown_beside_steady_stre
     for (device, (seed, correlation)) in devices.iter().zip([(3, CORRELATION), (4, -CORRELATION)]) {
         let mut noise = Noise(seed);
         let counted = |_| correlated_profile(&baseline, &mut noise, WINDOW, correlation);
-        send_windows(device, bundle.digest(), 10, counted).await;
+        send_windows(BEGIN_MS, device, bundle.digest(), 10, counted).await;
     }
     desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 20).await;
     let all = desk.get(&format!("/api/v1/drift?bundle={}", bundle.digest())).await;
@@ -1509,10 +1520,16 @@ async fn what_is_wrong_with_labels_is_named_and_costs_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_site_baseline_or_a_mute_is_named() {
-    let (desk, bundle, devices) = desk_with_drift().await;
+    let (desk, bundle) = desk_with_reference().await;
+    let device = desk.connect_device("line-1").await;
+    // Windows of the last hours, by the manager's clock.
+    let registered_ms = desk.get("/api/v1/devices/line-1").await["registered_ms"].clone();
+    let begin_ms = registered_ms.as_u64().expect("it is a time") - 100 * WINDOW_MS;
+    send_drift_from(begin_ms, &device, bundle.digest(), 3, 0.0).await;
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 40).await;
     let site = "/api/v1/devices/line-1/slots/main/site";
     let period = |from: u64, to: u64| {
-        let (from_ms, to_ms) = (BEGIN_MS + from * WINDOW_MS, BEGIN_MS + to * WINDOW_MS);
+        let (from_ms, to_ms) = (begin_ms + from * WINDOW_MS, begin_ms + to * WINDOW_MS);
         json!({ "from_ms": from_ms, "to_ms": to_ms, "by": "ada" })
     };
     let none = Digest([0; 32]);
@@ -1551,14 +1568,14 @@ async fn what_is_wrong_with_a_site_baseline_or_a_mute_is_named() {
             bundle: bundle.digest(),
         },
         windows: WindowRange { first: 40, last: 40 },
-        opened_ms: BEGIN_MS + 40 * WINDOW_MS,
-        closed_ms: BEGIN_MS + 41 * WINDOW_MS,
+        opened_ms: begin_ms + 40 * WINDOW_MS,
+        closed_ms: begin_ms + 41 * WINDOW_MS,
         profile: encoded(&profile(&baseline(WINDOW as u16), &mut Noise(9), WINDOW, 0.0)),
     });
     let batch = Batch { boot: Boot(1), first: Sequence(41), records: vec![late] };
-    let up = Topic::Stream(devices[0].id.clone(), Stream::Profiles);
-    assert_eq!(devices[0].say(up, &batch).await, Delivery::Accepted);
-    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 81).await;
+    let up = Topic::Stream(device.id.clone(), Stream::Profiles);
+    assert_eq!(device.say(up, &batch).await, Delivery::Accepted);
+    desk.wait_for("/api/v1/fleet", |fleet| fleet["profiles"] == 41).await;
     let approve = json!({ "digest": looked_at, "by": "ada" });
     check("POST", &format!("{site}/approve"), approve, 409, "profiles came since").await;
     let (status, _) = desk.call("DELETE", &format!("{site}/proposal"), None).await;
