@@ -429,6 +429,49 @@ mod tests {
         assert!(longest <= SITE_BASELINE_BYTES_MAX, "{len} bytes, {longest} at most");
     }
 
+    /// A window of 250 values that follow each other with correlation `rho`, higher by one deviation.
+    fn correlated(
+        baseline: &Baseline,
+        noise: &mut Noise,
+        last: &mut f32,
+        rho: f32,
+    ) -> GatewayProfile {
+        let mut profile = GatewayProfile::new(baseline.spec_id(), 1).expect("one feature fits");
+        for _ in 0..250 {
+            *last = rho * *last + (1.0 - rho * rho).sqrt() * noise.normal();
+            profile.observe_f32(0, &baseline.features()[0].spec, *last + 1.0);
+            profile.count_sample();
+        }
+        profile
+    }
+
+    #[test]
+    #[ignore = "a measurement"]
+    fn how_often_a_site_is_wrong() {
+        let mut noise = Noise(17);
+        let values: Vec<f32> = (0..20_000).map(|_| noise.normal()).collect();
+        let features = [("a".to_owned(), values)];
+        let reference = ReferenceData { features: &features, ..ReferenceData::default() };
+        let baseline = Baseline::build(&reference).expect("the reference is sound");
+        for (rho, recorded) in [(0.0, 8), (0.0, 30), (0.0, 200), (0.9, 8), (0.9, 30), (0.9, 200)] {
+            let (mut alarms, mut len, mut eta) = (0, 0, 0.0);
+            for _ in 0..40 {
+                let mut last = 0.0;
+                let mut next = || correlated(&baseline, &mut noise, &mut last, rho);
+                let period: Vec<_> = (0..recorded).map(|_| next()).collect();
+                let site = SiteBaseline::build(&baseline, record(), &period).expect("enough");
+                (len, eta) = (site.encode().len(), eta + site.streams()[0].table.eta() / 40.0);
+                let basis = Basis::of_site(&baseline, &site).expect("the bins are the same");
+                let mut monitor = DriftMonitor::new(basis);
+                for _ in 0..500 {
+                    alarms += monitor.observe(basis, &next()).expect("it was counted so");
+                }
+            }
+            let rate = alarms as f32 / 2.0;
+            println!("rho {rho}, {recorded} windows: {rate} in 10,000; eta {eta:.2}, {len} bytes");
+        }
+    }
+
     proptest! {
         #[test]
         fn hostile_bytes_are_refused_without_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -9,8 +9,6 @@ use utoipa::ToSchema;
 
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
-use super::{FindingView, VerdictView};
-
 /// What windows are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -118,20 +116,6 @@ impl Mute {
 /// The first of `mutes` that covers an alarm.
 pub fn mute_of(mutes: &[Mute], alarm: &Alarm<'_>) -> Option<Mute> {
     mutes.iter().find(|mute| mute.covers(alarm)).cloned()
-}
-
-/// Marks what `mutes` cover of a verdict. `about` is an alarm of it; its stream and time are those of each finding.
-pub fn mark(verdict: &mut VerdictView, mutes: &[Mute], about: &Alarm<'_>) {
-    for finding in &mut verdict.drifted {
-        mark_finding(finding, mutes, about);
-    }
-    verdict.muted = are_all_muted(verdict.drifted.iter().map(|finding| finding.mute.is_some()));
-}
-
-/// The same for one finding.
-pub fn mark_finding(finding: &mut FindingView, mutes: &[Mute], about: &Alarm<'_>) {
-    let alarm = Alarm { stream: &finding.stream, since_ms: finding.since_ms, ..*about };
-    finding.mute = mute_of(mutes, &alarm);
 }
 
 /// Whether there is something, and all of it is muted: then it is no alarm to be counted.

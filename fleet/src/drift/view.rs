@@ -13,7 +13,7 @@ use selvedge_wire::{DeviceId, Digest, SlotName};
 use super::{
     Judgement, Merged, MultivariateView, Mute, OriginVerdict, Reference, Sites, StateChange,
     StreamVerdict, Verdict,
-    mute::{Alarm, mark, mark_finding},
+    mute::{Alarm, are_all_muted, mute_of},
 };
 
 /// A bundle, as far as drift is concerned.
@@ -502,38 +502,39 @@ fn evidence_nats(evidence: selvedge_sketch::LogEvidence) -> Option<f32> {
 
 fn verdict_view(subject: &Subject<'_>, verdict: &Verdict, about: &Alarm<'_>) -> VerdictView {
     let streams = subject.baseline.streams().zip(&verdict.streams);
-    let mut drifted: Vec<FindingView> =
-        streams.filter_map(|((stream, _), said)| finding_view(subject, stream, said)).collect();
+    let mut drifted: Vec<FindingView> = streams
+        .filter_map(|((stream, _), said)| finding_view(subject, stream, said, about))
+        .collect();
     drifted.sort_by(|a, b| b.evidence_nats.total_cmp(&a.evidence_nats));
     let change = |change: &StateChange| StateChangeView {
         at_ms: change.at_ms,
         state: state_name(change.state),
     };
-    let mut view = VerdictView {
+    VerdictView {
         state: state_name(verdict.state),
         uncalibrated: verdict.uncalibrated,
         windows: verdict.windows,
+        muted: are_all_muted(drifted.iter().map(|finding| finding.mute.is_some())),
         drifted,
-        muted: false,
         changes: verdict.changes.iter().map(change).collect(),
-    };
-    mark(&mut view, subject.mutes, about);
-    view
+    }
 }
 
 fn finding_view(
     subject: &Subject<'_>,
     stream: Stream<'_>,
     said: &StreamVerdict,
+    about: &Alarm<'_>,
 ) -> Option<FindingView> {
     let finding = said.finding?;
+    let alarm = Alarm { stream: stream_name(stream), since_ms: said.since_ms, ..*about };
     Some(FindingView {
         stream: stream_name(stream).to_owned(),
         change: change_name(subject, finding.change),
         in_cycles: finding.in_cycles,
         since_ms: said.since_ms,
         evidence_nats: said.evidence.nats(),
-        mute: None,
+        mute: mute_of(subject.mutes, &alarm),
     })
 }
 
@@ -568,11 +569,7 @@ fn stream_views(
     judgement: &Judgement,
 ) -> Vec<StreamView> {
     let (baseline, verdict) = (subject.baseline, &judgement.cohort);
-    let finding = |stream: Stream<'_>, said: &StreamVerdict, reference| {
-        let mut finding = finding_view(subject, stream, said)?;
-        mark_finding(&mut finding, subject.mutes, &about(subject, judgement, reference));
-        Some(finding)
-    };
+    let about = |reference| about(subject, judgement, reference);
     let cells = baseline.cells(profile).expect("what is merged was counted in the baseline's bins");
     let streams = baseline.streams().zip(cells).zip(&verdict.streams).enumerate();
     streams
@@ -587,26 +584,24 @@ fn stream_views(
                 state: state_name(said.state),
                 uncalibrated: table.uncalibrated(),
                 evidence_nats: evidence_nats(said.evidence),
-                finding: finding(stream, said, Reference::Lab),
+                finding: finding_view(subject, stream, said, &about(Reference::Lab)),
                 reference_total: total(&reference),
                 now_total: total(&now),
                 statistics: measures.map(|measures| statistics_view(&measures, kind)),
                 moments,
                 cells,
-                site: stream_at_site(subject, judgement, index, |said| {
-                    finding(stream, said, Reference::Site)
-                }),
+                site: stream_at_site(subject, judgement, (index, stream), &about(Reference::Site)),
             }
         })
         .collect()
 }
 
-/// A stream of the only origin against its site. `index` is its place among all streams.
+/// A stream of the only origin, with its place among all streams, against its site.
 fn stream_at_site(
     subject: &Subject<'_>,
     judgement: &Judgement,
-    index: usize,
-    finding: impl FnOnce(&StreamVerdict) -> Option<FindingView>,
+    (index, stream): (usize, Stream<'_>),
+    about: &Alarm<'_>,
 ) -> Option<StreamAtSiteView> {
     let [only] = &judgement.origins[..] else { return None };
     let said = only.site.as_ref()?.verdict.streams.get(index)?;
@@ -616,7 +611,7 @@ fn stream_at_site(
         state: state_name(said.state),
         uncalibrated: usual.table.uncalibrated(),
         evidence_nats: evidence_nats(said.evidence),
-        finding: finding(said),
+        finding: finding_view(subject, stream, said, about),
         cells: usual.counts.clone(),
         shares: usual.counts.iter().map(|&count| f64::from(count) / all).collect(),
     })
