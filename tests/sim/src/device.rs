@@ -16,7 +16,7 @@ use selvedge_runtime::{Answer, Sample};
 use selvedge_sketch::{GatewayProfile, SpecId};
 use selvedge_trust::{DeviceKey, MessageSigner, TrustedRoot};
 use selvedge_wire::{
-    Boot, Comparison, DeviceId, Digest, Event, EventKind, InferenceResult, LabelRecord,
+    Boot, Comparison, Desired, DeviceId, Digest, Event, EventKind, InferenceResult, LabelRecord,
     LabelledAnswer, Outcome, ProfileOrigin, ProfileRecord, Reported, Running, Signed, SlotName,
     SlotPhase, Status, Stored, Stream, Topic, Truth, VERSION, VERSION_OLDEST, WindowRange, decode,
     encode,
@@ -596,6 +596,11 @@ impl Device {
         self.say(around, || format!("receives {} bytes on {topic}", payload.len()));
         if matches!(topic, Topic::Stored(_)) {
             return self.take_stored(&name, &payload, around);
+        }
+        if matches!(topic, Topic::Desired(_)) {
+            let desired: Desired =
+                decode(&payload).map_err(|error| Violation(format!("a desired state: {error}")))?;
+            self.witness.hears_of(&desired.document);
         }
         let now = self.now(around);
         let effects = self.process().updates.receive(&topic, &payload, now);

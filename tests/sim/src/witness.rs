@@ -57,7 +57,8 @@ pub struct Witness {
     settled: BTreeMap<SlotName, Digest>,
     /// How often the agent ended without order while a bundle was on its way in.
     pub crashes: BTreeMap<Digest, u32>,
-    // What was on its way in when the last report was made, and may be tried or on probation by now.
+    // What was on its way in when the last report was made, or was desired since, and may be tried or on
+    // probation by now.
     under_way: BTreeSet<Digest>,
     /// What was recorded.
     pub records: BTreeMap<(Boot, Stream), Records>,
@@ -110,6 +111,14 @@ impl Witness {
         for bundle in &self.under_way {
             *self.crashes.entry(*bundle).or_default() += 1;
         }
+    }
+
+    /// A desired state comes: what stands in it may be tried before the next report.
+    pub fn hears_of(&mut self, document: &[u8]) {
+        let document: serde_json::Value = serde_json::from_slice(document).unwrap_or_default();
+        let slots = document["signed"]["slots"].as_object().into_iter().flatten();
+        let bundle = |slot: &serde_json::Value| slot["bundle"].as_str()?.parse::<Digest>().ok();
+        self.under_way.extend(slots.filter_map(|(_, slot)| bundle(slot)));
     }
 
     /// The device says what it runs.

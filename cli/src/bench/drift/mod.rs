@@ -14,6 +14,7 @@ mod faults;
 mod fleet;
 mod images;
 mod laws;
+mod shares;
 mod shuttle;
 mod sketches;
 mod streams;
@@ -145,7 +146,7 @@ type Part<'a> = Box<dyn Fn(Effort, &mut Rng) -> anyhow::Result<Vec<Row>> + 'a>;
 
 /// Measures every row.
 fn rows(seed: u64, effort: Effort, models: &Path) -> anyhow::Result<Vec<Row>> {
-    let parts: [Part<'_>; 9] = [
+    let parts: [Part<'_>; 10] = [
         Box::new(|effort, random| Ok(false_alarms::rows(effort, random))),
         Box::new(|effort, random| Ok(delays::rows(effort, random))),
         Box::new(|effort, random| Ok(costs::rows(effort, random))),
@@ -155,6 +156,7 @@ fn rows(seed: u64, effort: Effort, models: &Path) -> anyhow::Result<Vec<Row>> {
         Box::new(|effort, random| shuttle::rows(models, effort, random)),
         Box::new(|effort, random| Ok(fleet::rows(effort, random))),
         Box::new(|effort, random| Ok(faults::rows(effort, random))),
+        Box::new(|effort, _| shares::rows(models, effort)),
     ];
     let mut random = Rng::with_seed(seed);
     let bar = progress(parts.len(), "measuring");
