@@ -24,7 +24,7 @@ CREATE TABLE labels (
     UNIQUE (device, boot, source, sample)
 );
 CREATE INDEX labels_by_device ON labels (device, id);
-CREATE INDEX labels_by_bundle ON labels (bundle, answered_ms, id);
+CREATE INDEX labels_by_bundle ON labels (bundle, id);
 CREATE INDEX results_by_sample ON results (device, boot, source, sample);
 
 -- Labels that made room for newer ones.

@@ -29,6 +29,7 @@ CREATE TABLE capture_requests (
     capturing      INTEGER,
     PRIMARY KEY (device, number)
 ) WITHOUT ROWID;
+CREATE INDEX capture_requests_open ON capture_requests (device, number) WHERE finished_ms IS NULL;
 
 CREATE TABLE captures (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,

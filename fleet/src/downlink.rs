@@ -548,11 +548,8 @@ impl Outbox {
                 Ok(Some(encode(&office.sign_message(topic, body))))
             }
             Content::Captures { device, request, .. } => {
-                let open = self.store.open_capture_requests().await?;
-                let is_it = |(of, open): &(DeviceId, CaptureRequest)| {
-                    of == device && open.number == *request
-                };
-                let Some((_, request)) = open.into_iter().find(is_it) else { return Ok(None) };
+                let open = self.store.open_capture_request(device, *request).await?;
+                let Some(request) = open else { return Ok(None) };
                 let office = self.director.office().await;
                 Ok(Some(encode(&office.sign_message(topic, encode(&request)))))
             }

@@ -30,7 +30,8 @@ pub struct Limits {
     pub labels_posted_max: usize,
     /// Bytes of a request with late labels.
     pub labels_posted_bytes_max: usize,
-    /// Late labels that one look at quality reads; those of the newest answers come first.
+    /// Late labels that one look at quality reads; those that came last come first. It is several times what a
+    /// device may have, so that none pushes out the others.
     pub quality_labels_max: u32,
     /// Slices or devices that one look at quality tells apart: those with the most labels.
     pub quality_groups_max: usize,
@@ -103,10 +104,10 @@ impl Default for Limits {
             results_kept_max: 100_000,
             profiles_kept_max: 20_000,
             events_kept_max: 10_000,
-            labels_kept_max: 50_000,
+            labels_kept_max: 20_000,
             labels_posted_max: 2000,
             labels_posted_bytes_max: 512 * 1024,
-            quality_labels_max: 50_000,
+            quality_labels_max: 100_000,
             quality_groups_max: 64,
             captures_bytes_max: 64 * 1024 * 1024,
             capture_request_samples_max: 100_000,

@@ -162,22 +162,12 @@ impl Manager {
         let now_ms = self.now_ms();
         let kept = Kept {
             windows: self.store.windows(&bundle, &filter).await?,
-            sites: self.sites(&bundle).await?,
+            sites: self.store.sites_of_bundle(&bundle).await?,
             mutes: self.store.mutes(now_ms).await?,
         };
         let (query, limits) = (query.clone(), self.limits);
         let work = move || look_at_drift(&row, &stock, &query, &kept, now_ms, &limits);
         tokio::task::spawn_blocking(work).await.expect("looking at drift does not panic")
-    }
-
-    /// The site baselines that are named beside a bundle.
-    async fn sites(&self, bundle: &Digest) -> Result<Sites, Error> {
-        let rows = self.store.sites_of_bundle(bundle).await?;
-        let site = |row: &SiteRow| {
-            let (device, slot) = (row.device.clone(), row.slot.clone());
-            (Origin { device, slot }, read_baseline(row))
-        };
-        Ok(rows.iter().map(site).collect())
     }
 
     /// Keeps labels, each with its place in a request; those that cannot be kept are told, and cost no other.
@@ -390,8 +380,18 @@ impl Manager {
 /// What is kept about a bundle's drift.
 struct Kept {
     windows: Windows,
-    sites: Sites,
+    sites: Vec<SiteRow>,
     mutes: Vec<Mute>,
+}
+
+/// The site baselines of the origins that have windows.
+fn sites_of(rows: &[SiteRow], windows: &[Window]) -> Sites {
+    let origins: BTreeSet<&Origin> = windows.iter().map(|window| &window.origin).collect();
+    let site = |row: &SiteRow| {
+        let origin = Origin { device: row.device.clone(), slot: row.slot.clone() };
+        origins.contains(&origin).then(|| (origin, read_baseline(row)))
+    };
+    rows.iter().filter_map(site).collect()
 }
 
 fn look_at_drift(
@@ -425,6 +425,7 @@ fn look_at_drift(
         )));
     }
     let now_ms = query.to_ms.unwrap_or(now_ms);
+    let sites = &sites_of(sites, windows);
     let judgement = judge(baseline, sites, windows, now_ms, limits.drift_changes_max);
     let (step_ms, points_max) = (judgement.step_ms, limits.drift_points_max);
     let multivariate = MultivariateView::of(baseline, windows, step_ms, now_ms, points_max);

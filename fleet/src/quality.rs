@@ -84,7 +84,7 @@ pub struct QualityView {
     pub unmatched: u64,
     /// Labels of these devices that made room for newer ones, and are in no number here.
     pub dropped: u64,
-    /// There are labels of older answers that were not read.
+    /// There are labels that came before and were not read.
     pub cut: bool,
     /// When the earliest of the answers was given, in Unix milliseconds by the device's clock.
     pub from_ms: Option<u64>,
@@ -191,7 +191,7 @@ impl QualityView {
         let rows = &labelled.rows;
         let verdicts: Vec<Verdict> =
             rows.iter().map(|row| Verdict::of(row, answerer.classes)).collect();
-        let counting = Counting::new(answerer, &verdicts);
+        let counting = Counting::new(answerer);
         let of_group =
             |members: &[usize]| counting.scores(members.iter().map(|&member| &verdicts[member]));
         let mut groups: Vec<(Option<&str>, Vec<usize>)> =
@@ -264,27 +264,32 @@ struct Counting<'a> {
     classes: &'a [String],
     spec_id: SpecId,
     confidence: Option<&'a ConfidenceSpec>,
-    errors: ErrorSpec,
+}
+
+/// The unit of errors that fits the largest of these. One error that is far off then rounds away the others of its own
+/// group alone.
+fn unit_of_errors(verdicts: &[&Verdict]) -> ErrorSpec {
+    let sizes = verdicts.iter().filter_map(|verdict| match verdict {
+        Verdict::Error(error) if error.is_finite() => Some(error.abs()),
+        _ => None,
+    });
+    let bound = sizes.fold(0.0, f32::max).clamp(ERROR_BOUND_MIN, ERROR_BOUND_MAX);
+    ErrorSpec::for_errors_up_to(bound).expect("the bound was clamped")
 }
 
 impl<'a> Counting<'a> {
-    /// The unit of errors fits the largest of all, so that every group is counted in the same.
-    fn new(answerer: &Answerer<'a>, verdicts: &[Verdict]) -> Self {
-        let sizes = verdicts.iter().filter_map(|verdict| match verdict {
-            Verdict::Error(error) if error.is_finite() => Some(error.abs()),
-            _ => None,
-        });
-        let bound = sizes.fold(0.0, f32::max).clamp(ERROR_BOUND_MIN, ERROR_BOUND_MAX);
+    fn new(answerer: &Answerer<'a>) -> Self {
         let baseline = answerer.baseline;
         Self {
             classes: answerer.classes,
             spec_id: baseline.map_or(SpecId([0; SpecId::BYTES]), Baseline::spec_id),
             confidence: baseline.and_then(Baseline::confidence).map(|confidence| &confidence.spec),
-            errors: ErrorSpec::for_errors_up_to(bound).expect("the bound was clamped"),
         }
     }
 
     fn scores<'v>(&self, verdicts: impl IntoIterator<Item = &'v Verdict>) -> ScoresView {
+        let verdicts: Vec<&Verdict> = verdicts.into_iter().collect();
+        let errors = unit_of_errors(&verdicts);
         let mut counts = Box::new(LabelCounts::new(self.spec_id));
         let mut scores = ScoresView::default();
         for verdict in verdicts {
@@ -293,7 +298,7 @@ impl<'a> Counting<'a> {
                     let confidence = self.confidence.map(|spec| (spec, score));
                     counts.observe_class(predicted, truth, confidence);
                 }
-                Verdict::Error(error) => counts.observe_error(self.errors, *error),
+                Verdict::Error(error) => counts.observe_error(errors, *error),
                 Verdict::Unanswered => scores.unanswered += 1,
                 Verdict::Unfit(unfit) => {
                     scores.unfit += 1;
@@ -302,7 +307,7 @@ impl<'a> Counting<'a> {
             }
         }
         scores.classes = self.class_scores(&counts);
-        scores.values = self.value_scores(&counts);
+        scores.values = Self::value_scores(&counts, errors);
         scores
     }
 
@@ -339,14 +344,14 @@ impl<'a> Counting<'a> {
         }
     }
 
-    fn value_scores(&self, counts: &LabelCounts) -> Option<ValueScoresView> {
+    fn value_scores(counts: &LabelCounts, unit: ErrorSpec) -> Option<ValueScoresView> {
         let (labels, not_finite) = (counts.errors(), counts.errors_not_finite());
         (labels > 0 || not_finite > 0).then(|| ValueScoresView {
             labels: labels.into(),
             not_finite: not_finite.into(),
-            mean_error: counts.mean_error(self.errors),
-            mean_absolute_error: counts.mean_absolute_error(self.errors),
-            mean_squared_error: counts.mean_squared_error(self.errors),
+            mean_error: counts.mean_error(unit),
+            mean_absolute_error: counts.mean_absolute_error(unit),
+            mean_squared_error: counts.mean_squared_error(unit),
         })
     }
 }
@@ -446,6 +451,21 @@ mod tests {
         let nothing = view(vec![row(None, Truth::Value(1.0), Outcome::Values(vec![1.0]))], None, 8);
         let exact = nothing.all.values.expect("it is a value");
         assert_eq!((exact.labels, exact.mean_squared_error), (1, Some(0.0)));
+    }
+
+    #[test]
+    fn an_error_that_is_far_off_leaves_the_scores_of_other_slices() {
+        let of = |slice, truth| {
+            row(Some(slice), Truth::Value(truth), Outcome::Values(vec![1.5]))
+        };
+        let seen = view(vec![of("day", 1.0), of("night", -1e6)], Some(GroupBy::Slice), 8);
+        let squared = |group: usize| {
+            let values = seen.groups[group].scores.values.as_ref().expect("they are values");
+            values.mean_squared_error.expect("there is an error")
+        };
+        assert_eq!(seen.groups[0].name.as_deref(), Some("day"));
+        assert!((squared(0) - 0.25).abs() < 1e-4, "{}", squared(0));
+        assert!(squared(1) > 1e11, "{}", squared(1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use selvedge_sketch::{ClassCounts, GatewayProfile, LatencyHistogram};
 use selvedge_trust::{KeyId, PublishedRole, Role, RoleName};
 use selvedge_wire::{
-    Comparison, DeviceId, Digest, DriftStatus, DriftedStream, SlotName, SlotPhase, SlotReport,
+    Comparison, DRIFTED_STREAMS_MAX, DeviceId, Digest, DriftStatus, DriftedStream, SlotName, SlotPhase, SlotReport,
     TrustReport, VERSION, VERSION_OLDEST,
 };
 
@@ -586,6 +586,12 @@ impl DeviceView {
                 }
                 let muted = status.streams.iter().map(|stream| stream.mute.is_some());
                 status.muted = are_all_muted(muted);
+                if status.streams.len() == DRIFTED_STREAMS_MAX {
+                    // There may be more, which only a mute of every stream covers.
+                    let of_all = |mute: &Mute| mute.given.scope.stream.is_none();
+                    let mut mutes = status.streams.iter().filter_map(|stream| stream.mute.as_ref());
+                    status.muted &= mutes.any(of_all);
+                }
             }
         }
     }

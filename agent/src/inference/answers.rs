@@ -102,8 +102,8 @@ fn said(answer: Result<&Answer, &String>) -> Said {
             score: class.score,
         },
         None => {
-            let values = answer.outputs.first().map(|output| output.data().to_f32());
-            values.and_then(|values| values.first().copied()).map_or(Said::Nothing, Said::Value)
+            let value = answer.outputs.first().and_then(|output| output.data().first_f32());
+            value.map_or(Said::Nothing, Said::Value)
         }
     }
 }

@@ -37,6 +37,9 @@ const VERSION: u8 = 3;
 /// The most cells that classes are grouped into.
 const CLASS_CELLS_MAX: usize = 16;
 
+/// The largest distance of an `i8` from 0.
+const CODE_SIZE_MAX: u64 = 128;
+
 /// The most edges of the bins of confidence that are steps of its accuracy.
 const ACCURACY_STEPS_MAX: usize = 8;
 
@@ -336,14 +339,19 @@ impl Baseline {
         features.chain(classes).chain(confidence)
     }
 
-    /// Whether a profile can have been counted with this: it says so, and has as many features and sums of vectors as
-    /// wide. All that fit add up.
+    /// Whether a profile can have been counted with this: it says so, has as many features, and sums of vectors that
+    /// are as wide and no larger than codes can make them. All that fit add up.
     pub fn fits(&self, profile: &GatewayProfile) -> bool {
         let outputs = profile.outputs();
         let widths = self.embedding().map_or((0, 0), |embedding| {
             (usize::from(embedding.width), usize::from(embedding.projection.features))
         });
-        let fits = |sums: &LinearSums, width| sums.vectors() == 0 || sums.sums().len() == width;
+        let fits = |sums: &LinearSums, width| {
+            let largest = CODE_SIZE_MAX * u64::from(sums.vectors());
+            sums.vectors() == 0
+                || sums.sums().len() == width
+                    && sums.sums().iter().all(|sum| sum.unsigned_abs() <= largest)
+        };
         profile.spec_id() == self.spec_id
             && profile.features().len() == self.features().len()
             && fits(outputs.embedding(), widths.0)

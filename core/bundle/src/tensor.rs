@@ -103,6 +103,17 @@ impl TensorData {
             Self::I64(values) => values.iter().map(|&value| value as f32).collect(),
         }
     }
+
+    /// The first of them, likewise.
+    pub fn first_f32(&self) -> Option<f32> {
+        match self {
+            Self::F32(values) => values.first().copied(),
+            Self::I8(values) => values.first().map(|&value| f32::from(value)),
+            Self::U8(values) => values.first().map(|&value| f32::from(value)),
+            Self::I32(values) => values.first().map(|&value| value as f32),
+            Self::I64(values) => values.first().map(|&value| value as f32),
+        }
+    }
 }
 
 /// A tensor of the graph, with all its elements: `[axis, …]`, row-major, as many elements as the shape says.

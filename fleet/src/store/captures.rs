@@ -316,6 +316,23 @@ impl Store {
         };
         Ok(rows.into_iter().map(open).collect())
     }
+
+    /// The request of that number, if it is not answered yet.
+    pub async fn open_capture_request(
+        &self,
+        device: &DeviceId,
+        number: u64,
+    ) -> Result<Option<CaptureRequest>, Error> {
+        let row: Option<CaptureRequestRow> = sqlx::query_as(requests!(
+            "WHERE r.device = $1 AND number = $2 AND finished_ms IS NULL AND NOT replaced"
+        ))
+        .bind(device.as_str())
+        .bind(integer(number))
+        .fetch_optional(&self.readers)
+        .await
+        .map_err(Error::store("read requests for captured samples"))?;
+        Ok(row.map(|row| row.request()))
+    }
 }
 
 /// Reading.
@@ -503,15 +520,19 @@ async fn insert_piece(
 ) -> Result<(), sqlx::Error> {
     let asked = sqlx::query(
         "UPDATE capture_requests SET received_bytes = MAX(received_bytes, $3) \
-         WHERE device = $1 AND number = $2",
+         WHERE device = $1 AND number = $2 AND (slot IS NULL OR slot = $4) \
+         AND (bundle IS NULL OR bundle = $5) AND $6 BETWEEN from_ms AND to_ms",
     )
     .bind(device.as_str())
     .bind(integer(piece.request))
     .bind(integer(piece.sent_bytes.min(super::ingest::COUNT_MAX)))
+    .bind(piece.slot.as_str())
+    .bind(&piece.bundle.0[..])
+    .bind(integer(piece.at_ms))
     .execute(&mut *tx)
     .await?;
     if asked.rows_affected() == 0 {
-        // Nobody asks for it any more.
+        // Nobody asks for it, or not any more.
         return Ok(());
     }
     let Some(capture) = find_or_begin(tx, device, piece, at_ms).await? else { return Ok(()) };

@@ -15,7 +15,7 @@ use selvedge_wire::{
     Sequence, SlotReport, Status, StoredThrough, Stream,
 };
 
-use super::{EnrolledKey, Store, Tx, captures, integer, natural};
+use super::{EnrolledKey, Store, Tx, captures, integer, labels, natural};
 use crate::{
     Error, Limits,
     ranges::{SequenceRanges, Span},
@@ -302,6 +302,10 @@ impl Store {
                 self.apply_batch(tx, device, Stream::Events, batch, floor, at_ms).await
             }
             Upward::Labels(batch) => {
+                if let Some(reason) = labels::fault(batch) {
+                    let (sender, kind) = (device.to_string(), MalformedKind::Other);
+                    self.count_malformed(tx, &Malformed { sender, kind, reason, at_ms }).await?;
+                }
                 self.apply_batch(tx, device, Stream::Labels, batch, floor, at_ms).await
             }
             Upward::Captures(batch) => {

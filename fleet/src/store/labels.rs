@@ -7,7 +7,8 @@
 use sqlx::{FromRow, SqliteConnection};
 
 use selvedge_wire::{
-    Boot, DeviceId, Digest, Label, LabelRecord, LabelledAnswer, Outcome, ResultId, SlotName, Truth,
+    Batch, Boot, DeviceId, Digest, Label, LabelRecord, LabelledAnswer, Outcome, Record, ResultId,
+    SlotName, Truth,
 };
 
 use super::{
@@ -36,9 +37,9 @@ pub struct LabelledRow {
 /// Labels of a bundle's answers.
 #[derive(Clone, Debug, Default)]
 pub struct Labelled {
-    /// The newest answers first.
+    /// Those that came last first.
     pub rows: Vec<LabelledRow>,
-    /// There are labels of older answers that were not read.
+    /// There are labels that came before and were not read.
     pub cut: bool,
     /// Labels of these devices whose answer is not known.
     pub unmatched: u64,
@@ -121,8 +122,8 @@ impl Store {
         answer_of(&mut reader, id).await
     }
 
-    /// Labels of answers of `bundle` that `filter` takes and that were given from `from_ms` on: those of the newest
-    /// answers, up to the limit.
+    /// Labels of answers of `bundle` that `filter` takes and that were given from `from_ms` on: those that came
+    /// last, up to the limit. Devices' clocks have no say in that.
     pub async fn labelled(
         &self,
         bundle: &Digest,
@@ -136,7 +137,7 @@ impl Store {
              score, value FROM labels WHERE bundle = $1 AND ($2 IS NULL OR slot = $2) \
              AND ($3 IS NULL OR device IN (SELECT value FROM json_each($3))) \
              AND ($4 IS NULL OR answered_ms >= $4) AND ($5 IS NULL OR answered_ms <= $5) \
-             ORDER BY answered_ms DESC, id DESC LIMIT $6",
+             ORDER BY id DESC LIMIT $6",
         )
         .bind(&bundle.0[..])
         .bind(filter.slot.as_ref().map(SlotName::as_str))
@@ -196,6 +197,9 @@ impl Row for LabelRecord {
         place: &Place<'_>,
         _: &Limits,
     ) -> Result<(), sqlx::Error> {
+        if !is_sound(&self.truth) {
+            return Ok(());
+        }
         let given = Given {
             device: place.device,
             boot: self.boot,
@@ -217,6 +221,22 @@ impl Row for LabelRecord {
     async fn trim(tx: &mut Tx, device: &DeviceId, limits: &Limits) -> Result<(), sqlx::Error> {
         trim_labels(tx, device, limits).await
     }
+}
+
+/// Whether a label says something. JSON has no other; a device may send any bits.
+fn is_sound(truth: &Truth) -> bool {
+    !matches!(truth, Truth::Value(value) if !value.is_finite())
+}
+
+/// What is wrong with the first label of a batch that is not kept.
+pub(super) fn fault(batch: &Batch<LabelRecord>) -> Option<String> {
+    batch.records.iter().find_map(|record| match record {
+        Record::One(label) if !is_sound(&label.truth) => Some(format!(
+            "the label of sample {} of {} is {:?}, which is no number",
+            label.sample, label.source, label.truth
+        )),
+        _ => None,
+    })
 }
 
 async fn put(tx: &mut SqliteConnection, given: &Given<'_>) -> Result<(), sqlx::Error> {

@@ -896,6 +896,25 @@ async fn a_label_that_was_given_last_counts_and_one_without_an_answer_is_unmatch
 }
 
 #[tokio::test]
+async fn a_label_of_a_device_that_is_no_number_is_not_kept_and_costs_no_other() {
+    let (_folder, store) = store_with(Limits::default(), &["a"]).await;
+    let records = [f32::NAN, f32::INFINITY, 1.25].into_iter().zip(1..).map(|(value, sample)| {
+        let Upward::Labels(batch) = told(1, 0, sample, 0, true) else {
+            unreachable!("it is a label")
+        };
+        let Some(Record::One(label)) = batch.records.into_iter().next() else {
+            unreachable!("it was just made")
+        };
+        Record::One(LabelRecord { truth: Truth::Value(value), ..label })
+    });
+    let batch = Batch { boot: Boot(2), first: Sequence(1), records: records.collect() };
+    store.apply(&[received("a", Upward::Labels(batch))], &[]).await.expect("it is taken");
+    let seen = labelled(&store).await;
+    assert_eq!((seen.rows.len(), seen.unmatched), (1, 0));
+    assert_eq!(seen.rows[0].truth, Truth::Value(1.25));
+}
+
+#[tokio::test]
 async fn labels_keep_their_answers_when_results_go_and_make_room_for_newer_ones() {
     let limits = Limits { results_kept_max: 10, labels_kept_max: 20, ..Limits::default() };
     let (_folder, store) = store_with(limits, &["a"]).await;
