@@ -455,9 +455,7 @@ mod tests {
 
     #[test]
     fn an_error_that_is_far_off_leaves_the_scores_of_other_slices() {
-        let of = |slice, truth| {
-            row(Some(slice), Truth::Value(truth), Outcome::Values(vec![1.5]))
-        };
+        let of = |slice, truth| row(Some(slice), Truth::Value(truth), Outcome::Values(vec![1.5]));
         let seen = view(vec![of("day", 1.0), of("night", -1e6)], Some(GroupBy::Slice), 8);
         let squared = |group: usize| {
             let values = seen.groups[group].scores.values.as_ref().expect("they are values");

@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use selvedge_sketch::{ClassCounts, GatewayProfile, LatencyHistogram};
 use selvedge_trust::{KeyId, PublishedRole, Role, RoleName};
 use selvedge_wire::{
-    Comparison, DRIFTED_STREAMS_MAX, DeviceId, Digest, DriftStatus, DriftedStream, SlotName, SlotPhase, SlotReport,
-    TrustReport, VERSION, VERSION_OLDEST,
+    Comparison, DRIFTED_STREAMS_MAX, DeviceId, Digest, DriftStatus, DriftedStream, SlotName,
+    SlotPhase, SlotReport, TrustReport, VERSION, VERSION_OLDEST,
 };
 
 use crate::{
