@@ -56,18 +56,9 @@ impl DesiredSlot {
         Ok(Self {
             target: target.into(),
             bundle: fields.parsed("bundle")?,
-            shadow_samples: match fields.optional("shadow_samples") {
-                Some(_) => fields.number("shadow_samples")?,
-                None => 0,
-            },
-            allow_downgrade: match fields.optional("allow_downgrade") {
-                Some(_) => fields.flag("allow_downgrade")?,
-                None => false,
-            },
-            site: match fields.optional("site") {
-                Some(_) => Some(fields.parsed("site")?),
-                None => None,
-            },
+            shadow_samples: fields.if_there("shadow_samples", Fields::number)?.unwrap_or(0),
+            allow_downgrade: fields.if_there("allow_downgrade", Fields::flag)?.unwrap_or(false),
+            site: fields.if_there("site", Fields::parsed)?,
         })
     }
 
@@ -98,7 +89,8 @@ impl DesiredState {
         }
         let mut slots = BTreeMap::new();
         for (name, slot) in listed.iter() {
-            let name: SlotName = name.parse().map_err(|error| format!("{error}"))?;
+            let name: SlotName =
+                name.parse().map_err(|error: selvedge_wire::NameError| error.to_string())?;
             slots.insert(name, DesiredSlot::read(Fields::of(slot)?)?);
         }
         let (issued, expires) = (fields.time("issued")?, fields.expires()?);

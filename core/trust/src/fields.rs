@@ -80,6 +80,15 @@ impl<'a> Fields<'a> {
         self.text(name)?.parse().map_err(|error: T::Err| error.to_string())
     }
 
+    /// What `read` makes of a field, unless it is missing or null.
+    pub(crate) fn if_there<T>(
+        self,
+        name: &str,
+        read: impl FnOnce(Self, &str) -> Read<T>,
+    ) -> Read<Option<T>> {
+        self.optional(name).map(|_| read(self, name)).transpose()
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         self.0.iter()
     }
