@@ -1,7 +1,7 @@
 //! Samples that devices kept: what was asked for, and what came.
 //!
 //! A sample is one row under the name of its result, however often its pieces come and in whatever order; it is
-//! shown once all of them are there. Only what was asked for is taken. The oldest samples of a device make room for
+//! shown once all of them are there. Only what fits a request to its device is taken. The oldest samples of a device make room for
 //! the newest.
 
 #[cfg(test)]
