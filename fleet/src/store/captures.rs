@@ -1,8 +1,8 @@
 //! Samples that devices kept: what was asked for, and what came.
 //!
 //! A sample is one row under the name of its result, however often its pieces come and in whatever order; it is
-//! shown once all of them are there. Only what fits a request to its device is taken. The oldest samples of a device make room for
-//! the newest.
+//! shown once all of them are there. Only what fits a request to its device is taken. The oldest samples of a device
+//! make room for the newest.
 
 #[cfg(test)]
 mod tests;
