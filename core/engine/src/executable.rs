@@ -1,0 +1,194 @@
+//! A program prepared for one CPU: operations decoded, kernels chosen, constants brought into the shape that they
+//! want. Preparing allocates; running does not.
+
+use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut, Range};
+
+use crate::error::ProgramError;
+use crate::kernels::{KernelSet, Raw};
+use crate::limits::{ARENA_SLACK_BYTES, Limits};
+use crate::op::Op;
+use crate::program::{Port, Program};
+use crate::reference::{self, Memory};
+
+/// A cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Bytes that begin at a multiple of 64: an arena, or a program read into memory.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    lines: Vec<Line>,
+    len_bytes: usize,
+}
+
+impl Arena {
+    /// `len_bytes` zeros.
+    pub fn zeroed(len_bytes: usize) -> Arena {
+        Arena { lines: alloc::vec![Line([0; 64]); len_bytes.div_ceil(64)], len_bytes }
+    }
+
+    /// A copy of `bytes`.
+    pub fn copied(bytes: &[u8]) -> Arena {
+        let mut arena = Arena::zeroed(bytes.len());
+        arena.copy_from_slice(bytes);
+        arena
+    }
+}
+
+impl Deref for Arena {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the lines are initialised, have no padding, and hold at least `len_bytes`.
+        unsafe { core::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len_bytes) }
+    }
+}
+
+impl DerefMut for Arena {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and any byte is valid in a line.
+        unsafe { core::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len_bytes) }
+    }
+}
+
+impl AsRef<[u8]> for Arena {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+#[derive(Debug)]
+struct Step {
+    op: Op,
+    /// Where what was prepared for it begins.
+    prepared: usize,
+}
+
+/// A program, ready to run. `B` holds its bytes: fastest if they begin at a multiple of 64 ([`Arena::copied`]).
+#[derive(Debug)]
+pub struct Executable<B> {
+    bytes: B,
+    constants: Range<usize>,
+    steps: Vec<Step>,
+    prepared: Arena,
+    kernels: &'static KernelSet,
+    arena_bytes: usize,
+    limits: Limits,
+}
+
+impl<B: AsRef<[u8]>> Executable<B> {
+    /// Checks the program and prepares it for `kernels`.
+    ///
+    /// # Errors
+    /// As [`Program::check`].
+    pub fn prepare(
+        bytes: B,
+        kernels: &'static KernelSet,
+        limits: &Limits,
+    ) -> Result<Executable<B>, ProgramError> {
+        let program = Program::check(bytes.as_ref(), limits)?;
+        let start = program.constants().as_ptr() as usize - bytes.as_ref().as_ptr() as usize;
+        let constants = start..start + program.constant_bytes();
+        let mut steps = Vec::with_capacity(program.operations().count());
+        let mut prepared = Vec::new();
+        for op in program.operations() {
+            prepared.resize(prepared.len().next_multiple_of(64), 0);
+            steps.push(Step { op, prepared: prepared.len() });
+            prepared.extend(prepare_step(&op, program.constants(), kernels));
+        }
+        prepared.resize(prepared.len() + ARENA_SLACK_BYTES, 0);
+        let arena_bytes = program.arena_bytes();
+        let (prepared, limits) = (Arena::copied(&prepared), limits.clone());
+        Ok(Executable { bytes, constants, steps, prepared, kernels, arena_bytes, limits })
+    }
+
+    /// The program.
+    pub fn program(&self) -> Program<'_> {
+        Program::check(self.bytes.as_ref(), &self.limits)
+            .expect("these bytes were checked when they were prepared")
+    }
+
+    /// Bytes of the arena that a caller has to lend.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
+    }
+
+    /// The kernels that it was prepared for.
+    pub fn kernels(&self) -> &'static KernelSet {
+        self.kernels
+    }
+
+    /// Runs the program once. Inputs stand in their ports' ranges of `arena`, outputs are found there.
+    ///
+    /// # Errors
+    /// [`ProgramError::Arena`] if the arena is too small.
+    pub fn run(&self, arena: &mut [u8]) -> Result<(), ProgramError> {
+        self.run_observed(arena, |_, _| ())
+    }
+
+    /// As [`Executable::run`], and calls `after` with each operation and its index when it is done.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    pub fn run_observed(
+        &self,
+        arena: &mut [u8],
+        mut after: impl FnMut(usize, &Op),
+    ) -> Result<(), ProgramError> {
+        if arena.len() < self.arena_bytes {
+            return Err(ProgramError::Arena { found: arena.len(), needed: self.arena_bytes });
+        }
+        for (index, step) in self.steps.iter().enumerate() {
+            self.step(step, arena);
+            after(index, &step.op);
+        }
+        Ok(())
+    }
+
+    fn step(&self, step: &Step, arena: &mut [u8]) {
+        let constants = &self.bytes.as_ref()[self.constants.clone()];
+        let raw = Raw {
+            arena: arena.as_mut_ptr(),
+            constants: constants.as_ptr(),
+            prepared: self.prepared[step.prepared..].as_ptr(),
+        };
+        let set = self.kernels;
+        // SAFETY: the checker has proven that the operation stays inside of the arena, whose length was compared with
+        // the program's, and of the constants; a set is only handed out on a CPU that has its instructions; and what
+        // was prepared is this set's for this operation.
+        unsafe {
+            match (&step.op, set) {
+                (Op::Conv(op), KernelSet { conv: Some(conv), .. }) => {
+                    conv(op, raw, 0..op.output.pixels())
+                }
+                (Op::Depthwise(op), KernelSet { depthwise: Some(depthwise), .. }) => {
+                    depthwise(op, raw, 0..op.output.height as usize);
+                }
+                (Op::Add(op), KernelSet { add: Some(add), .. }) => add(op, raw),
+                (Op::AveragePool(op), KernelSet { average_pool: Some(pool), .. }) => pool(op, raw),
+                (Op::Import(op), KernelSet { import: Some(import), .. }) => import(op, raw),
+                (Op::Table(op), KernelSet { table: Some(table), .. }) => table(op, raw),
+                (op, _) => reference::run(op, &mut Memory::new(arena, constants, set.flip)),
+            }
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Executable<B> {
+    /// The ports, inputs first.
+    pub fn ports(&self) -> impl Iterator<Item = Port<'_>> {
+        self.program().ports()
+    }
+}
+
+fn prepare_step(op: &Op, constants: &[u8], kernels: &KernelSet) -> Vec<u8> {
+    match (op, kernels) {
+        (Op::Conv(op), KernelSet { prepare_conv: Some(prepare), .. }) => prepare(op, constants),
+        (Op::Depthwise(op), KernelSet { prepare_depthwise: Some(prepare), .. }) => {
+            prepare(op, constants)
+        }
+        _ => Vec::new(),
+    }
+}

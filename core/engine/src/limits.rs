@@ -1,0 +1,39 @@
+//! What a program may ask for.
+
+/// Bytes behind the last value of an arena, and behind the constants, that kernels may read: they load whole
+/// vectors, and multiply what lies beyond a row by zeros.
+pub const ARENA_SLACK_BYTES: usize = 256;
+
+/// Bounds on programs.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The longest program, in bytes.
+    pub program_bytes_max: usize,
+    /// The largest arena, in bytes.
+    pub arena_bytes_max: usize,
+    /// The most operations.
+    pub operations_max: usize,
+    /// The most inputs and outputs together.
+    pub ports_max: usize,
+    /// The longest extent of a view, and the largest kernel, stride or dilation.
+    pub extent_max: u32,
+}
+
+impl Limits {
+    /// The defaults, for a gateway.
+    pub const fn new() -> Limits {
+        Limits {
+            program_bytes_max: 256 << 20,
+            arena_bytes_max: 256 << 20,
+            operations_max: 100_000,
+            ports_max: 64,
+            extent_max: 1 << 24,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits::new()
+    }
+}
