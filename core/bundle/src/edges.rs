@@ -94,7 +94,8 @@ fn atoms(keys: &[i32]) -> Vec<std::ops::Range<usize>> {
 }
 
 /// Rising edges that share sorted, finite keys among `bins_max` bins. A value with a share of its own or more gets
-/// a bin of its own, and what remains is shared among the bins that remain.
+/// a bin of its own, and what remains is shared among the bins that remain. The bins of confidence have these alone:
+/// where scores tie, their last digits are the machine's.
 pub(crate) fn quantile_edges(keys: &[i32], bins_max: usize) -> Vec<i32> {
     quantiles(keys, bins_max, are_integers(keys))
 }
