@@ -2,9 +2,7 @@
 //! windows are judged that were counted in them.
 //!
 //! A device counts its samples in the same bins; what was counted is compared with what stands here.
-//! Edges are quantiles of the reference, each in the middle between two neighbouring values of it, so
-//! equal values are never torn apart. Where all values are integers an edge is an integer and a half:
-//! a float and the integer that stands for it fall into the same bin.
+//! Where the edges of the bins are is decided in `edges.rs`.
 //!
 //! Each *stream* (a feature, the classes of the answers, their confidence) has a table of integer scores. They
 //! are tempered by how much the windows of the reference vary in the order of time, or, where that is not
@@ -21,13 +19,14 @@ use std::collections::BTreeSet;
 use selvedge_sketch::{
     BIN_COUNT_MAX, BinCounts, BinSpec, CLASS_COUNT_MAX, Calibration, ClassCounts, ConfidenceSpec,
     DetectorPolicy, GatewayProfile, Judged, LinearSums, Measurement, ScoreTable, SpecId, Values,
-    VarianceInflation, f32_from_key, key_from_f32,
+    VarianceInflation, key_from_f32,
 };
 use selvedge_wire::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     BaselineEmbedding, Error, Order, ReferenceEmbedding, digest_of,
+    edges::{frozen_bins, quantile_edges},
     limits::{BASELINE_BYTES_MAX, FEATURES_MAX, LABEL_BYTES_MAX, LABELS_MAX},
 };
 
@@ -436,14 +435,9 @@ fn build_feature(name: &str, values: &[f32], windows: &Windows) -> Result<Baseli
         let rows = windows.rows;
         return Err(refuse(format!("has {} values for {rows} samples", values.len())));
     }
-    let mut keys: Vec<i32> =
-        values.iter().filter(|value| value.is_finite()).map(|&value| key_from_f32(value)).collect();
-    keys.sort_unstable();
-    let (Some(&min), Some(&max)) = (keys.first(), keys.last()) else {
+    let Some(spec) = frozen_bins(values) else {
         return Err(refuse("has no finite value".to_owned()));
     };
-    let spec = BinSpec::new(&edges(&keys, BIN_COUNT_MAX), min, max)
-        .expect("edges rise and lie between the smallest and the largest key");
     let counts = count(&spec, values);
     if counts.saturated() {
         return Err(refuse("has more values than can be counted".to_owned()));
@@ -555,7 +549,7 @@ fn confidence_spec(all: &[f32], known: &[(f32, bool)]) -> Option<ConfidenceSpec>
     known.sort_unstable();
     let wrong = known.iter().filter(|(_, correct)| !correct).count();
     let steps = accuracy_steps(&known);
-    let quantiles = edges(&keys, BIN_COUNT_MAX - 1 - steps.len());
+    let quantiles = quantile_edges(&keys, BIN_COUNT_MAX - 1 - steps.len());
     let threshold = match known.get(wrong).or(known.last()) {
         Some((threshold, _)) => *threshold,
         None => quantiles.get(quantiles.len() / 2).or(keys.first()).copied()?,
@@ -620,40 +614,6 @@ fn build_embedding(
     }
     let window_rows = reference.policy.samples_min().into();
     BaselineEmbedding::build(embedding, reference.sessions, window_rows).map(Some)
-}
-
-/// Rising edges that share sorted, finite keys among `bins_max` bins. A value with a share of its own or more gets
-/// a bin of its own, and what remains is shared among the bins that remain.
-fn edges(keys: &[i32], bins_max: usize) -> Vec<i32> {
-    let integers = keys.iter().all(|&key| f32_from_key(key).fract() == 0.0);
-    let mut edges: Vec<i32> = Vec::new();
-    let (mut begin, mut end) = (0, 0);
-    for ties in keys.chunk_by(|a, b| a == b) {
-        let before = end;
-        end += ties.len();
-        let fills = |edges: &[i32], begin: usize, len: usize| {
-            len * (bins_max - edges.len()) >= keys.len() - begin
-        };
-        let has_room = |edges: &[i32]| edges.len() < bins_max - 1;
-        if before > begin && has_room(&edges) && fills(&edges, before, ties.len()) {
-            edges.push(edge_between(keys[before - 1], keys[before], integers));
-            begin = before;
-        }
-        if end < keys.len() && has_room(&edges) && fills(&edges, begin, end - begin) {
-            edges.push(edge_between(keys[end - 1], keys[end], integers));
-            begin = end;
-        }
-    }
-    edges
-}
-
-/// An edge that leaves `left` on its left and `right` on its right: `left < edge <= right`.
-fn edge_between(left: i32, right: i32, integers: bool) -> i32 {
-    let middle = (f64::from(f32_from_key(left)) + f64::from(f32_from_key(right))) / 2.0;
-    let middle = if integers { middle.floor() + 0.5 } else { middle };
-    let edge = key_from_f32(middle as f32);
-    // Neighbouring floats have nothing between them.
-    if edge > left && edge <= right { edge } else { right }
 }
 
 fn check(body: &Body) -> Result<(), String> {
@@ -771,33 +731,6 @@ mod tests {
         let features: Vec<_> =
             columns.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
         Baseline::build(&ReferenceData { features: &features, ..ReferenceData::default() })
-    }
-
-    fn edges_of(values: Vec<f32>) -> Vec<f32> {
-        let baseline = build(&[("a", values)]).expect("finite values");
-        baseline.features()[0].spec.edges().iter().map(|&key| f32_from_key(key)).collect()
-    }
-
-    #[test]
-    fn integers_get_edges_between_them() {
-        let edges = edges_of((0..1600).map(|i| (i / 100) as f32).collect());
-        assert_eq!(edges, (0..15).map(|i| i as f32 + 0.5).collect::<Vec<_>>());
-        assert_eq!(edges_of(vec![5.0, 9.0]), [7.5]);
-        assert_eq!(edges_of(vec![-6.0, -5.0]), [-5.5]);
-    }
-
-    #[test]
-    fn a_value_that_fills_several_bins_gets_one_of_its_own() {
-        let zeros = std::iter::repeat_n(0.0, 600);
-        let values = (-200..0).map(|i| i as f32).chain(zeros).chain((1..=200).map(|i| i as f32));
-        let edges = edges_of(values.collect());
-        assert!(edges.contains(&-0.5) && edges.contains(&0.5), "{edges:?}");
-    }
-
-    #[test]
-    fn a_constant_has_one_bin_and_both_zeros_are_one_value() {
-        assert!(edges_of(vec![3.25; 50]).is_empty());
-        assert!(edges_of(vec![0.0, -0.0, 0.0, -0.0]).is_empty());
     }
 
     #[test]
@@ -956,13 +889,6 @@ mod tests {
             let baseline = build(&[("a", values.clone())]).expect("one value is finite");
             let feature = &baseline.features()[0];
             prop_assert_eq!(feature.counts.total(), values.len() as u64);
-            prop_assert!(feature.counts.bins.iter().all(|&count| count > 0), "an empty bin");
-            let finite: BTreeSet<i32> = values
-                .iter()
-                .filter(|value| value.is_finite())
-                .map(|&value| key_from_f32(value))
-                .collect();
-            prop_assert_eq!(feature.spec.bin_count() > 1, finite.len() > 1);
             prop_assert_eq!(Baseline::decode(&baseline.encode()).expect("our own"), baseline);
         }
 

@@ -15,6 +15,7 @@ mod chunk;
 mod cut;
 mod digest;
 mod drift;
+mod edges;
 mod embedding;
 mod error;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use baseline::{
 pub use chunk::{BlobChunks, ChunkIndex, ChunkRef, chunks_of, compress, expand, expand_named};
 pub use digest::digest_of;
 pub use drift::{Basis, DriftMonitor, DriftReport, StreamReport};
+pub use edges::frozen_bins;
 pub use embedding::{
     BaselineEmbedding, CodeScale, EmbeddingCalibration, EmbeddingCounter, EmbeddingMoments,
     ProjectionSpec, ReferenceEmbedding,

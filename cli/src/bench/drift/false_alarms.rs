@@ -56,12 +56,39 @@ pub fn rows(effort: Effort, random: &mut Rng) -> Vec<Row> {
     let (week, found) = rhythm(effort, random);
     rows.push(Row::at_most("B1 alarms in a week of daily rhythm, 60 streams", week, 0.0));
     rows.push(Row::at_most("B1 windows until +0.3 sd is found in a daily rhythm", found, 48.0));
+    rows.extend(ties(effort, random));
     rows
+}
+
+/// Streams most of whose values tie, so that their bins have atoms.
+fn ties(effort: Effort, random: &mut Rng) -> [Row; 3] {
+    let independent: Stream = |random| in_steps(0.0, random);
+    let streams: [(&str, Stream, usize); 3] = [
+        ("in steps", independent, REFERENCE_WINDOWS),
+        ("in steps, 2000 reference rows", independent, 8),
+        ("in steps, AR(1) 0.5", |random| in_steps(0.5, random), REFERENCE_WINDOWS),
+    ];
+    streams.map(|(name, stream, reference_windows)| {
+        let alarms = per_10k(stream, reference_windows, true, effort, random);
+        Row::at_most(format!("B1 false alarms per 10k windows, {name}"), alarms, 1.0)
+    })
 }
 
 fn autoregressive(rho: f64, random: &mut Rng) -> Windows {
     let mut stream = Autoregressive::new(rho, random);
     Box::new(move |random| (0..SAMPLES).map(|_| stream.next(random) as f32).collect())
+}
+
+/// Whole numbers, nearly half of them 0. One value in 5,000 lies between them: a short reference has no such value.
+fn in_steps(rho: f64, random: &mut Rng) -> Windows {
+    let mut stream = Autoregressive::new(rho, random);
+    Box::new(move |random| {
+        let mut next = || {
+            let value = 0.8 * stream.next(random);
+            (if random.u32(..5000) == 0 { value } else { value.round() }) as f32
+        };
+        (0..SAMPLES).map(|_| next()).collect()
+    })
 }
 
 fn wobble(random: &mut Rng) -> Vec<f32> {

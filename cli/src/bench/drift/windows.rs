@@ -1,8 +1,8 @@
 //! From values to cells: the only place that names bins and keys.
 
+use selvedge_bundle::frozen_bins;
 use selvedge_sketch::{
-    BIN_COUNT_MAX, BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation,
-    key_from_f32,
+    BinCounts, BinSpec, Calibration, Measurement, ScoreTable, VarianceInflation, key_from_f32,
 };
 
 /// Classes: the scores that follow from how often each was answered in windows in the order of time.
@@ -26,7 +26,7 @@ pub struct Reference {
 impl Reference {
     /// From windows in the order of time, which repeat after `cycle_windows` windows (0 for none).
     pub fn build(windows: &[Vec<f32>], cycle_windows: u16) -> Self {
-        let spec = quantile_bins(&windows.concat());
+        let spec = frozen_bins(&windows.concat()).expect("the reference has values");
         let count = |window: &Vec<f32>| count(&spec, window.iter().copied());
         let counted: Vec<Vec<u32>> = windows.iter().map(count).collect();
         let cells = sum(&counted);
@@ -73,23 +73,4 @@ fn count(spec: &BinSpec, values: impl IntoIterator<Item = f32>) -> Vec<u32> {
     let not_finite = counts.nan() + counts.infinity() + counts.infinity_negative();
     let bins = &counts.bins()[..spec.bin_count()];
     [&[counts.below()], bins, &[counts.above(), not_finite]].concat()
-}
-
-/// 16 bins of equal shares. A value that has more than a share of its own ends its bin, and what remains
-/// is shared among the remaining bins.
-fn quantile_bins(values: &[f32]) -> BinSpec {
-    let mut keys: Vec<i32> = values.iter().map(|&value| key_from_f32(value)).collect();
-    keys.sort_unstable();
-    let (min, max) = (keys[0], keys[keys.len() - 1]);
-    let (mut edges, mut start, mut end) = (Vec::new(), 0, 0);
-    for ties in keys.chunk_by(|a, b| a == b) {
-        end += ties.len();
-        let bins_left = BIN_COUNT_MAX - edges.len();
-        let is_full = (end - start) * bins_left >= keys.len() - start;
-        if is_full && bins_left > 1 && end < keys.len() {
-            edges.push(keys[end]);
-            start = end;
-        }
-    }
-    BinSpec::new(&edges, min, max).expect("edges of sorted values rise")
 }
