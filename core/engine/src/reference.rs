@@ -269,17 +269,19 @@ fn mul(op: &Mul, memory: &mut Memory<'_>) {
     }
 }
 
-/// Rows or columns of a window that lie within the input: the first one, how many, and the step between them.
+/// The taps of a window along one axis that lie within `0..extent`, where the first tap lies at `start`.
 fn inside(
     start: i64,
     kernel: u32,
     dilation: u32,
     extent: u32,
 ) -> impl Iterator<Item = u32> + Clone {
-    (0..kernel).filter_map(move |tap| {
-        let at = start + i64::from(tap) * i64::from(dilation);
-        u32::try_from(at).ok().filter(|at| *at < extent)
-    })
+    let step = i64::from(dilation);
+    // Taps before the first one that is not negative.
+    let missed = ((-start).max(0) + step - 1) / step;
+    let end = start + i64::from(kernel - 1) * step + 1;
+    let within = |at: i64| at.clamp(0, i64::from(extent)) as u32;
+    (within(start + missed * step)..within(end)).step_by(dilation as usize)
 }
 
 /// The rows and the columns of the input that the window of an output covers.
@@ -301,7 +303,7 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
         let count = match op.counted_padding {
-            None => rows.clone().count() * columns.clone().count(),
+            None => rows.clone().count() as u64 * columns.clone().count() as u64,
             Some(after) => counted(&op.input, &op.window, after, [y, x]),
         };
         let multiplier = op.ratio / count as f32;
@@ -320,11 +322,11 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
 }
 
 /// Taps of a window that lie within the input and its padding.
-fn counted(input: &View, window: &Window, after: [u32; 2], at: [u32; 2]) -> usize {
+fn counted(input: &View, window: &Window, after: [u32; 2], at: [u32; 2]) -> u64 {
     let along = |axis: usize, extent: u32| {
         let padded = extent.saturating_add(window.padding[axis]).saturating_add(after[axis]);
         let start = i64::from(at[axis]) * i64::from(window.stride[axis]);
-        inside(start, window.kernel[axis], window.dilation[axis], padded).count()
+        inside(start, window.kernel[axis], window.dilation[axis], padded).count() as u64
     };
     along(0, input.height) * along(1, input.width)
 }
