@@ -18,11 +18,11 @@
 //!   a dilation are at most [`ADDRESS_MAX`], and so is the number of values of a view: each fits an `i32`, and the
 //!   sum of two a `u32` and a `usize`. Where an extent is 1, the step along it may have any such value and means
 //!   nothing, except that the pixels and rows of an input with a border lie apart wherever a window takes a step.
-//! - Every window of a pool covers a pixel of its input, and its reach is within twice the input and its padding.
+//! - Every window of a pool covers a pixel of its input, and reaches no further than [`ADDRESS_MAX`] pixels.
 //! - Multipliers are positive and normal, or zero; ratios and addends are normal or zero, and so small that no sum or
 //!   product of a definition is infinite or not a number. Weights that fill a segment up to four values are zero.
 //!   The first exponential of a softmax is not zero, and none is above 2²⁴.
-//! - All that a run does is within [`Limits::work_max`].
+//! - All that a run does is within [`Limits::work_max`], and for a pool this counts every tap of every window.
 //!
 //! Nothing is known of alignment: the arena begins where the caller likes. An address that stands among the
 //! constants (the neighbours of a bilinear resize) was checked, but who lends the bytes may still change them: a
@@ -399,7 +399,7 @@ impl<'p, 'a> Checker<'p, 'a> {
             let padding = u64::from(window.padding[axis]);
             let padded = padding + u64::from(extent);
             rule(padding <= reach && last < padded, "a window lies beside the input")?;
-            rule(reach <= 2 * padded, "a window is wider than the input and its padding")?;
+            rule(reach <= ADDRESS_MAX, "a window reaches too far")?;
             // With dilation, a window can reach over the input without a tap in it.
             rule(
                 window.dilation[axis] <= extent || padding == 0,

@@ -333,8 +333,8 @@ fn a_rule_that_is_broken_is_named() {
         // Pools.
         (pool(Window { kernel: [0, 1], ..WINDOW }), size),
         (
-            pool(Window { kernel: [HUGE, 1], ..WINDOW }),
-            "a window is wider than the input and its padding",
+            pool(Window { kernel: [HUGE, 1], dilation: [HUGE / 2, 1], ..tap }),
+            "a window reaches too far",
         ),
         (pool(Window { padding: [3, 0], ..WINDOW }), beside),
         (pool(Window { stride: [2, 1], ..WINDOW }), beside),
