@@ -498,6 +498,16 @@ impl Op {
         }
     }
 
+    /// The parts that several can do at once, each writing values of its own: a convolution's output pixels, row by
+    /// row, or a depthwise convolution's output rows; other operations are one part.
+    pub(crate) const fn parts(&self) -> usize {
+        match self {
+            Op::Conv(op) => op.output.pixels(),
+            Op::Depthwise(op) => op.output.height as usize,
+            _ => 1,
+        }
+    }
+
     /// Multiplications of the operation that a convolution or product consists of; 0 for others.
     pub const fn macs(&self) -> u64 {
         match self {
