@@ -17,6 +17,8 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
+#[cfg(test)]
+extern crate self as selvedge_engine;
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
@@ -32,6 +34,10 @@ mod op;
 mod program;
 pub mod reference;
 mod requantise;
+#[cfg(feature = "alloc")]
+mod share;
+#[cfg(feature = "std")]
+mod workers;
 
 #[cfg(feature = "alloc")]
 pub use build::{ConvWeights, ProgramBuilder};
@@ -46,3 +52,7 @@ pub use op::{
 };
 pub use program::{Element, Port, Program, Shape};
 pub use requantise::{Range, requantise, round_half_even};
+#[cfg(feature = "alloc")]
+pub use share::Team;
+#[cfg(feature = "std")]
+pub use workers::Workers;

@@ -141,7 +141,8 @@ impl<'a> Program<'a> {
         Ok(program)
     }
 
-    fn decode(bytes: &'a [u8], limits: &Limits) -> Result<Program<'a>, ProgramError> {
+    /// Takes the bytes apart; nothing is known of ports and operations yet.
+    pub(crate) fn decode(bytes: &'a [u8], limits: &Limits) -> Result<Program<'a>, ProgramError> {
         limit("bytes of the program", bytes.len() as u64, limits.program_bytes_max as u64)?;
         let (prefix, rest) =
             bytes.split_at_checked(PREFIX_BYTES).ok_or(ProgramError::NotAProgram)?;

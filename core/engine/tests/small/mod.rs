@@ -2,6 +2,9 @@
 //!
 //! They are the same on every day and every machine.
 
+// Where there is no prelude of the standard library, as in the crate's own tests.
+use std::vec::Vec;
+
 use selvedge_engine::{
     Add, AddChannels, ArgMax, AveragePool, Bilinear, Border, Constant, Conv, ConvWeights, Copy,
     Depthwise, Element, Elements, Export, Import, Limits, MatMul, MaxPool, Mul, Op, ProgramBuilder,
