@@ -28,6 +28,7 @@ mod check;
 mod error;
 #[cfg(feature = "alloc")]
 mod executable;
+#[cfg(feature = "alloc")]
 mod kernels;
 mod limits;
 mod op;
@@ -44,6 +45,7 @@ pub use build::{ConvWeights, ProgramBuilder};
 pub use error::ProgramError;
 #[cfg(feature = "alloc")]
 pub use executable::{Arena, Executable};
+#[cfg(feature = "alloc")]
 pub use kernels::KernelSet;
 pub use limits::{ARENA_SLACK_BYTES, Limits};
 pub use op::{
