@@ -520,7 +520,7 @@ fn a_program_of_other_bytes_is_none() {
     assert_eq!(checked(&set(constants_at - 1, 1)), Some(ProgramError::NotAProgram));
     assert_eq!(checked(&set(11, 255)), Some(ProgramError::Truncated));
     assert_eq!(checked(&set(15, 255)), Some(ProgramError::Truncated));
-    for len_bytes in 0..good.len() {
+    for len_bytes in (0..good.len()).step_by(if cfg!(miri) { 997 } else { 1 }) {
         assert!(Program::check(&good[..len_bytes], &Limits::new()).is_err(), "cut to {len_bytes}");
     }
     let limit = |what, found, limit| Some(ProgramError::Limit { what, found, limit });
