@@ -24,9 +24,9 @@ pub enum ProgramError {
         /// What there is too much of.
         what: &'static str,
         /// How much there is.
-        found: usize,
+        found: u64,
         /// How much may be.
-        limit: usize,
+        limit: u64,
     },
     /// An operation breaks a rule of the format.
     Operation {

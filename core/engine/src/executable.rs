@@ -2,6 +2,7 @@
 //! want. Preparing allocates; running does not.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::{Deref, DerefMut, Range};
 
 use crate::error::ProgramError;
@@ -10,6 +11,7 @@ use crate::limits::{ARENA_SLACK_BYTES, Limits};
 use crate::op::Op;
 use crate::program::{Port, Program};
 use crate::reference::{self, Memory};
+use crate::share::{Progress, Schedule, Team};
 
 /// A cache line.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,7 @@ pub struct Executable<B> {
     bytes: B,
     constants: Range<usize>,
     steps: Vec<Step>,
+    schedule: Schedule,
     prepared: Arena,
     kernels: &'static KernelSet,
     arena_bytes: usize,
@@ -99,14 +102,15 @@ impl<B: AsRef<[u8]>> Executable<B> {
             prepared.extend(prepare_step(&op, program.constants(), kernels));
         }
         prepared.resize(prepared.len() + ARENA_SLACK_BYTES, 0);
+        let schedule = Schedule::of(steps.iter().map(|step| &step.op));
         let arena_bytes = program.arena_bytes();
         let (prepared, limits) = (Arena::copied(&prepared), limits.clone());
-        Ok(Executable { bytes, constants, steps, prepared, kernels, arena_bytes, limits })
+        Ok(Executable { bytes, constants, steps, schedule, prepared, kernels, arena_bytes, limits })
     }
 
     /// The program.
     pub fn program(&self) -> Program<'_> {
-        Program::check(self.bytes.as_ref(), &self.limits)
+        Program::decode(self.bytes.as_ref(), &self.limits)
             .expect("these bytes were checked when they were prepared")
     }
 
@@ -137,44 +141,104 @@ impl<B: AsRef<[u8]>> Executable<B> {
         arena: &mut [u8],
         mut after: impl FnMut(usize, &Op),
     ) -> Result<(), ProgramError> {
-        if arena.len() < self.arena_bytes {
-            return Err(ProgramError::Arena { found: arena.len(), needed: self.arena_bytes });
-        }
+        let lent = self.lent(arena)?;
         for (index, step) in self.steps.iter().enumerate() {
-            self.step(step, arena);
+            // SAFETY: nothing else uses the arena meanwhile, and all parts are the operation's.
+            unsafe { self.step(step, 0..step.op.parts(), &lent) };
             after(index, &step.op);
         }
         Ok(())
     }
 
-    fn step(&self, step: &Step, arena: &mut [u8]) {
+    fn lent(&self, arena: &mut [u8]) -> Result<Lent, ProgramError> {
+        if arena.len() < self.arena_bytes {
+            return Err(ProgramError::Arena { found: arena.len(), needed: self.arena_bytes });
+        }
+        Ok(Lent { arena: arena.as_mut_ptr(), len_bytes: arena.len() })
+    }
+
+    /// Computes some parts of a step.
+    ///
+    /// # Safety
+    /// The arena is lent to this run, the parts are the operation's, and no one writes what they read, or uses what they
+    /// write, at the same time.
+    unsafe fn step(&self, step: &Step, parts: Range<usize>, lent: &Lent) {
         let constants = &self.bytes.as_ref()[self.constants.clone()];
         let raw = Raw {
-            arena: arena.as_mut_ptr(),
+            arena: lent.arena,
             constants: constants.as_ptr(),
             prepared: self.prepared[step.prepared..].as_ptr(),
         };
         let set = self.kernels;
         // SAFETY: the checker has proven that the operation stays inside of the arena, whose length was compared with
-        // the program's, and of the constants; a set is only handed out on a CPU that has its instructions; and what
-        // was prepared is this set's for this operation.
+        // the program's, and of the constants; a set is only handed out on a CPU that has its instructions; what was
+        // prepared is this set's for this operation; and the caller answers for the rest.
         unsafe {
             match (&step.op, set) {
-                (Op::Conv(op), KernelSet { conv: Some(conv), .. }) => {
-                    conv(op, raw, 0..op.output.pixels())
-                }
+                (Op::Conv(op), KernelSet { conv: Some(conv), .. }) => conv(op, raw, parts),
                 (Op::Depthwise(op), KernelSet { depthwise: Some(depthwise), .. }) => {
-                    depthwise(op, raw, 0..op.output.height as usize);
+                    depthwise(op, raw, parts);
                 }
                 (Op::Add(op), KernelSet { add: Some(add), .. }) => add(op, raw),
                 (Op::AveragePool(op), KernelSet { average_pool: Some(pool), .. }) => pool(op, raw),
                 (Op::Import(op), KernelSet { import: Some(import), .. }) => import(op, raw),
                 (Op::Table(op), KernelSet { table: Some(table), .. }) => table(op, raw),
-                (op, _) => reference::run(op, &mut Memory::new(arena, constants, set.flip)),
+                (op, _) => {
+                    let cells =
+                        core::slice::from_raw_parts(lent.arena.cast::<Cell<u8>>(), lent.len_bytes);
+                    reference::run_part(
+                        op,
+                        &mut Memory::of_cells(cells, constants, set.flip),
+                        parts,
+                    );
+                }
             }
         }
     }
 }
+
+impl<B: AsRef<[u8]> + Sync> Executable<B> {
+    /// As [`Executable::run`], with the same bits, by all threads of a team. Programs too small for that run on the
+    /// caller's thread alone.
+    ///
+    /// # Errors
+    /// As [`Executable::run`].
+    pub fn run_shared(&self, arena: &mut [u8], team: &impl Team) -> Result<(), ProgramError> {
+        if !self.schedule.is_worth_sharing() {
+            return self.run(arena);
+        }
+        self.run_phases(arena, team)
+    }
+
+    fn run_phases(&self, arena: &mut [u8], team: &impl Team) -> Result<(), ProgramError> {
+        let lent = self.lent(arena)?;
+        let progress = Progress::default();
+        let wait = |turns| team.wait(turns);
+        let part = || {
+            self.schedule.take_part(&progress, wait, |work| {
+                let step = &self.steps[work.step];
+                // SAFETY: whoever computes other parts of the operation at the same time writes other values, and
+                // reads none of these, nor in its slack: the schedule sees to that. Other operations are not computed
+                // at the same time. What they wrote is seen, since it was counted as done after it was written.
+                unsafe { self.step(step, work.parts.clone(), &lent) };
+            });
+        };
+        team.run(&part);
+        // Should the team have called no one, all is done here; else there is nothing left.
+        part();
+        assert!(self.schedule.is_done(&progress), "a team returns when all of its calls have");
+        Ok(())
+    }
+}
+
+/// The arena of one run.
+struct Lent {
+    arena: *mut u8,
+    len_bytes: usize,
+}
+
+// SAFETY: it is the address of an arena; whoever reads or writes there says why it may.
+unsafe impl Sync for Lent {}
 
 impl<B: AsRef<[u8]>> Executable<B> {
     /// The ports, inputs first.
@@ -192,3 +256,6 @@ fn prepare_step(op: &Op, constants: &[u8], kernels: &KernelSet) -> Vec<u8> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

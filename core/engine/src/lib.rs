@@ -17,6 +17,8 @@
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
+#[cfg(test)]
+extern crate self as selvedge_engine;
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
@@ -26,18 +28,24 @@ mod check;
 mod error;
 #[cfg(feature = "alloc")]
 mod executable;
+#[cfg(feature = "alloc")]
 mod kernels;
 mod limits;
 mod op;
 mod program;
 pub mod reference;
 mod requantise;
+#[cfg(feature = "alloc")]
+mod share;
+#[cfg(feature = "std")]
+mod workers;
 
 #[cfg(feature = "alloc")]
 pub use build::{ConvWeights, ProgramBuilder};
 pub use error::ProgramError;
 #[cfg(feature = "alloc")]
 pub use executable::{Arena, Executable};
+#[cfg(feature = "alloc")]
 pub use kernels::KernelSet;
 pub use limits::{ARENA_SLACK_BYTES, Limits};
 pub use op::{
@@ -46,3 +54,7 @@ pub use op::{
 };
 pub use program::{Element, Port, Program, Shape};
 pub use requantise::{Range, requantise, round_half_even};
+#[cfg(feature = "alloc")]
+pub use share::Team;
+#[cfg(feature = "std")]
+pub use workers::Workers;

@@ -4,6 +4,10 @@
 /// vectors, and multiply what lies beyond a row by zeros.
 pub const ARENA_SLACK_BYTES: usize = 256;
 
+/// The largest offset, step, arena or constants of any program, whatever the limits: it fits an `i32` with the slack
+/// added, and the sum of two fits 32 bits.
+pub(crate) const ADDRESS_MAX: u64 = (1 << 31) - 1 - ARENA_SLACK_BYTES as u64;
+
 /// Bounds on programs.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -17,6 +21,9 @@ pub struct Limits {
     pub ports_max: usize,
     /// The longest extent of a view, and the largest kernel, stride or dilation.
     pub extent_max: u32,
+    /// The most that one run may do, counted in multiplications, comparisons and copies of single values, as the
+    /// reference does them.
+    pub work_max: u64,
 }
 
 impl Limits {
@@ -28,6 +35,7 @@ impl Limits {
             operations_max: 100_000,
             ports_max: 64,
             extent_max: 1 << 24,
+            work_max: 1 << 38,
         }
     }
 }

@@ -170,9 +170,9 @@ pub struct Border {
 /// The input needs a border as wide as the windows reach out of it; the zero point of the input is folded into the
 /// bias. For each group, weights lie in blocks of 16 output channels; in a block, for each segment and each four
 /// values of it: `[16 channels, 4 values] i8`. A *segment* is a run of values that lie next to each other: a row of
-/// the kernel where its pixels do (one group, no dilation to the right, dense rows), else one pixel's channels of
-/// the group. What fills a segment up to four values, or a block up to 16 channels, is zero. Biases are `i32` and
-/// multipliers `f32`, 16 for each block of each group.
+/// the kernel where its pixels do (one group, no dilation to the right, no gaps between pixels), else one pixel's
+/// channels of the group. What fills a segment up to four values, or a block up to 16 channels, is zero. Biases are
+/// `i32` and multipliers `f32`, 16 for each block of each group.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conv {
     /// The input.
@@ -236,7 +236,8 @@ impl Conv {
         let channels = self.input.channels as usize;
         let row_step_bytes = dilation[0] as usize * self.input.row_bytes as usize;
         let rows = kernel[0] as usize;
-        let dense = self.groups == 1 && dilation[1] == 1 && self.input.rows_are_dense();
+        let dense =
+            self.groups == 1 && dilation[1] == 1 && self.input.pixel_bytes == self.input.channels;
         if dense {
             let values = kernel[1] as usize * channels;
             Segments { per_row: 1, values, step_bytes: 0, row_step_bytes, rows }
@@ -494,6 +495,16 @@ impl Op {
             Op::Bilinear(_) => "bilinear",
             Op::ArgMax(_) => "arg_max",
             Op::MatMul(_) => "mat_mul",
+        }
+    }
+
+    /// The parts that several can do at once, each writing values of its own: a convolution's output pixels, row by
+    /// row, or a depthwise convolution's output rows; other operations are one part.
+    pub(crate) const fn parts(&self) -> usize {
+        match self {
+            Op::Conv(op) => op.output.pixels(),
+            Op::Depthwise(op) => op.output.height as usize,
+            _ => 1,
         }
     }
 

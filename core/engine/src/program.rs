@@ -8,7 +8,7 @@
 //! | 8 | 4 | length of the plan in bytes, little-endian |
 //! | 12 | 4 | length of the constants in bytes, little-endian |
 //! | 16 | plan | a [`Header`], its [`Port`]s (inputs first), its [`Op`]s, each in postcard's encoding |
-//! | next multiple of 64 | constants | weights, biases, multipliers and tables, as the operations say |
+//! | next multiple of 64 | constants | weights, biases, multipliers and tables, as the operations say; zeros before |
 //!
 //! The constants begin at a multiple of 64, so that rows of weights meet cache lines when the whole is read to such
 //! an address. Kernels use them where they lie.
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Checker;
 use crate::error::ProgramError;
-use crate::limits::Limits;
+use crate::limits::{ADDRESS_MAX, Limits};
 use crate::op::Op;
 use crate::reference::{self, Memory};
 
@@ -79,6 +79,16 @@ impl Shape {
         self.extents.get(..usize::from(self.rank)).unwrap_or(&self.extents)
     }
 
+    /// Whether a decoded shape has as many extents as there is room for.
+    pub(crate) fn rank_fits(&self) -> bool {
+        usize::from(self.rank) <= self.extents.len()
+    }
+
+    /// Whether the extents behind the rank of a decoded shape are 1.
+    pub(crate) fn ends_in_ones(&self) -> bool {
+        self.extents.iter().skip(self.rank.into()).all(|extent| *extent == 1)
+    }
+
     /// The number of elements, if it fits.
     pub(crate) fn elements(&self) -> Option<usize> {
         self.extents.iter().try_fold(1_usize, |all, &extent| all.checked_mul(extent as usize))
@@ -114,6 +124,7 @@ impl Port<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Program<'a> {
     header: Header,
+    plan_bytes: usize,
     /// What follows the header in the plan.
     records: &'a [u8],
     constants: &'a [u8],
@@ -130,8 +141,9 @@ impl<'a> Program<'a> {
         Ok(program)
     }
 
-    fn decode(bytes: &'a [u8], limits: &Limits) -> Result<Program<'a>, ProgramError> {
-        limit("bytes of the program", bytes.len(), limits.program_bytes_max)?;
+    /// Takes the bytes apart; nothing is known of ports and operations yet.
+    pub(crate) fn decode(bytes: &'a [u8], limits: &Limits) -> Result<Program<'a>, ProgramError> {
+        limit("bytes of the program", bytes.len() as u64, limits.program_bytes_max as u64)?;
         let (prefix, rest) =
             bytes.split_at_checked(PREFIX_BYTES).ok_or(ProgramError::NotAProgram)?;
         let word = |at: usize| {
@@ -147,16 +159,24 @@ impl<'a> Program<'a> {
         let (plan_bytes, constant_bytes) = (word(8) as usize, word(12) as usize);
         let plan = rest.get(..plan_bytes).ok_or(ProgramError::Truncated)?;
         let start = (PREFIX_BYTES + plan_bytes).next_multiple_of(CONSTANTS_ALIGNMENT);
-        let constants = bytes
-            .get(start..)
-            .and_then(|constants| constants.get(..constant_bytes))
+        let (between, constants) = bytes
+            .get(PREFIX_BYTES + plan_bytes..)
+            .and_then(|rest| rest.split_at_checked(start - PREFIX_BYTES - plan_bytes))
+            .filter(|(_, constants)| constants.len() >= constant_bytes)
             .ok_or(ProgramError::Truncated)?;
+        if between.iter().any(|byte| *byte != 0) {
+            return Err(ProgramError::NotAProgram);
+        }
+        limit("bytes behind the constants", (constants.len() - constant_bytes) as u64, 0)?;
+        limit("bytes of the constants", constant_bytes as u64, ADDRESS_MAX)?;
         let (header, records) = postcard::take_from_bytes::<Header>(plan)
             .map_err(|_| ProgramError::Malformed { byte: 0 })?;
-        limit("bytes of the arena", header.arena_bytes as usize, limits.arena_bytes_max)?;
-        limit("operations", header.operations as usize, limits.operations_max)?;
-        limit("ports", usize::from(header.inputs) + usize::from(header.outputs), limits.ports_max)?;
-        Ok(Program { header, records, constants })
+        let arena_bytes_max = (limits.arena_bytes_max as u64).min(ADDRESS_MAX);
+        limit("bytes of the arena", header.arena_bytes.into(), arena_bytes_max)?;
+        limit("operations", header.operations.into(), limits.operations_max as u64)?;
+        let ports = u64::from(header.inputs) + u64::from(header.outputs);
+        limit("ports", ports, limits.ports_max as u64)?;
+        Ok(Program { header, plan_bytes, records, constants })
     }
 
     /// Bytes of the arena that a caller has to lend, slack included.
@@ -191,12 +211,12 @@ impl<'a> Program<'a> {
 
     /// Inputs, then outputs.
     pub fn ports(&self) -> impl Iterator<Item = Port<'a>> + use<'a> {
-        Records::new(self.records, self.port_count()).map_while(Result::ok)
+        self.port_records().map_while(Result::ok)
     }
 
     /// The operations, in order. They are decoded as they are asked for.
     pub fn operations(&self) -> impl Iterator<Item = Op> + use<'a> {
-        Records::new(self.after_ports(), self.header.operations as usize).map_while(Result::ok)
+        self.operation_records().map_while(Result::ok)
     }
 
     pub(crate) fn port_count(&self) -> usize {
@@ -204,11 +224,11 @@ impl<'a> Program<'a> {
     }
 
     pub(crate) fn port_records(&self) -> Records<'a, Port<'a>> {
-        Records::new(self.records, self.port_count())
+        Records::new(self.records, self.port_count(), self.plan_bytes)
     }
 
     pub(crate) fn operation_records(&self) -> Records<'a, Op> {
-        Records::new(self.after_ports(), self.header.operations as usize)
+        Records::new(self.after_ports(), self.header.operations as usize, self.plan_bytes)
     }
 
     /// Runs the program once by the reference alone, decoding operations as it goes: for devices without a heap.
@@ -232,21 +252,21 @@ impl<'a> Program<'a> {
     }
 }
 
-fn limit(what: &'static str, found: usize, limit: usize) -> Result<(), ProgramError> {
+pub(crate) fn limit(what: &'static str, found: u64, limit: u64) -> Result<(), ProgramError> {
     if found > limit { Err(ProgramError::Limit { what, found, limit }) } else { Ok(()) }
 }
 
-/// Records one after the other; an error ends them.
+/// Records one after the other, up to the end of the plan; an error ends them.
 pub(crate) struct Records<'a, T> {
     bytes: &'a [u8],
-    start_bytes: usize,
+    plan_bytes: usize,
     left: usize,
     record: core::marker::PhantomData<T>,
 }
 
 impl<'a, T: Deserialize<'a>> Records<'a, T> {
-    fn new(bytes: &'a [u8], count: usize) -> Records<'a, T> {
-        Records { bytes, start_bytes: bytes.len(), left: count, record: core::marker::PhantomData }
+    fn new(bytes: &'a [u8], count: usize, plan_bytes: usize) -> Records<'a, T> {
+        Records { bytes, plan_bytes, left: count, record: core::marker::PhantomData }
     }
 
     /// What follows the records that were read.
@@ -267,7 +287,7 @@ impl<'a, T: Deserialize<'a>> Iterator for Records<'a, T> {
             }
             Err(_) => {
                 self.left = 0;
-                Some(Err(ProgramError::Malformed { byte: self.start_bytes - self.bytes.len() }))
+                Some(Err(ProgramError::Malformed { byte: self.plan_bytes - self.bytes.len() }))
             }
         }
     }

@@ -3,6 +3,9 @@
 //! Kernels are held against these functions. They also run whatever an instruction set has no kernel for, so their
 //! inner loops go over bytes that lie next to each other.
 
+use core::cell::Cell;
+use core::ops::Range;
+
 use crate::op::{
     Add, AddChannels, ArgMax, AveragePool, Bilinear, Border, Constant, Conv, Copy, Depthwise,
     Elements, Export, Import, MatMul, MaxPool, Mul, Op, Softmax, Table, View, Window,
@@ -11,9 +14,11 @@ use crate::program::Element;
 use crate::requantise::{quantise, quantise_f64, requantise};
 
 /// The memory of one inference, and how values are stored in it.
+///
+/// The arena is of cells, so that those who take part in one operation can each have a `Memory` over all of it.
 #[derive(Debug)]
 pub struct Memory<'a> {
-    arena: &'a mut [u8],
+    arena: &'a [Cell<u8>],
     constants: &'a [u8],
     /// What a stored byte differs by from the value: 0, or 0x80 for unsigned storage.
     flip: u8,
@@ -23,17 +28,30 @@ impl<'a> Memory<'a> {
     /// The arena, the constants, and how values are stored: a byte is the `i8` value with the bits of `flip` turned
     /// over.
     pub fn new(arena: &'a mut [u8], constants: &'a [u8], flip: u8) -> Memory<'a> {
+        Memory::of_cells(Cell::from_mut(arena).as_slice_of_cells(), constants, flip)
+    }
+
+    pub(crate) fn of_cells(arena: &'a [Cell<u8>], constants: &'a [u8], flip: u8) -> Memory<'a> {
         Memory { arena, constants, flip }
     }
 
     #[inline]
     fn value(&self, at: usize) -> i8 {
-        (self.arena[at] ^ self.flip) as i8
+        (self.arena[at].get() ^ self.flip) as i8
     }
 
     #[inline]
     fn store(&mut self, at: usize, value: i8) {
-        self.arena[at] = value as u8 ^ self.flip;
+        self.arena[at].set(value as u8 ^ self.flip);
+    }
+
+    /// Bytes of a port, as they are.
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        core::array::from_fn(|byte| self.arena[at + byte].get())
+    }
+
+    fn store_bytes(&mut self, at: usize, bytes: &[u8]) {
+        self.arena[at..at + bytes.len()].iter().zip(bytes).for_each(|(cell, byte)| cell.set(*byte));
     }
 
     fn word(&self, offset: u32, index: usize) -> [u8; 4] {
@@ -59,13 +77,18 @@ impl<'a> Memory<'a> {
 /// # Panics
 /// If the memory is not the checked program's.
 pub fn run(op: &Op, memory: &mut Memory<'_>) {
+    run_part(op, memory, 0..op.parts());
+}
+
+/// Runs some of the [parts](Op::parts) of an operation.
+pub(crate) fn run_part(op: &Op, memory: &mut Memory<'_>, parts: Range<usize>) {
     match op {
         Op::Import(op) => import(op, memory),
         Op::Export(op) => export(op, memory),
         Op::Constant(op) => constant(op, memory),
         Op::Border(op) => border(op, memory),
-        Op::Conv(op) => conv(op, memory),
-        Op::Depthwise(op) => depthwise(op, memory),
+        Op::Conv(op) => conv(op, memory, parts),
+        Op::Depthwise(op) => depthwise(op, memory, parts),
         Op::Add(op) => add(op, memory),
         Op::AddChannels(op) => add_channels(op, memory),
         Op::Mul(op) => mul(op, memory),
@@ -96,15 +119,11 @@ fn import(op: &Import, memory: &mut Memory<'_>) {
 
 fn imported(source: &Elements, at: usize, op: &Import, memory: &Memory<'_>) -> i8 {
     match source.element {
-        Element::I8 => memory.arena[at] as i8,
-        Element::U8 => (memory.arena[at] ^ 0x80) as i8,
-        Element::F32 => quantise(float_at(memory.arena, at) / op.scale, op.range),
+        Element::I8 => i8::from_le_bytes(memory.bytes(at)),
+        Element::U8 => (u8::from_le_bytes(memory.bytes(at)) ^ 0x80) as i8,
+        Element::F32 => quantise(f32::from_le_bytes(memory.bytes(at)) / op.scale, op.range),
         Element::I32 | Element::I64 => 0,
     }
-}
-
-fn float_at(arena: &[u8], at: usize) -> f32 {
-    f32::from_le_bytes(arena[at..at + 4].try_into().expect("four bytes were asked for"))
 }
 
 fn export(op: &Export, memory: &mut Memory<'_>) {
@@ -113,12 +132,12 @@ fn export(op: &Export, memory: &mut Memory<'_>) {
             let value = memory.value(op.input.at(y, x) + c as usize);
             let at = op.target.at(y, x, c);
             match op.target.element {
-                Element::I8 => memory.arena[at] = value as u8,
-                Element::U8 => memory.arena[at] = value as u8 ^ 0x80,
+                Element::I8 => memory.store_bytes(at, &[value as u8]),
+                Element::U8 => memory.store_bytes(at, &[value as u8 ^ 0x80]),
                 Element::F32 => {
                     let steps = i32::from(value) - i32::from(op.zero_point);
                     let real = steps as f32 * op.scale;
-                    memory.arena[at..at + 4].copy_from_slice(&real.to_le_bytes());
+                    memory.store_bytes(at, &real.to_le_bytes());
                 }
                 Element::I32 | Element::I64 => (),
             }
@@ -143,17 +162,17 @@ fn border(op: &Border, memory: &mut Memory<'_>) {
     let (height, row_bytes) = (height as usize, row_bytes as usize);
     let pixel = channels as usize;
     let inner_bytes = width as usize * pixel;
-    let stored = op.value as u8 ^ memory.flip;
+    let mut fill = |from: usize, to: usize| (from..to).for_each(|at| memory.store(at, op.value));
     let start = offset as usize - top * row_bytes - left * pixel;
     let whole = (left + right) * pixel + inner_bytes;
     for row in 0..top + height + bottom {
         let at = start + row * row_bytes;
         if row < top || row >= top + height {
-            memory.arena[at..at + whole].fill(stored);
+            fill(at, at + whole);
         } else {
-            memory.arena[at..at + left * pixel].fill(stored);
+            fill(at, at + left * pixel);
             let after = at + left * pixel + inner_bytes;
-            memory.arena[after..after + right * pixel].fill(stored);
+            fill(after, after + right * pixel);
         }
     }
 }
@@ -167,11 +186,14 @@ pub(crate) fn window_start(input: &View, window: &Window, y: u32, x: u32) -> usi
     input.offset as usize + down + right - back
 }
 
-fn conv(op: &Conv, memory: &mut Memory<'_>) {
+/// Output pixels of the range, counted row by row.
+fn conv(op: &Conv, memory: &mut Memory<'_>, pixels: Range<usize>) {
     let segments = op.segments();
     let (quads, block_bytes) = (segments.quads(), segments.block_bytes());
     let group_inputs = op.input.channels as usize / op.groups as usize;
-    for (y, x) in positions(&op.output) {
+    let width = op.output.width as usize;
+    for pixel in pixels {
+        let (y, x) = ((pixel / width) as u32, (pixel % width) as u32);
         let window = window_start(&op.input, &op.window, y, x);
         let output = op.output.at(y, x);
         for block in 0..op.groups as usize * op.group_blocks() {
@@ -208,10 +230,13 @@ fn conv(op: &Conv, memory: &mut Memory<'_>) {
     }
 }
 
-fn depthwise(op: &Depthwise, memory: &mut Memory<'_>) {
+/// Output rows of the range.
+fn depthwise(op: &Depthwise, memory: &mut Memory<'_>, rows: Range<usize>) {
     let [_, kernel_width] = op.window.kernel.map(|extent| extent as usize);
     let padded = op.padded_channels();
-    for (y, x) in positions(&op.output) {
+    let width = op.output.width;
+    let positions = rows.flat_map(|y| (0..width).map(move |x| (y as u32, x)));
+    for (y, x) in positions {
         let window = window_start(&op.input, &op.window, y, x);
         let output = op.output.at(y, x);
         for c in 0..op.output.channels as usize {
@@ -269,17 +294,19 @@ fn mul(op: &Mul, memory: &mut Memory<'_>) {
     }
 }
 
-/// Rows or columns of a window that lie within the input: the first one, how many, and the step between them.
+/// The taps of a window along one axis that lie within `0..extent`, where the first tap lies at `start`.
 fn inside(
     start: i64,
     kernel: u32,
     dilation: u32,
     extent: u32,
 ) -> impl Iterator<Item = u32> + Clone {
-    (0..kernel).filter_map(move |tap| {
-        let at = start + i64::from(tap) * i64::from(dilation);
-        u32::try_from(at).ok().filter(|at| *at < extent)
-    })
+    let step = i64::from(dilation);
+    // Taps before the first one that is not negative.
+    let missed = ((-start).max(0) + step - 1) / step;
+    let end = start + i64::from(kernel - 1) * step + 1;
+    let within = |at: i64| at.clamp(0, i64::from(extent)) as u32;
+    (within(start + missed * step)..within(end)).step_by(dilation as usize)
 }
 
 /// The rows and the columns of the input that the window of an output covers.
@@ -301,7 +328,7 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
         let count = match op.counted_padding {
-            None => rows.clone().count() * columns.clone().count(),
+            None => rows.clone().count() as u64 * columns.clone().count() as u64,
             Some(after) => counted(&op.input, &op.window, after, [y, x]),
         };
         let multiplier = op.ratio / count as f32;
@@ -320,11 +347,11 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
 }
 
 /// Taps of a window that lie within the input and its padding.
-fn counted(input: &View, window: &Window, after: [u32; 2], at: [u32; 2]) -> usize {
+fn counted(input: &View, window: &Window, after: [u32; 2], at: [u32; 2]) -> u64 {
     let along = |axis: usize, extent: u32| {
         let padded = extent.saturating_add(window.padding[axis]).saturating_add(after[axis]);
         let start = i64::from(at[axis]) * i64::from(window.stride[axis]);
-        inside(start, window.kernel[axis], window.dilation[axis], padded).count()
+        inside(start, window.kernel[axis], window.dilation[axis], padded).count() as u64
     };
     along(0, input.height) * along(1, input.width)
 }
@@ -384,10 +411,12 @@ fn copy(op: &Copy, memory: &mut Memory<'_>) {
         for row in 0..d {
             let (source, target) = (source + row * from[3], target + row * to[3]);
             if from[4] == 1 && to[4] == 1 {
-                memory.arena.copy_within(source..source + e, target);
+                let (from, to) =
+                    (&memory.arena[source..source + e], &memory.arena[target..target + e]);
+                from.iter().zip(to).for_each(|(from, to)| to.set(from.get()));
             } else {
                 for k in 0..e {
-                    memory.arena[target + k * to[4]] = memory.arena[source + k * from[4]];
+                    memory.arena[target + k * to[4]].set(memory.arena[source + k * from[4]].get());
                 }
             }
         }
@@ -431,10 +460,8 @@ fn arg_max(op: &ArgMax, memory: &mut Memory<'_>) {
         }
         let at = op.target.at(y, x, 0);
         match op.target.element {
-            Element::I64 => {
-                memory.arena[at..at + 8].copy_from_slice(&(best.1 as i64).to_le_bytes())
-            }
-            _ => memory.arena[at..at + 4].copy_from_slice(&(best.1 as i32).to_le_bytes()),
+            Element::I64 => memory.store_bytes(at, &(best.1 as i64).to_le_bytes()),
+            _ => memory.store_bytes(at, &(best.1 as i32).to_le_bytes()),
         }
     }
 }
