@@ -283,7 +283,7 @@ fn inside(
 }
 
 /// The rows and the columns of the input that the window of an output covers.
-fn covered(
+pub(crate) fn covered(
     input: &View,
     window: &Window,
     y: u32,
@@ -300,11 +300,7 @@ fn covered(
 fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
-        let count = match op.counted_padding {
-            None => rows.clone().count() * columns.clone().count(),
-            Some(after) => counted(&op.input, &op.window, after, [y, x]),
-        };
-        let multiplier = op.ratio / count as f32;
+        let multiplier = mean_multiplier(op, [y, x]);
         let output = op.output.at(y, x);
         for c in 0..op.output.channels as usize {
             let mut sum = 0_i32;
@@ -317,6 +313,18 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
             memory.store(output + c, requantise(sum, multiplier, op.range));
         }
     }
+}
+
+/// What the sum of a window is multiplied by.
+pub(crate) fn mean_multiplier(op: &AveragePool, at: [u32; 2]) -> f32 {
+    let count = match op.counted_padding {
+        None => {
+            let [rows, columns] = covered(&op.input, &op.window, at[0], at[1]);
+            rows.count() * columns.count()
+        }
+        Some(after) => counted(&op.input, &op.window, after, at),
+    };
+    op.ratio / count as f32
 }
 
 /// Taps of a window that lie within the input and its padding.
