@@ -110,6 +110,16 @@ pub(super) unsafe fn conv(op: &Conv, raw: Raw, pixels: Range<usize>, tiles: &Til
     }
 }
 
+impl Segments {
+    /// The same segments, with those that stand alone in their row taken for a row together.
+    fn with_long_rows(self) -> Segments {
+        if self.per_row > 1 {
+            return self;
+        }
+        Segments { per_row: self.rows, step_bytes: self.row_step_bytes, rows: 1, ..self }
+    }
+}
+
 impl Tiles {
     /// # Safety
     /// As of [`conv`].
@@ -137,25 +147,20 @@ pub(super) fn split(range: Range<usize>, most: usize) -> impl Iterator<Item = Ra
 }
 
 /// Where output pixels from the `first` on lie, counted row by row.
-fn locate(op: &Conv, first: usize, pixels: &mut [Pixel]) {
-    let width = op.output.width;
-    let (mut y, mut x) = ((first / width as usize) as u32, (first % width as usize) as u32);
-    let step = op.window.stride[1].wrapping_mul(op.input.pixel_bytes);
-    let mut next = Pixel::default();
-    let mut in_row = false;
-    for pixel in pixels {
-        if !in_row {
-            let input = window_start(&op.input, &op.window, y, x) as u32;
-            next = Pixel { input, output: op.output.at(y, x) as u32 };
+fn locate(op: &Conv, first: usize, mut pixels: &mut [Pixel]) {
+    let width = op.output.width as usize;
+    let (mut y, mut x) = (first / width, first % width);
+    let input_step = op.window.stride[1].wrapping_mul(op.input.pixel_bytes);
+    while !pixels.is_empty() {
+        let (row, rest) = pixels.split_at_mut(pixels.len().min(width - x));
+        let mut input = window_start(&op.input, &op.window, y as u32, x as u32) as u32;
+        let mut output = op.output.at(y as u32, x as u32) as u32;
+        for pixel in row {
+            *pixel = Pixel { input, output };
+            input = input.wrapping_add(input_step);
+            output = output.wrapping_add(op.output.pixel_bytes);
         }
-        *pixel = next;
-        next.input = next.input.wrapping_add(step);
-        next.output = next.output.wrapping_add(op.output.pixel_bytes);
-        x += 1;
-        in_row = x < width;
-        if !in_row {
-            (y, x) = (y + 1, 0);
-        }
+        (y, x, pixels) = (y + 1, 0, rest);
     }
 }
 
@@ -175,7 +180,7 @@ impl Layer {
                 bias: raw.prepared.cast::<i32>().add(first * BLOCK),
                 multipliers: raw.constants.add(op.multipliers as usize + first * QUAD_BYTES).cast(),
                 channels: op.group_outputs(),
-                segments,
+                segments: segments.with_long_rows(),
                 block_bytes: segments.block_bytes(),
                 rounding: Rounding::new(op.range),
             }
