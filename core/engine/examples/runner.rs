@@ -183,11 +183,8 @@ fn cpu_time_samples_us(once: &mut impl FnMut(), time: Duration) -> Vec<f64> {
 /// One line per operation: the shortest time that it took, since other programs make the others longer, its share of
 /// these times, and what it does.
 fn profile<B: AsRef<[u8]>>(executable: &Executable<B>, arena: &mut Arena, seconds: f64) -> String {
-    let mut shortest: Vec<(Duration, &str, u64)> = executable
-        .program()
-        .operations()
-        .map(|op| (Duration::MAX, op.name(), op.macs()))
-        .collect();
+    let mut shortest: Vec<(Duration, &str, u64)> =
+        executable.program().operations().map(|op| (Duration::MAX, op.name(), op.macs())).collect();
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     while Instant::now() < end {
         let mut before = Instant::now();

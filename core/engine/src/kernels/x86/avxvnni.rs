@@ -12,7 +12,12 @@ use super::ymm::{Vnni, Ymm};
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Add, AveragePool, Conv, Depthwise, Import};
 
-kernel_set!("avxvnni", "avx2,avxvnni", Ymm<Vnni>, TILES);
+kernel_set!("avxvnni", "avx2,avxvnni", Ymm<Vnni>, conv, conv::prepare);
+
+unsafe fn conv(op: &Conv, raw: Raw, pixels: Range<usize>) {
+    // SAFETY: as the caller's.
+    unsafe { conv::conv(op, raw, pixels, &TILES) }
+}
 
 static TILES: Tiles = Tiles {
     by_blocks: &[&[

@@ -15,18 +15,18 @@ use crate::op::{Conv, Segments};
 use crate::reference::window_start;
 
 /// Channels of a block of packed weights.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// Bytes of the weights of a block for four values.
-const QUAD_BYTES: usize = 4 * BLOCK;
+pub(super) const QUAD_BYTES: usize = 4 * BLOCK;
 
 /// Output pixels that are taken through all blocks of channels before the next ones.
-const CHUNK_PIXELS: usize = 96;
+pub(super) const CHUNK_PIXELS: usize = 96;
 
 /// Where the window of an output pixel begins in the arena, and where the pixel lies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pixel {
-    input: u32,
+    pub(super) input: u32,
     output: u32,
 }
 
@@ -34,16 +34,16 @@ pub(super) struct Pixel {
 #[derive(Debug)]
 pub(super) struct Layer {
     /// The arena, at the first channel of the group in the input and in the output.
-    input: *const u8,
+    pub(super) input: *const u8,
     output: *mut u8,
     /// Constants of the group's first block.
-    weights: *const u8,
-    bias: *const i32,
+    pub(super) weights: *const u8,
+    pub(super) bias: *const i32,
     multipliers: *const f32,
     /// Output channels of the group.
     channels: usize,
-    segments: Segments,
-    block_bytes: usize,
+    pub(super) segments: Segments,
+    pub(super) block_bytes: usize,
     rounding: Rounding,
 }
 
@@ -147,7 +147,7 @@ pub(super) fn split(range: Range<usize>, most: usize) -> impl Iterator<Item = Ra
 }
 
 /// Where output pixels from the `first` on lie, counted row by row.
-fn locate(op: &Conv, first: usize, mut pixels: &mut [Pixel]) {
+pub(super) fn locate(op: &Conv, first: usize, mut pixels: &mut [Pixel]) {
     let width = op.output.width as usize;
     let (mut y, mut x) = (first / width, first % width);
     let input_step = op.window.stride[1].wrapping_mul(op.input.pixel_bytes);
@@ -167,7 +167,7 @@ fn locate(op: &Conv, first: usize, mut pixels: &mut [Pixel]) {
 impl Layer {
     /// # Safety
     /// As of [`conv`].
-    unsafe fn new(op: &Conv, raw: Raw, group: usize) -> Layer {
+    pub(super) unsafe fn new(op: &Conv, raw: Raw, group: usize) -> Layer {
         let segments = op.segments();
         let first = group * op.group_blocks();
         let inputs = op.input.channels as usize / op.groups as usize;
@@ -263,7 +263,7 @@ pub(super) unsafe fn tile<V: Vector, const M: usize, const N: usize>(
 
 /// Requantises the sums of a tile and stores them, as many pixels together as four vectors are.
 #[inline(always)]
-unsafe fn store<V: Vector, const M: usize, const N: usize>(
+pub(super) unsafe fn store<V: Vector, const M: usize, const N: usize>(
     layer: &Layer,
     pixels: &[Pixel],
     block: usize,

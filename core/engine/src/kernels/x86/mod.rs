@@ -38,27 +38,22 @@ pub(super) fn available() -> Vec<&'static KernelSet> {
     sets
 }
 
-/// Makes a set of kernels over the vectors `$vector`, for the instructions `$features`.
+/// Makes a set of kernels over the vectors `$vector`, for the instructions `$features`, beside those for convolutions.
 macro_rules! kernel_set {
-    ($name:literal, $features:literal, $vector:ty, $tiles:expr) => {
+    ($name:literal, $features:literal, $vector:ty, $conv:expr, $prepare_conv:expr) => {
         /// The set.
         pub(super) static SET: KernelSet = KernelSet {
             name: $name,
             flip: 0x80,
-            conv: Some(conv),
+            conv: Some($conv),
             depthwise: Some(depthwise),
             add: Some(add),
             average_pool: Some(average_pool),
             import: Some(import),
             table: Some(elementwise::table),
-            prepare_conv: Some(conv::prepare),
+            prepare_conv: Some($prepare_conv),
             prepare_depthwise: Some(prepare_depthwise),
         };
-
-        unsafe fn conv(op: &Conv, raw: Raw, pixels: Range<usize>) {
-            // SAFETY: as the caller's.
-            unsafe { conv::conv(op, raw, pixels, &$tiles) }
-        }
 
         fn prepare_depthwise(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
             depthwise::prepare(op, constants, <$vector>::LANES)
