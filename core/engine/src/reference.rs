@@ -36,6 +36,14 @@ impl<'a> Memory<'a> {
         self.arena[at] = value as u8 ^ self.flip;
     }
 
+    /// Copies bytes, and turns over the bits of `turned` in them.
+    fn copy(&mut self, from: usize, to: usize, count: usize, turned: u8) {
+        self.arena.copy_within(from..from + count, to);
+        if turned != 0 {
+            self.arena[to..to + count].iter_mut().for_each(|byte| *byte ^= turned);
+        }
+    }
+
     fn word(&self, offset: u32, index: usize) -> [u8; 4] {
         let at = offset as usize + index * 4;
         self.constants[at..at + 4].try_into().expect("four bytes were asked for")
@@ -85,21 +93,34 @@ fn positions(view: &View) -> impl Iterator<Item = (u32, u32)> + use<> {
     (0..view.height).flat_map(move |y| (0..width).map(move |x| (y, x)))
 }
 
-fn import(op: &Import, memory: &mut Memory<'_>) {
-    for (y, x) in positions(&op.output) {
-        for c in 0..op.output.channels {
-            let value = imported(&op.source, op.source.at(y, x, c), op, memory);
-            memory.store(op.output.at(y, x) + c as usize, value);
-        }
-    }
+/// Where runs begin of values that lie next to each other both among elements and in a view, and their length.
+fn runs(elements: &Elements, view: &View) -> impl Iterator<Item = (u32, u32, u32, usize)> + use<> {
+    let View { height, width, channels, pixel_bytes, .. } = *view;
+    let (in_row, in_pixel, length) = match elements.channel == 1 || channels == 1 {
+        true if elements.pixel == channels && pixel_bytes == channels => (1, 1, width * channels),
+        true => (width, 1, channels),
+        false => (width, channels, 1),
+    };
+    (0..height).flat_map(move |y| {
+        (0..in_row).flat_map(move |x| (0..in_pixel).map(move |c| (y, x, c, length as usize)))
+    })
 }
 
-fn imported(source: &Elements, at: usize, op: &Import, memory: &Memory<'_>) -> i8 {
-    match source.element {
-        Element::I8 => memory.arena[at] as i8,
-        Element::U8 => (memory.arena[at] ^ 0x80) as i8,
-        Element::F32 => quantise(float_at(memory.arena, at) / op.scale, op.range),
-        Element::I32 | Element::I64 => 0,
+fn import(op: &Import, memory: &mut Memory<'_>) {
+    for (y, x, c, length) in runs(&op.source, &op.output) {
+        let from = op.source.at(y, x, c);
+        let to = op.output.at(y, x) + c as usize;
+        match op.source.element {
+            Element::I8 => memory.copy(from, to, length, memory.flip),
+            Element::U8 => memory.copy(from, to, length, memory.flip ^ 0x80),
+            Element::F32 => {
+                for index in 0..length {
+                    let real = float_at(memory.arena, from + index * 4);
+                    memory.store(to + index, quantise(real / op.scale, op.range));
+                }
+            }
+            Element::I32 | Element::I64 => (),
+        }
     }
 }
 
@@ -108,20 +129,21 @@ fn float_at(arena: &[u8], at: usize) -> f32 {
 }
 
 fn export(op: &Export, memory: &mut Memory<'_>) {
-    for (y, x) in positions(&op.input) {
-        for c in 0..op.input.channels {
-            let value = memory.value(op.input.at(y, x) + c as usize);
-            let at = op.target.at(y, x, c);
-            match op.target.element {
-                Element::I8 => memory.arena[at] = value as u8,
-                Element::U8 => memory.arena[at] = value as u8 ^ 0x80,
-                Element::F32 => {
-                    let steps = i32::from(value) - i32::from(op.zero_point);
+    for (y, x, c, length) in runs(&op.target, &op.input) {
+        let from = op.input.at(y, x) + c as usize;
+        let to = op.target.at(y, x, c);
+        match op.target.element {
+            Element::I8 => memory.copy(from, to, length, memory.flip),
+            Element::U8 => memory.copy(from, to, length, memory.flip ^ 0x80),
+            Element::F32 => {
+                for index in 0..length {
+                    let steps = less_zero(memory.value(from + index), op.zero_point);
                     let real = steps as f32 * op.scale;
-                    memory.arena[at..at + 4].copy_from_slice(&real.to_le_bytes());
+                    let to = to + index * 4;
+                    memory.arena[to..to + 4].copy_from_slice(&real.to_le_bytes());
                 }
-                Element::I32 | Element::I64 => (),
             }
+            Element::I32 | Element::I64 => (),
         }
     }
 }

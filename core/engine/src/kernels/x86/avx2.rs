@@ -151,39 +151,75 @@ unsafe fn laid_out<const M: usize>(
     rows: *const Row,
     list: *const u16,
 ) {
-    // SAFETY: the list names quads of the block, and quads of rows that were written.
+    // SAFETY: as the caller's.
     unsafe {
-        let weights = layer.weights.add(block * layer.block_bytes);
         let bias = layer.bias.add(block * BLOCK).cast::<u8>();
         let bias = [_mm256_loadu_si256(bias.cast()), _mm256_loadu_si256(bias.add(32).cast())];
         let mut sums = [bias; M];
-        let exact = usize::from(*list);
+        let weights = layer.weights.add(block * layer.block_bytes);
         let quads = layer.block_bytes / QUAD_BYTES;
+        if M <= 2 {
+            add_products::<M, 2>(&mut sums, 0, rows, weights, list, quads);
+        } else {
+            // Sums of one vector leave room for the other operands in registers.
+            add_products::<M, 1>(&mut sums, 0, rows, weights, list, quads);
+            add_products::<M, 1>(&mut sums, 1, rows, weights, list, quads);
+        }
+        conv::store::<Ymm<Wide>, M, 2>(layer, pixels, block, &sums);
+    }
+}
+
+/// Adds the products of all quads to the sums of `N` vectors of the block, from the `first` on.
+///
+/// # Safety
+/// The list names quads of the weights, and quads of rows that were written.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_products<const M: usize, const N: usize>(
+    sums: &mut [[__m256i; 2]; M],
+    first: usize,
+    rows: *const Row,
+    weights: *const u8,
+    list: *const u16,
+    quads: usize,
+) {
+    // SAFETY: as the caller's; a list begins with a number that is not above that of the quads.
+    unsafe {
+        let mut totals = [[sums[0][first]; N]; M];
+        for n in 1..N {
+            for of_pixel in &mut totals {
+                of_pixel[n] = sums[0][first + n];
+            }
+        }
+        let weights = weights.add(first * 32);
+        let exact = usize::from(*list);
         let list = list.add(1);
         for index in 0..exact {
             let quad = usize::from(*list.add(index));
-            let weights = weights.add(quad * QUAD_BYTES);
-            let of_quad =
-                [_mm256_loadu_si256(weights.cast()), _mm256_loadu_si256(weights.add(32).cast())];
-            for m in 0..M {
-                let values = four(rows.add(m), 0, quad);
-                for n in 0..2 {
-                    sums[m][n] = Narrow::dot(sums[m][n], values, of_quad[n]);
+            for n in 0..N {
+                let of_quad = _mm256_loadu_si256(weights.add(quad * QUAD_BYTES + n * 32).cast());
+                for m in 0..M {
+                    let values = four(rows.add(m), 0, quad);
+                    totals[m][n] = Narrow::dot(totals[m][n], values, of_quad);
                 }
             }
         }
         for index in exact..quads {
             let quad = usize::from(*list.add(index));
-            for n in 0..2 {
-                let of_quad = weights.add(quad * QUAD_BYTES + n * 32);
-                let of_quad = Wide::weights(_mm256_loadu_si256(of_quad.cast()));
+            for n in 0..N {
+                let of_quad = _mm256_loadu_si256(weights.add(quad * QUAD_BYTES + n * 32).cast());
+                let of_quad = Wide::weights(of_quad);
                 for m in 0..M {
                     let values = [four(rows.add(m), 1, quad), four(rows.add(m), 2, quad)];
-                    sums[m][n] = Wide::dot(sums[m][n], values, of_quad);
+                    totals[m][n] = Wide::dot(totals[m][n], values, of_quad);
                 }
             }
         }
-        conv::store::<Ymm<Wide>, M, 2>(layer, pixels, block, &sums);
+        for m in 0..M {
+            for n in 0..N {
+                sums[m][first + n] = totals[m][n];
+            }
+        }
     }
 }
 
