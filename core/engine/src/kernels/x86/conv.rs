@@ -41,7 +41,7 @@ pub(super) struct Layer {
     pub(super) bias: *const i32,
     multipliers: *const f32,
     /// Output channels of the group.
-    channels: usize,
+    pub(super) channels: usize,
     pub(super) segments: Segments,
     pub(super) block_bytes: usize,
     rounding: Rounding,
@@ -187,11 +187,11 @@ impl Layer {
         }
     }
 
-    /// Weights, biases and multipliers of a vector of `V`, counted from a block on.
+    /// Weights, biases and multipliers of a vector of `V`, counted from the group's first.
     #[inline(always)]
-    unsafe fn vector<V: Vector>(&self, block: usize, vector: usize) -> VectorConstants {
+    pub(super) unsafe fn vector<V: Vector>(&self, vector: usize) -> VectorConstants {
         let per_block = BLOCK / V::LANES;
-        let (block, lane) = (block + vector / per_block, vector % per_block * V::LANES);
+        let (block, lane) = (vector / per_block, vector % per_block * V::LANES);
         // SAFETY: the caller asks for a vector that there is.
         unsafe {
             VectorConstants {
@@ -203,9 +203,9 @@ impl Layer {
     }
 }
 
-struct VectorConstants {
-    weights: *const u8,
-    bias: *const i32,
+pub(super) struct VectorConstants {
+    pub(super) weights: *const u8,
+    pub(super) bias: *const i32,
     multipliers: *const f32,
 }
 
@@ -225,10 +225,11 @@ pub(super) unsafe fn tile<V: Vector, const M: usize, const N: usize>(
         for m in 0..M {
             inputs[m] = layer.input.add(pixels.get_unchecked(m).input as usize);
         }
+        let first = block * BLOCK / V::LANES;
         let mut weights = [layer.weights; N];
         let mut sums = [[V::splat(0); N]; M];
         for n in 0..N {
-            let constants = layer.vector::<V>(block, n);
+            let constants = layer.vector::<V>(first + n);
             weights[n] = constants.weights;
             let bias = V::load(constants.bias.cast());
             for of_pixel in &mut sums {
@@ -257,27 +258,32 @@ pub(super) unsafe fn tile<V: Vector, const M: usize, const N: usize>(
                 }
             }
         }
-        store::<V, M, N>(layer, pixels, block, &sums);
+        store::<V, M, N>(layer, pixels, first, &sums);
     }
 }
 
-/// Requantises the sums of a tile and stores them, as many pixels together as four vectors are.
+/// Requantises the sums of a tile and stores them, as many pixels together as four vectors are. Vectors are counted
+/// from the group's first.
 #[inline(always)]
 pub(super) unsafe fn store<V: Vector, const M: usize, const N: usize>(
     layer: &Layer,
     pixels: &[Pixel],
-    block: usize,
+    vector: usize,
     sums: &[[V::Int; N]; M],
 ) {
-    let count = (layer.channels - block * BLOCK).min(N * V::LANES);
+    let channel = vector * V::LANES;
+    if channel >= layer.channels {
+        return;
+    }
+    let count = (layer.channels - channel).min(N * V::LANES);
     let together = if N > 2 { 1 } else { 4 / N };
     // SAFETY: no more than the channels of a pixel are written.
     unsafe {
         let mut multipliers = [V::splat_float(0.0); N];
         for n in 0..N {
-            multipliers[n] = V::floats(layer.vector::<V>(block, n).multipliers);
+            multipliers[n] = V::floats(layer.vector::<V>(vector + n).multipliers);
         }
-        let output = layer.output.add(block * BLOCK);
+        let output = layer.output.add(channel);
         let mut first = 0;
         while first < M {
             let mut steps = [V::splat_float(0.0); 4];
@@ -337,7 +343,7 @@ pub(super) unsafe fn vector<V: Vector>(layer: &Layer, pixel: Pixel) {
 
 /// `N` vectors of channels, each as `S` sums that are added at the end.
 #[inline(always)]
-unsafe fn vectors_of_pixel<V: Vector, const N: usize, const S: usize>(
+pub(super) unsafe fn vectors_of_pixel<V: Vector, const N: usize, const S: usize>(
     layer: &Layer,
     pixel: Pixel,
     block: usize,
@@ -345,10 +351,11 @@ unsafe fn vectors_of_pixel<V: Vector, const N: usize, const S: usize>(
     // SAFETY: as of `tile`.
     unsafe {
         let input = layer.input.add(pixel.input as usize);
+        let first = block * BLOCK / V::LANES;
         let mut weights = [layer.weights; N];
         let mut sums = [[V::splat(0); N]; S];
         for n in 0..N {
-            let constants = layer.vector::<V>(block, n);
+            let constants = layer.vector::<V>(first + n);
             weights[n] = constants.weights;
             sums[0][n] = V::load(constants.bias.cast());
         }
@@ -399,7 +406,8 @@ unsafe fn store_vectors<V: Vector, const N: usize>(
             let mut steps = [V::splat_float(0.0); 4];
             for k in 0..4 {
                 let n = (first + k).min(N - 1);
-                let multipliers = V::floats(layer.vector::<V>(block, n).multipliers);
+                let constants = layer.vector::<V>(block * BLOCK / V::LANES + n);
+                let multipliers = V::floats(constants.multipliers);
                 steps[k] = V::mul(V::to_floats(sums[n]), multipliers);
             }
             let bytes = V::in_order(V::narrow(steps, &layer.rounding));

@@ -286,11 +286,27 @@ impl<D: Dot> Vector for Ymm<D> {
                 }
                 (1, _) | (2, 0) => store_first(lower, to, count),
                 (2, _) => store_first(upper, to, count),
-                (_, 0) => store_first(lower, to, count),
-                (_, 1) => store_first(_mm_srli_si128::<8>(lower), to, count),
-                (_, 2) => store_first(upper, to, count),
-                (_, _) => store_first(_mm_srli_si128::<8>(upper), to, count),
+                (_, 0 | 1) => store_half(lower, part == 1, to, count),
+                (_, _) => store_half(upper, part == 3, to, count),
             }
+        }
+    }
+}
+
+/// The first `count` of the lower 8 bytes, or of the upper ones.
+///
+/// # Safety
+/// `to` stands for `count` bytes, at most 8.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store_half(bytes: __m128i, is_upper: bool, to: *mut u8, count: usize) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match (is_upper, count >= 8) {
+            (false, true) => _mm_storel_epi64(to.cast(), bytes),
+            (true, true) => _mm_storeh_pd(to.cast(), _mm_castsi128_pd(bytes)),
+            (false, false) => store_first(bytes, to, count),
+            (true, false) => store_first(_mm_srli_si128::<8>(bytes), to, count),
         }
     }
 }
