@@ -180,35 +180,31 @@ fn cpu_time_samples_us(once: &mut impl FnMut(), time: Duration) -> Vec<f64> {
     samples
 }
 
-/// One line per operation: its share of the time, and what it does.
+/// One line per operation: the shortest time that it took, since other programs make the others longer, its share of
+/// these times, and what it does.
 fn profile<B: AsRef<[u8]>>(executable: &Executable<B>, arena: &mut Arena, seconds: f64) -> String {
-    let mut spent: Vec<(Duration, &str, u64)> = executable
-        .program()
-        .operations()
-        .map(|op| (Duration::ZERO, op.name(), op.macs()))
-        .collect();
+    let mut shortest: Vec<(Duration, &str, u64)> =
+        executable.program().operations().map(|op| (Duration::MAX, op.name(), op.macs())).collect();
     let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut runs = 0_u32;
     while Instant::now() < end {
         let mut before = Instant::now();
         let after = |index: usize, _: &_| {
-            let now = Instant::now();
-            spent[index].0 += now - before;
-            before = now;
+            let time = before.elapsed();
+            shortest[index].0 = shortest[index].0.min(time);
+            before = Instant::now();
         };
         executable.run_observed(arena, after).expect("it ran before");
-        runs += 1;
     }
-    let all: Duration = spent.iter().map(|(time, ..)| *time).sum();
+    let all: Duration = shortest.iter().map(|(time, ..)| *time).sum();
     let line = |(index, (time, name, macs)): (usize, &(Duration, &str, u64))| {
-        let us = time.as_secs_f64() * 1e6 / f64::from(runs.max(1));
+        let us = time.as_secs_f64() * 1e6;
         let share = time.as_secs_f64() / all.as_secs_f64() * 100.0;
         format!(
             "{index:4} {name:13} {us:9.2} us {share:5.1} % {macs:10} MAC {:7.1} MAC/ns\n",
             *macs as f64 / us / 1e3
         )
     };
-    spent.iter().enumerate().map(line).collect()
+    shortest.iter().enumerate().map(line).collect()
 }
 
 /// CPU time of this process: other programs make wall time long.

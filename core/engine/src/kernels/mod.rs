@@ -3,6 +3,9 @@
 //! A set is chosen once, when a program is prepared. What a set has no kernel for runs by the reference. Kernels take
 //! raw pointers: that they stay inside of what the pointers stand for is what the checker proved.
 
+#[cfg(all(target_arch = "x86_64", feature = "std"))]
+mod x86;
+
 use core::ops::Range;
 
 use crate::op::{Add, AveragePool, Conv, Depthwise, Import, Table};
@@ -78,7 +81,12 @@ impl KernelSet {
     /// The sets that this CPU can run, the fastest first, `scalar` last.
     #[cfg(feature = "std")]
     pub fn available() -> alloc::vec::Vec<&'static KernelSet> {
-        alloc::vec::Vec::from([&SCALAR])
+        #[cfg(target_arch = "x86_64")]
+        let mut sets = x86::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        let mut sets = alloc::vec::Vec::new();
+        sets.push(&SCALAR);
+        sets
     }
 
     /// The fastest set that this CPU can run.
