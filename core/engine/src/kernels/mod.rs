@@ -3,6 +3,11 @@
 //! A set is chosen once, when a program is prepared. What a set has no kernel for runs by the reference. Kernels take
 //! raw pointers: that they stay inside of what the pointers stand for is what the checker proved.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod pixels;
+
 use core::ops::Range;
 
 use crate::op::{Add, AveragePool, Conv, Depthwise, Import, Table};
@@ -78,7 +83,15 @@ impl KernelSet {
     /// The sets that this CPU can run, the fastest first, `scalar` last.
     #[cfg(feature = "std")]
     pub fn available() -> alloc::vec::Vec<&'static KernelSet> {
-        alloc::vec::Vec::from([&SCALAR])
+        let mut sets = alloc::vec::Vec::new();
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            sets.push(&aarch64::sdot::SDOT);
+        }
+        #[cfg(target_arch = "aarch64")]
+        sets.push(&aarch64::neon::NEON);
+        sets.push(&SCALAR);
+        sets
     }
 
     /// The fastest set that this CPU can run.
