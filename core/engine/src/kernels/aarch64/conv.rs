@@ -13,14 +13,21 @@ pub(super) trait Products {
     /// The most pixels of a tile, at most 5: with their sums, the registers are full.
     const PIXELS: usize;
 
+    /// Bytes that it prepares for each block of 16 channels.
+    fn prepared_bytes(_segments: &Segments) -> usize {
+        0
+    }
+
     /// `bias + Σ weight · input` for `M` pixels and 16 channels.
     ///
     /// # Safety
     /// The CPU has the instruction set. The values of the segments can be read from each input on, with
-    /// [`ARENA_SLACK_BYTES`](crate::ARENA_SLACK_BYTES) behind them, and a block of weights at `weights`.
+    /// [`ARENA_SLACK_BYTES`](crate::ARENA_SLACK_BYTES) behind them, a block of weights at `weights`, and at `prepared`
+    /// what was prepared for it.
     unsafe fn sums<const M: usize>(
         inputs: [*const i8; M],
         weights: *const i8,
+        prepared: *const u8,
         segments: &Segments,
         bias: Sums,
     ) -> [Sums; M];
@@ -30,6 +37,7 @@ pub(super) trait Products {
 struct Block<'a> {
     segments: &'a Segments,
     weights: *const i8,
+    prepared: *const u8,
     bias: *const u8,
     multipliers: *const u8,
     /// The arena, at the first channel of the group.
@@ -61,6 +69,7 @@ pub(super) unsafe fn conv<P: Products>(op: &Conv, raw: Raw, mut range: Range<usi
                 let block = Block {
                     segments: &segments,
                     weights: raw.constants.add(op.weights as usize + index * block_bytes).cast(),
+                    prepared: raw.prepared.add(index * P::prepared_bytes(&segments)),
                     bias: raw.constants.add(op.bias as usize + index * 64),
                     multipliers: raw.constants.add(op.multipliers as usize + index * 64),
                     inputs: raw.arena.add(group * group_inputs).cast_const().cast(),
@@ -83,14 +92,15 @@ impl Block<'_> {
         let mut first = 0;
         while first < pixels.count {
             let left = (pixels.count - first).min(P::PIXELS);
-            // SAFETY: the caller's, and that many pixels are left.
+            // SAFETY: the caller's, and that many pixels are left. A set has no code for tiles that it does not make.
             unsafe {
                 match left {
                     1 => self.tile::<P, 1>(pixels, first),
                     2 => self.tile::<P, 2>(pixels, first),
-                    3 => self.tile::<P, 3>(pixels, first),
-                    4 => self.tile::<P, 4>(pixels, first),
-                    _ => self.tile::<P, 5>(pixels, first),
+                    3 if P::PIXELS >= 3 => self.tile::<P, 3>(pixels, first),
+                    4 if P::PIXELS >= 4 => self.tile::<P, 4>(pixels, first),
+                    _ if P::PIXELS >= 5 => self.tile::<P, 5>(pixels, first),
+                    _ => (),
                 }
             }
             first += left;
@@ -109,7 +119,8 @@ impl Block<'_> {
             let at = |offsets: &[usize], i: usize| *offsets.get_unchecked(first + i);
             let inputs: [*const i8; M] =
                 core::array::from_fn(|i| self.inputs.add(at(&pixels.inputs, i)));
-            let sums = P::sums(inputs, self.weights, self.segments, load_sums(self.bias));
+            let bias = load_sums(self.bias);
+            let sums = P::sums(inputs, self.weights, self.prepared, self.segments, bias);
             let multipliers = load_multipliers(self.multipliers);
             for i in 0..M {
                 let values = self.rounding.requantise(sums[i], multipliers);

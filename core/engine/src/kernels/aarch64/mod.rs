@@ -54,7 +54,7 @@ impl Rounding {
 #[target_feature(enable = "neon")]
 unsafe fn load_sums(from: *const u8) -> Sums {
     // SAFETY: the caller's.
-    unsafe { [0, 16, 32, 48].map(|at| vld1q_s32(from.add(at).cast())) }
+    core::array::from_fn(|j| unsafe { vld1q_s32(from.add(j * 16).cast()) })
 }
 
 /// Four vectors of `f32` next to each other.
@@ -65,7 +65,7 @@ unsafe fn load_sums(from: *const u8) -> Sums {
 #[target_feature(enable = "neon")]
 unsafe fn load_multipliers(from: *const u8) -> [float32x4_t; 4] {
     // SAFETY: the caller's.
-    unsafe { [0, 16, 32, 48].map(|at| vld1q_f32(from.add(at).cast())) }
+    core::array::from_fn(|j| unsafe { vld1q_f32(from.add(j * 16).cast()) })
 }
 
 /// Stores the first `count` values, at most 16.

@@ -8,13 +8,18 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-use super::conv::{self, Products, load_values};
 use super::Sums;
+use super::conv::{self, Products, load_values};
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
 
-pub(crate) static SDOT: KernelSet =
-    KernelSet { name: "sdot", conv: Some(convolution), ..super::neon::NEON };
+pub(crate) static SDOT: KernelSet = KernelSet {
+    name: "sdot",
+    conv: Some(convolution),
+    #[cfg(feature = "alloc")]
+    prepare_conv: None,
+    ..super::neon::NEON
+};
 
 /// # Safety
 /// `op` was checked against the arena and the constants of `raw`, and the CPU has SDOT.
@@ -35,6 +40,7 @@ impl Products for Dot {
     unsafe fn sums<const M: usize>(
         inputs: [*const i8; M],
         mut weights: *const i8,
+        _prepared: *const u8,
         segments: &Segments,
         bias: Sums,
     ) -> [Sums; M] {
@@ -87,7 +93,8 @@ unsafe fn add_quad<const M: usize, const LANE: usize>(
     for j in [0, 2] {
         // SAFETY: the caller's.
         unsafe {
-            let (first, second) = (vld1q_s8(weights.add(j * 16)), vld1q_s8(weights.add(j * 16 + 16)));
+            let (first, second) =
+                (vld1q_s8(weights.add(j * 16)), vld1q_s8(weights.add(j * 16 + 16)));
             for i in 0..M {
                 sums[i][j] = dot::<LANE>(sums[i][j], first, values[i]);
                 sums[i][j + 1] = dot::<LANE>(sums[i][j + 1], second, values[i]);
