@@ -2,7 +2,9 @@
 //!
 //! A block of 16 channels is four vectors of four `i32` while it is summed, and one vector of 16 `i8` when stored.
 
+mod columns;
 mod conv;
+mod depthwise;
 pub(super) mod neon;
 pub(super) mod sdot;
 

@@ -16,6 +16,7 @@ use core::ops::Range;
 
 use super::Sums;
 use super::conv::{self, Products, load_values};
+use super::depthwise;
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
 
@@ -23,7 +24,7 @@ pub(crate) static NEON: KernelSet = KernelSet {
     name: "neon",
     flip: 0,
     conv: Some(convolution),
-    depthwise: None,
+    depthwise: Some(depthwise::depthwise),
     add: None,
     average_pool: None,
     import: None,
@@ -31,12 +32,12 @@ pub(crate) static NEON: KernelSet = KernelSet {
     #[cfg(feature = "alloc")]
     prepare_conv: Some(chains),
     #[cfg(feature = "alloc")]
-    prepare_depthwise: None,
+    prepare_depthwise: Some(depthwise::prepare),
 };
 
 /// Magnitudes of weights that are summed up in `i16` without a doubt: `255 · 128 < 2¹⁵`.
 #[cfg(feature = "alloc")]
-const MAGNITUDES_MAX: u32 = 255;
+pub(super) const MAGNITUDES_MAX: u32 = 255;
 
 /// Stretches of up to four quads in a segment.
 const fn stretches(segments: &Segments) -> usize {

@@ -9,6 +9,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 use super::Sums;
+use super::columns;
 use super::conv::{self, Products, load_values};
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
@@ -16,8 +17,11 @@ use crate::op::{Conv, Segments};
 pub(crate) static SDOT: KernelSet = KernelSet {
     name: "sdot",
     conv: Some(convolution),
+    depthwise: Some(columns::depthwise),
     #[cfg(feature = "alloc")]
     prepare_conv: None,
+    #[cfg(feature = "alloc")]
+    prepare_depthwise: Some(columns::prepare),
     ..super::neon::NEON
 };
 
