@@ -36,6 +36,15 @@ impl<'a> Memory<'a> {
         self.arena[at] = value as u8 ^ self.flip;
     }
 
+    /// Copies a run of bytes between a view and elements, which differ from the values by `flip`.
+    fn copy(&mut self, from: usize, to: usize, run: usize, flip: u8) {
+        let flip = flip ^ self.flip;
+        self.arena.copy_within(from..from + run, to);
+        if flip != 0 {
+            self.arena[to..to + run].iter_mut().for_each(|byte| *byte ^= flip);
+        }
+    }
+
     fn word(&self, offset: u32, index: usize) -> [u8; 4] {
         let at = offset as usize + index * 4;
         self.constants[at..at + 4].try_into().expect("four bytes were asked for")
@@ -86,7 +95,12 @@ fn positions(view: &View) -> impl Iterator<Item = (u32, u32)> + use<> {
 }
 
 fn import(op: &Import, memory: &mut Memory<'_>) {
+    let run = op.output.channels as usize;
     for (y, x) in positions(&op.output) {
+        if let Some(flip) = byte_flip(&op.source) {
+            memory.copy(op.source.at(y, x, 0), op.output.at(y, x), run, flip);
+            continue;
+        }
         for c in 0..op.output.channels {
             let value = imported(&op.source, op.source.at(y, x, c), op, memory);
             memory.store(op.output.at(y, x) + c as usize, value);
@@ -103,12 +117,26 @@ fn imported(source: &Elements, at: usize, op: &Import, memory: &Memory<'_>) -> i
     }
 }
 
+/// For bytes whose channels lie next to each other: what they differ by from the values.
+fn byte_flip(elements: &Elements) -> Option<u8> {
+    match (elements.channel, elements.element) {
+        (1, Element::I8) => Some(0),
+        (1, Element::U8) => Some(0x80),
+        _ => None,
+    }
+}
+
 fn float_at(arena: &[u8], at: usize) -> f32 {
     f32::from_le_bytes(arena[at..at + 4].try_into().expect("four bytes were asked for"))
 }
 
 fn export(op: &Export, memory: &mut Memory<'_>) {
+    let run = op.input.channels as usize;
     for (y, x) in positions(&op.input) {
+        if let Some(flip) = byte_flip(&op.target) {
+            memory.copy(op.input.at(y, x), op.target.at(y, x, 0), run, flip);
+            continue;
+        }
         for c in 0..op.input.channels {
             let value = memory.value(op.input.at(y, x) + c as usize);
             let at = op.target.at(y, x, c);
@@ -283,7 +311,7 @@ fn inside(
 }
 
 /// The rows and the columns of the input that the window of an output covers.
-fn covered(
+pub(crate) fn covered(
     input: &View,
     window: &Window,
     y: u32,
@@ -300,11 +328,7 @@ fn covered(
 fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
-        let count = match op.counted_padding {
-            None => rows.clone().count() * columns.clone().count(),
-            Some(after) => counted(&op.input, &op.window, after, [y, x]),
-        };
-        let multiplier = op.ratio / count as f32;
+        let multiplier = mean_multiplier(op, [y, x]);
         let output = op.output.at(y, x);
         for c in 0..op.output.channels as usize {
             let mut sum = 0_i32;
@@ -317,6 +341,18 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
             memory.store(output + c, requantise(sum, multiplier, op.range));
         }
     }
+}
+
+/// What the sum of a window is multiplied by.
+pub(crate) fn mean_multiplier(op: &AveragePool, at: [u32; 2]) -> f32 {
+    let count = match op.counted_padding {
+        None => {
+            let [rows, columns] = covered(&op.input, &op.window, at[0], at[1]);
+            rows.count() * columns.count()
+        }
+        Some(after) => counted(&op.input, &op.window, after, at),
+    };
+    op.ratio / count as f32
 }
 
 /// Taps of a window that lie within the input and its padding.

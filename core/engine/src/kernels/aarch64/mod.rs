@@ -5,6 +5,7 @@
 mod columns;
 mod conv;
 mod depthwise;
+mod elements;
 pub(super) mod neon;
 pub(super) mod sdot;
 

@@ -17,6 +17,7 @@ use core::ops::Range;
 use super::Sums;
 use super::conv::{self, Products, load_values};
 use super::depthwise;
+use super::elements;
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
 
@@ -25,10 +26,10 @@ pub(crate) static NEON: KernelSet = KernelSet {
     flip: 0,
     conv: Some(convolution),
     depthwise: Some(depthwise::depthwise),
-    add: None,
-    average_pool: None,
-    import: None,
-    table: None,
+    add: Some(elements::add),
+    average_pool: Some(elements::average_pool),
+    import: Some(elements::import),
+    table: Some(elements::table),
     #[cfg(feature = "alloc")]
     prepare_conv: Some(chains),
     #[cfg(feature = "alloc")]
