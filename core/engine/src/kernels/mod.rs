@@ -5,8 +5,12 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "arm", feature = "std"))]
+mod armv7;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "arm", feature = "std")))]
 mod pixels;
+#[cfg(any(target_arch = "aarch64", all(target_arch = "arm", feature = "std")))]
+mod taps;
 
 use core::ops::Range;
 
@@ -90,6 +94,10 @@ impl KernelSet {
         }
         #[cfg(target_arch = "aarch64")]
         sets.push(&aarch64::neon::NEON);
+        #[cfg(target_arch = "arm")]
+        if armv7::is_available() {
+            sets.push(&armv7::ARMV7);
+        }
         sets.push(&SCALAR);
         sets
     }

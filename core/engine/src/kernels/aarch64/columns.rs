@@ -4,7 +4,7 @@
 //! second weight is zero): `[16 channels, 4 values]` in four vectors. One SDOT with the column's weights then adds all
 //! of its products. A column serves each window that it is part of, and is read once where the stride is 1 or 2.
 //!
-//! What is prepared for each block of 16 channels: biases and multipliers as [`depthwise`](super::depthwise) has them,
+//! What is prepared for each block of 16 channels: biases and multipliers as [`taps`](crate::kernels::taps) has them,
 //! then for each column of the kernel `[16 channels, 4 values] i8`.
 
 #[cfg(feature = "alloc")]
@@ -13,11 +13,12 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use core::ops::Range;
 
-#[cfg(feature = "alloc")]
-use super::depthwise::scales;
-use super::depthwise::{self, Row, Rows, SCALES_BYTES, each_row};
+use super::depthwise::{self, Row, each_row};
 use super::{Sums, load_sums};
 use crate::kernels::Raw;
+use crate::kernels::taps::SCALES_BYTES;
+#[cfg(feature = "alloc")]
+use crate::kernels::taps::{self, Rows, scales};
 use crate::op::Depthwise;
 
 const COLUMN_BYTES: usize = 64;
@@ -31,7 +32,7 @@ const fn by_columns(op: &Depthwise) -> bool {
 #[cfg(feature = "alloc")]
 pub(super) fn prepare(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
     if !by_columns(op) {
-        return depthwise::prepare(op, constants);
+        return taps::prepare(op, constants);
     }
     let padded = op.padded_channels();
     let weights = &constants[op.weights as usize..][..9 * padded];

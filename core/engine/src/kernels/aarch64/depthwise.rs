@@ -1,140 +1,14 @@
-//! Convolutions of channels by themselves: how their rows are cut into vectors, and the kernel for any window.
-//!
-//! A vector is 16 channels of a pixel, or all channels of several pixels where these are few and lie next to each
-//! other. Bytes are multiplied to `i16`, and as many products are added there as the weights allow: see
-//! [`neon`](super::neon) for why such a *chain* is exact. Taps need no order, so that chains are filled greedily.
-//!
-//! What is prepared, for each block of 16 channels:
-//!
-//! | offset | width | meaning |
-//! |---|---|---|
-//! | 0 | 64 | biases, `[16] i32` |
-//! | 64 | 64 | multipliers, `[16] f32` |
-//! | 128 | 32 each | taps: `[16] i8` weights, offset in the input (`u32`), whether the next tap continues the chain (`u32`) |
+//! Convolutions of channels by themselves, for any window: tap by tap, in chains as [`taps`](crate::kernels::taps) has
+//! them.
 
-#[cfg(feature = "alloc")]
-use alloc::vec::Vec;
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-#[cfg(feature = "alloc")]
-use super::neon::MAGNITUDES_MAX;
 use super::{Rounding, Sums, load_multipliers, load_sums, store};
 use crate::kernels::Raw;
+use crate::kernels::taps::{Rows, SCALES_BYTES, TAP_BYTES, TAP_CONTINUES, TAP_OFFSET};
 use crate::op::Depthwise;
 use crate::reference::window_start;
-
-/// Biases and multipliers of a block.
-pub(super) const SCALES_BYTES: usize = 128;
-const TAP_BYTES: usize = 32;
-
-/// How a row of the output is cut into vectors.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    /// Blocks of 16 channels.
-    pub(super) blocks: usize,
-    /// Vectors of a block in a row.
-    pub(super) vectors: usize,
-    /// Bytes from one vector to the next in the input, one step of a window further.
-    pub(super) input_step: usize,
-    /// Bytes from one vector to the next in the output.
-    output_step: usize,
-    /// Channels, of which each block takes 16; 16 if a vector is several pixels.
-    channels: usize,
-    /// Values that the last vector of a row is short of 16 in that case.
-    missing: usize,
-}
-
-impl Rows {
-    pub(super) const fn new(op: &Depthwise) -> Rows {
-        let (channels, width) = (op.output.channels as usize, op.output.width as usize);
-        let dense = op.input.pixel_bytes == op.output.channels
-            && op.output.pixel_bytes == op.output.channels;
-        if channels < 16 && 16 % channels == 0 && dense && op.window.stride[1] == 1 {
-            let values = width * channels;
-            let vectors = values.div_ceil(16);
-            let missing = vectors * 16 - values;
-            Rows { blocks: 1, vectors, input_step: 16, output_step: 16, channels: 16, missing }
-        } else {
-            Rows {
-                blocks: channels.div_ceil(16),
-                vectors: width,
-                input_step: op.window.stride[1] as usize * op.input.pixel_bytes as usize,
-                output_step: op.output.pixel_bytes as usize,
-                channels,
-                missing: 0,
-            }
-        }
-    }
-}
-
-/// What stands in front of the weights of each block: biases and multipliers, and the channel of each lane.
-#[cfg(feature = "alloc")]
-pub(super) fn scales(op: &Depthwise, constants: &[u8], block: usize) -> (Vec<u8>, [usize; 16]) {
-    let channels = op.output.channels as usize;
-    let lanes = core::array::from_fn(|lane| match Rows::new(op) {
-        Rows { channels: 16, blocks: 1, .. } => lane % channels,
-        _ => block * 16 + lane,
-    });
-    let words = |offset: u32| {
-        lanes.iter().flat_map(move |lane| &constants[offset as usize + lane * 4..][..4]).copied()
-    };
-    (words(op.bias).chain(words(op.multipliers)).collect(), lanes)
-}
-
-/// Prepares an operation: see the table at the top.
-#[cfg(feature = "alloc")]
-pub(super) fn prepare(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
-    (0..Rows::new(op).blocks)
-        .flat_map(|block| {
-            let (mut bytes, lanes) = scales(op, constants, block);
-            let weights: Vec<[i8; 16]> = (0..op.window.taps())
-                .map(|tap| {
-                    let row = &constants[op.weights as usize + tap * op.padded_channels()..];
-                    lanes.map(|lane| row[lane] as i8)
-                })
-                .collect();
-            for chain in chains(&weights) {
-                for (index, tap) in chain.iter().enumerate() {
-                    let continues = u32::from(index + 1 < chain.len());
-                    bytes.extend(weights[*tap].map(|weight| weight as u8));
-                    bytes.extend(tap_offset(op, *tap).to_le_bytes());
-                    bytes.extend(continues.to_le_bytes());
-                    bytes.extend([0; 8]);
-                }
-            }
-            bytes
-        })
-        .collect()
-}
-
-/// Taps that are summed up in `i16` together.
-#[cfg(feature = "alloc")]
-fn chains(weights: &[[i8; 16]]) -> Vec<Vec<usize>> {
-    let mut chains: Vec<(Vec<usize>, [u32; 16])> = Vec::new();
-    for (tap, weights) in weights.iter().enumerate() {
-        let magnitudes = weights.map(|weight| u32::from(weight.unsigned_abs()));
-        let fits = |sums: &[u32; 16]| {
-            sums.iter().zip(&magnitudes).all(|(sum, more)| sum + more <= MAGNITUDES_MAX)
-        };
-        match chains.iter_mut().find(|(_, sums)| fits(sums)) {
-            Some((chain, sums)) => {
-                chain.push(tap);
-                sums.iter_mut().zip(magnitudes).for_each(|(sum, more)| *sum += more);
-            }
-            None => chains.push((Vec::from([tap]), magnitudes)),
-        }
-    }
-    chains.into_iter().map(|(chain, _)| chain).collect()
-}
-
-/// Where a tap lies in the input, seen from the first one. The checker has found it to be within the arena.
-#[cfg(feature = "alloc")]
-fn tap_offset(op: &Depthwise, tap: usize) -> u32 {
-    let (down, right) = (tap as u32 / op.window.kernel[1], tap as u32 % op.window.kernel[1]);
-    down * op.window.dilation[0] * op.input.row_bytes
-        + right * op.window.dilation[1] * op.input.pixel_bytes
-}
 
 /// One row of the output, 16 channels of it.
 pub(super) struct Row {
@@ -144,8 +18,7 @@ pub(super) struct Row {
     pub(super) rows: Rows,
     /// What was prepared for the block.
     pub(super) prepared: *const u8,
-    /// Values of a vector, up to 16; the last one of the row may have less.
-    count: usize,
+    block: usize,
     pub(super) rounding: Rounding,
 }
 
@@ -173,7 +46,7 @@ pub(super) unsafe fn each_row(
                     output: raw.arena.add(op.output.at(y as u32, 0) + block * 16),
                     rows,
                     prepared: raw.prepared.add(block * prepared_bytes),
-                    count: (rows.channels - block * 16).min(16),
+                    block,
                     rounding,
                 }
             });
@@ -189,8 +62,7 @@ impl Row {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn finish(&self, vector: usize, sums: Sums) {
-        let last = vector + 1 == self.rows.vectors;
-        let count = if last { self.count - self.rows.missing } else { self.count };
+        let count = self.rows.count(self.block, vector);
         // SAFETY: the caller's: the multipliers were prepared, and so many values of the output are there.
         unsafe {
             let multipliers = load_multipliers(self.prepared.add(64));
@@ -200,7 +72,7 @@ impl Row {
     }
 
     /// # Safety
-    /// The row is one of a checked operation with `taps` taps, prepared by [`prepare`].
+    /// The row is one of a checked operation with `taps` taps, prepared as [`taps`](crate::kernels::taps) has it.
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn run(&self, taps: usize) {
@@ -239,7 +111,7 @@ impl Row {
                 });
                 let mut high: [int16x8_t; M] =
                     core::array::from_fn(|i| vmull_high_s8(values[i], weights));
-                while tap.add(20).cast::<u32>().read() != 0 {
+                while tap.add(TAP_CONTINUES).cast::<u32>().read() != 0 {
                     tap = tap.add(TAP_BYTES);
                     let (weights, values) = load_tap(tap, &inputs);
                     for i in 0..M {
@@ -274,13 +146,13 @@ unsafe fn load_tap<const M: usize>(
 ) -> (int8x16_t, [int8x16_t; M]) {
     // SAFETY: the caller's; records are aligned to 32 bytes.
     unsafe {
-        let offset = tap.add(16).cast::<u32>().read() as usize;
+        let offset = tap.add(TAP_OFFSET).cast::<u32>().read() as usize;
         (vld1q_s8(tap.cast()), core::array::from_fn(|i| vld1q_s8(inputs[i].add(offset))))
     }
 }
 
 /// # Safety
-/// `op` was checked against the arena and the constants of `raw`, and prepared by [`prepare`].
+/// `op` was checked against the arena and the constants of `raw`, and prepared as [`taps`](crate::kernels::taps) has it.
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn depthwise(op: &Depthwise, raw: Raw, range: Range<usize>) {
     let taps = op.window.taps();

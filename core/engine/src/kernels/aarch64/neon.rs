@@ -18,6 +18,8 @@ use super::Sums;
 use super::conv::{self, Products, load_values};
 use super::depthwise;
 use super::elements;
+#[cfg(feature = "alloc")]
+use crate::kernels::taps::{self, MAGNITUDES_MAX};
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
 
@@ -33,12 +35,8 @@ pub(crate) static NEON: KernelSet = KernelSet {
     #[cfg(feature = "alloc")]
     prepare_conv: Some(chains),
     #[cfg(feature = "alloc")]
-    prepare_depthwise: Some(depthwise::prepare),
+    prepare_depthwise: Some(taps::prepare),
 };
-
-/// Magnitudes of weights that are summed up in `i16` without a doubt: `255 · 128 < 2¹⁵`.
-#[cfg(feature = "alloc")]
-pub(super) const MAGNITUDES_MAX: u32 = 255;
 
 /// Stretches of up to four quads in a segment.
 const fn stretches(segments: &Segments) -> usize {
