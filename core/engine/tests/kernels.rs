@@ -303,7 +303,7 @@ proptest! {
             .collect();
         let table = builder.constants(&exponentials);
         builder.push(Op::Softmax(Softmax { input, output, table, steps: 256.0, range }));
-        let [top, left, bottom, right] = extents;
+        let [top, left, _, right] = extents;
         let row_bytes = (left + output.width + right) * output.channels;
         let offset = OUTPUT_OFFSET + top * row_bytes + left * output.channels + 40_000;
         let view = View { offset, row_bytes, pixel_bytes: output.channels, ..output };

@@ -3,6 +3,9 @@
 //! A set is chosen once, when a program is prepared. What a set has no kernel for runs by the reference. Kernels take
 //! raw pointers: that they stay inside of what the pointers stand for is what the checker proved.
 
+// Without a heap there is no executable, and nothing asks for kernels.
+#![cfg_attr(not(feature = "alloc"), allow(dead_code))]
+
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(all(target_arch = "arm", feature = "std"))]

@@ -122,8 +122,8 @@ impl Block<'_> {
             let bias = load_sums(self.bias);
             let sums = P::sums(inputs, self.weights, self.prepared, self.segments, bias);
             let multipliers = load_multipliers(self.multipliers);
-            for i in 0..M {
-                let values = self.rounding.requantise(sums[i], multipliers);
+            for (i, sums) in sums.into_iter().enumerate() {
+                let values = self.rounding.requantise(sums, multipliers);
                 store(self.outputs.add(at(&pixels.outputs, i)), values, self.count);
             }
         }

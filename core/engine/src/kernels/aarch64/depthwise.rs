@@ -127,8 +127,8 @@ impl Row {
                     sums[i][3] = vaddw_high_s16(sums[i][3], high[i]);
                 }
             }
-            for i in 0..M {
-                self.finish(first + i, sums[i]);
+            for (i, sums) in sums.into_iter().enumerate() {
+                self.finish(first + i, sums);
             }
         }
     }
