@@ -72,6 +72,16 @@ impl Rows {
         }
     }
 
+    /// Vectors of a block that have 16 values; those behind them have less.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) const fn whole(&self, block: usize) -> usize {
+        match self.channels - block * 16 {
+            0..16 => 0,
+            _ if self.missing > 0 => self.vectors - 1,
+            _ => self.vectors,
+        }
+    }
+
     /// Values of a vector of a block.
     pub(super) const fn count(&self, block: usize, vector: usize) -> usize {
         let of_block =

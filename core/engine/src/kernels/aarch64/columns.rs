@@ -97,16 +97,15 @@ impl<'a> Columns<'a> {
         Columns { row, weights, down, right }
     }
 
-    /// The column at an offset from the row's first.
+    /// A column that begins at `first`.
     ///
     /// # Safety
     /// It is part of a window of the row.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn load(&self, at: usize) -> [int8x16_t; 4] {
+    unsafe fn load(&self, first: *const i8) -> [int8x16_t; 4] {
         // SAFETY: the caller's.
         let [a, b, c] = unsafe {
-            let first = self.row.input.add(at);
             let (second, third) = (first.add(self.down), first.add(2 * self.down));
             [vld1q_s8(first), vld1q_s8(second), vld1q_s8(third)]
         };
@@ -147,22 +146,44 @@ impl<'a> Columns<'a> {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn in_steps_of_one(&self) {
+        let vectors = self.row.rows.vectors;
         // SAFETY: the caller's; the last column is that of the last window.
         unsafe {
-            let (first, second) = (self.load(0), self.load(self.right));
-            let mut last = self.add::<1>(self.add::<0>(self.bias(), &first), &second);
-            let mut middle = self.add::<0>(self.bias(), &second);
-            let mut at = 2 * self.right;
+            let mut at = self.row.input;
+            let (first, second) = (self.load(at), self.load(at.add(self.right)));
+            let mut a = self.add::<1>(self.add::<0>(self.bias(), &first), &second);
+            let mut b = self.add::<0>(self.bias(), &second);
             let mut vector = 0;
-            while vector < self.row.rows.vectors {
-                let column = self.load(at);
-                let finished = self.add::<2>(last, &column);
-                last = self.add::<1>(middle, &column);
-                middle = self.add::<0>(self.bias(), &column);
-                self.row.finish(vector, finished);
-                at += self.right;
+            at = at.add(2 * self.right);
+            // Windows come in threes, so that sums need not change registers.
+            while vector + 3 <= vectors {
+                for next in 0..3 {
+                    [a, b] = self.step([a, b], at, vector + next);
+                    at = at.add(self.right);
+                }
+                vector += 3;
+            }
+            while vector < vectors {
+                [a, b] = self.step([a, b], at, vector);
+                at = at.add(self.right);
                 vector += 1;
             }
+        }
+    }
+
+    /// One window further: its last column is at `at`. Sums are those of the window, and of the next one; returned are
+    /// those of the next two.
+    ///
+    /// # Safety
+    /// As for [`Columns::in_steps_of_one`]; the vector is one of the row's.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn step(&self, sums: [Sums; 2], at: *const i8, vector: usize) -> [Sums; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let column = self.load(at);
+            self.row.finish(vector, self.add::<2>(sums[0], &column));
+            [self.add::<1>(sums[1], &column), self.add::<0>(self.bias(), &column)]
         }
     }
 
@@ -175,14 +196,15 @@ impl<'a> Columns<'a> {
     unsafe fn in_steps_of_two(&self) {
         // SAFETY: the caller's; the last column is that of the last window.
         unsafe {
-            let mut sums = self.add::<0>(self.bias(), &self.load(0));
-            let mut at = self.right;
+            let mut at = self.row.input;
+            let mut sums = self.add::<0>(self.bias(), &self.load(at));
             for vector in 0..self.row.rows.vectors {
-                let (second, third) = (self.load(at), self.load(at + self.right));
-                let finished = self.add::<2>(self.add::<1>(sums, &second), &third);
-                sums = self.add::<0>(self.bias(), &third);
+                let (second, third) = (at.add(self.right), at.add(2 * self.right));
+                let (second, next) = (self.load(second), self.load(third));
+                let finished = self.add::<2>(self.add::<1>(sums, &second), &next);
+                sums = self.add::<0>(self.bias(), &next);
                 self.row.finish(vector, finished);
-                at += 2 * self.right;
+                at = third;
             }
         }
     }
@@ -195,12 +217,13 @@ impl<'a> Columns<'a> {
     #[target_feature(enable = "neon")]
     unsafe fn one_by_one(&self) {
         for vector in 0..self.row.rows.vectors {
-            let at = vector * self.row.rows.input_step;
             // SAFETY: the caller's.
             unsafe {
-                let sums = self.add::<0>(self.bias(), &self.load(at));
-                let sums = self.add::<1>(sums, &self.load(at + self.right));
-                self.row.finish(vector, self.add::<2>(sums, &self.load(at + 2 * self.right)));
+                let first = self.row.input.add(vector * self.row.rows.input_step);
+                let (second, third) = (first.add(self.right), first.add(2 * self.right));
+                let sums = self.add::<0>(self.bias(), &self.load(first));
+                let sums = self.add::<1>(sums, &self.load(second));
+                self.row.finish(vector, self.add::<2>(sums, &self.load(third)));
             }
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Row {
     /// What was prepared for the block.
     pub(super) prepared: *const u8,
     block: usize,
+    /// Vectors of 16 values; those behind them have less.
+    whole: usize,
     pub(super) rounding: Rounding,
 }
 
@@ -47,6 +49,7 @@ pub(super) unsafe fn each_row(
                     rows,
                     prepared: raw.prepared.add(block * prepared_bytes),
                     block,
+                    whole: rows.whole(block),
                     rounding,
                 }
             });
@@ -62,12 +65,16 @@ impl Row {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) unsafe fn finish(&self, vector: usize, sums: Sums) {
-        let count = self.rows.count(self.block, vector);
         // SAFETY: the caller's: the multipliers were prepared, and so many values of the output are there.
         unsafe {
             let multipliers = load_multipliers(self.prepared.add(64));
             let values = self.rounding.requantise(sums, multipliers);
-            store(self.output.add(vector * self.rows.output_step), values, count);
+            let to = self.output.add(vector * self.rows.output_step);
+            if vector < self.whole {
+                vst1q_s8(to.cast(), values);
+            } else {
+                store(to, values, self.rows.count(self.block, vector));
+            }
         }
     }
 
