@@ -56,12 +56,14 @@ pub(crate) fn quantise_f64(steps: f64, range: Range) -> i8 {
     (rounded as i32 + i32::from(range.zero_point)) as i8
 }
 
+/// 1.5·2²³: numbers this large have no bits for a fraction.
+pub(crate) const SHIFT: f32 = 12_582_912.0;
+
 /// The nearest integer, the even one of two that are as near. `value` must be within ±2²².
 ///
-/// Adding 1.5·2²³ leaves no bit for a fraction, so the addition itself rounds; the integer stands in the low bits.
+/// Adding [`SHIFT`] leaves no bit for a fraction, so the addition itself rounds; the integer stands in the low bits.
 #[inline]
 pub fn round_half_even(value: f32) -> i32 {
-    const SHIFT: f32 = 12_582_912.0;
     ((value + SHIFT).to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32)
 }
 
