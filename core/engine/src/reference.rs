@@ -54,6 +54,12 @@ impl<'a> Memory<'a> {
         self.arena[at..at + bytes.len()].iter().zip(bytes).for_each(|(cell, byte)| cell.set(*byte));
     }
 
+    /// Copies bytes, and turns over the bits of `turned` in them.
+    fn copy(&mut self, from: usize, to: usize, count: usize, turned: u8) {
+        let (from, to) = (&self.arena[from..from + count], &self.arena[to..to + count]);
+        from.iter().zip(to).for_each(|(from, to)| to.set(from.get() ^ turned));
+    }
+
     fn word(&self, offset: u32, index: usize) -> [u8; 4] {
         let at = offset as usize + index * 4;
         self.constants[at..at + 4].try_into().expect("four bytes were asked for")
@@ -108,39 +114,52 @@ fn positions(view: &View) -> impl Iterator<Item = (u32, u32)> + use<> {
     (0..view.height).flat_map(move |y| (0..width).map(move |x| (y, x)))
 }
 
+/// Where runs begin of values that lie next to each other both among elements and in a view, and their length.
+fn runs(elements: &Elements, view: &View) -> impl Iterator<Item = (u32, u32, u32, usize)> + use<> {
+    let View { height, width, channels, pixel_bytes, .. } = *view;
+    let (in_row, in_pixel, length) = match elements.channel == 1 || channels == 1 {
+        true if elements.pixel == channels && pixel_bytes == channels => (1, 1, width * channels),
+        true => (width, 1, channels),
+        false => (width, channels, 1),
+    };
+    (0..height).flat_map(move |y| {
+        (0..in_row).flat_map(move |x| (0..in_pixel).map(move |c| (y, x, c, length as usize)))
+    })
+}
+
 fn import(op: &Import, memory: &mut Memory<'_>) {
-    for (y, x) in positions(&op.output) {
-        for c in 0..op.output.channels {
-            let value = imported(&op.source, op.source.at(y, x, c), op, memory);
-            memory.store(op.output.at(y, x) + c as usize, value);
+    for (y, x, c, length) in runs(&op.source, &op.output) {
+        let from = op.source.at(y, x, c);
+        let to = op.output.at(y, x) + c as usize;
+        match op.source.element {
+            Element::I8 => memory.copy(from, to, length, memory.flip),
+            Element::U8 => memory.copy(from, to, length, memory.flip ^ 0x80),
+            Element::F32 => {
+                for index in 0..length {
+                    let real = f32::from_le_bytes(memory.bytes(from + index * 4));
+                    memory.store(to + index, quantise(real / op.scale, op.range));
+                }
+            }
+            Element::I32 | Element::I64 => (),
         }
     }
 }
 
-fn imported(source: &Elements, at: usize, op: &Import, memory: &Memory<'_>) -> i8 {
-    match source.element {
-        Element::I8 => i8::from_le_bytes(memory.bytes(at)),
-        Element::U8 => (u8::from_le_bytes(memory.bytes(at)) ^ 0x80) as i8,
-        Element::F32 => quantise(f32::from_le_bytes(memory.bytes(at)) / op.scale, op.range),
-        Element::I32 | Element::I64 => 0,
-    }
-}
-
 fn export(op: &Export, memory: &mut Memory<'_>) {
-    for (y, x) in positions(&op.input) {
-        for c in 0..op.input.channels {
-            let value = memory.value(op.input.at(y, x) + c as usize);
-            let at = op.target.at(y, x, c);
-            match op.target.element {
-                Element::I8 => memory.store_bytes(at, &[value as u8]),
-                Element::U8 => memory.store_bytes(at, &[value as u8 ^ 0x80]),
-                Element::F32 => {
-                    let steps = i32::from(value) - i32::from(op.zero_point);
+    for (y, x, c, length) in runs(&op.target, &op.input) {
+        let from = op.input.at(y, x) + c as usize;
+        let to = op.target.at(y, x, c);
+        match op.target.element {
+            Element::I8 => memory.copy(from, to, length, memory.flip),
+            Element::U8 => memory.copy(from, to, length, memory.flip ^ 0x80),
+            Element::F32 => {
+                for index in 0..length {
+                    let steps = less_zero(memory.value(from + index), op.zero_point);
                     let real = steps as f32 * op.scale;
-                    memory.store_bytes(at, &real.to_le_bytes());
+                    memory.store_bytes(to + index * 4, &real.to_le_bytes());
                 }
-                Element::I32 | Element::I64 => (),
             }
+            Element::I32 | Element::I64 => (),
         }
     }
 }
@@ -310,7 +329,7 @@ fn inside(
 }
 
 /// The rows and the columns of the input that the window of an output covers.
-fn covered(
+pub(crate) fn covered(
     input: &View,
     window: &Window,
     y: u32,
@@ -327,11 +346,7 @@ fn covered(
 fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
-        let count = match op.counted_padding {
-            None => rows.clone().count() as u64 * columns.clone().count() as u64,
-            Some(after) => counted(&op.input, &op.window, after, [y, x]),
-        };
-        let multiplier = op.ratio / count as f32;
+        let multiplier = mean_multiplier(op, [y, x]);
         let output = op.output.at(y, x);
         for c in 0..op.output.channels as usize {
             let mut sum = 0_i32;
@@ -344,6 +359,18 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
             memory.store(output + c, requantise(sum, multiplier, op.range));
         }
     }
+}
+
+/// What the sum of a window is multiplied by.
+pub(crate) fn mean_multiplier(op: &AveragePool, at: [u32; 2]) -> f32 {
+    let count = match op.counted_padding {
+        None => {
+            let [rows, columns] = covered(&op.input, &op.window, at[0], at[1]);
+            rows.count() as u64 * columns.count() as u64
+        }
+        Some(after) => counted(&op.input, &op.window, after, at),
+    };
+    op.ratio / count as f32
 }
 
 /// Taps of a window that lie within the input and its padding.

@@ -34,7 +34,7 @@ const PIECE_MACS_MIN: u64 = 1 << 18;
 const DEPTHWISE_COST: u64 = 6;
 
 /// The fewest multiplications, in phases of several pieces, for which other threads are called at all.
-const RUN_MACS_MIN: u64 = 1 << 23;
+const RUN_MACS_MIN: u64 = 1 << 24;
 
 /// The most pieces of a phase: enough for a thread that is slower than the others to take fewer. Each is a bit of
 /// [`Progress`].
