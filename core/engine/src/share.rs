@@ -1,9 +1,11 @@
 //! One run by several threads, which the caller lends.
 //!
 //! A program is cut into *phases*, one after the other. A phase is a large operation, cut into *pieces* of its parts
-//! that may be computed at once; or small operations in a row, in one piece. Pieces have numbers in the order of
-//! phases. Whoever takes part takes the next number, waits until all pieces of earlier phases are done, and computes
-//! it. So a thread that comes late, or never, leaves the others nothing to wait for but the piece that it has begun.
+//! that may be computed at once; or small operations in a row, in one piece. Whoever takes part takes a piece of the
+//! first phase that has one left, waits until all pieces of earlier phases are done, and computes it. So a thread that
+//! comes late, or never, leaves the others nothing to wait for but the piece that it has begun.
+//!
+//! Each thread prefers the pieces of one end, so that in the next operation it finds in its cache what it wrote.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -32,10 +34,19 @@ const PIECE_MACS_MIN: u64 = 1 << 18;
 const DEPTHWISE_COST: u64 = 6;
 
 /// The fewest multiplications, in phases of several pieces, for which other threads are called at all.
-const RUN_MACS_MIN: u64 = 1 << 23;
+const RUN_MACS_MIN: u64 = 1 << 24;
 
-/// The most pieces of a phase: enough for a thread that is slower than the others to take fewer.
+/// The most pieces of a phase: enough for a thread that is slower than the others to take fewer. Each is a bit of
+/// [`Progress`].
 const PIECES_MAX: u64 = 8;
+
+/// The most phases that [`Progress`] can count.
+const PHASES_MAX: usize = 1 << 24;
+
+/// A piece has a multiple of so many output pixels of a convolution, or rows of a depthwise convolution, because
+/// kernels compute several at once.
+const CONV_GRAIN: usize = 8;
+const DEPTHWISE_GRAIN: usize = 2;
 
 /// Some parts of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +60,7 @@ enum Phase {
     /// The works of this range, in one piece.
     Alone(Range<usize>),
     /// The work, in so many pieces.
-    Shared(Work, usize),
+    Shared { work: Work, pieces: u32, grain: usize },
 }
 
 /// The phases of a program.
@@ -58,7 +69,7 @@ pub(crate) struct Schedule {
     phases: Vec<Phase>,
     /// What phases of one piece do.
     works: Vec<Work>,
-    /// The number of the first piece of each phase, and how many there are at the end.
+    /// How many pieces there are before each phase, and at the end.
     pieces_before: Vec<u32>,
     /// Multiplications in phases of several pieces.
     shared_macs: u64,
@@ -73,15 +84,20 @@ impl Schedule {
         let mut schedule = Schedule { pieces_before: Vec::from([0]), ..Schedule::default() };
         for (step, op) in ops.enumerate() {
             let parts = op.parts();
-            let cost = op.macs() * if matches!(op, Op::Depthwise(_)) { DEPTHWISE_COST } else { 1 };
+            let (cost, grain) = match op {
+                Op::Depthwise(_) => (op.macs().saturating_mul(DEPTHWISE_COST), DEPTHWISE_GRAIN),
+                _ => (op.macs(), CONV_GRAIN),
+            };
             let alone = parts_in_reach(op);
-            let pieces = (cost / macs_min).min(PIECES_MAX).min((parts - alone) as u64);
+            let grains = (parts - alone).div_ceil(grain) as u64;
+            let pieces = (cost / macs_min).min(PIECES_MAX).min(grains) as u32;
             if pieces < 2 {
                 schedule.push_alone(Work { step, parts: 0..parts });
                 continue;
             }
-            schedule.shared_macs += op.macs();
-            schedule.push_phase(Phase::Shared(Work { step, parts: alone..parts }, pieces as usize));
+            schedule.shared_macs = schedule.shared_macs.saturating_add(op.macs());
+            let work = Work { step, parts: alone..parts };
+            schedule.push_phase(Phase::Shared { work, pieces, grain });
             if alone > 0 {
                 schedule.push_alone(Work { step, parts: 0..alone });
             }
@@ -99,43 +115,52 @@ impl Schedule {
     }
 
     fn push_phase(&mut self, phase: Phase) {
-        let pieces = match &phase {
-            Phase::Alone(_) => 1,
-            Phase::Shared(_, pieces) => *pieces as u32,
-        };
         let before = self.pieces_before.last().copied().unwrap_or(0);
-        self.pieces_before.push(before + pieces);
+        self.pieces_before.push(before + phase.pieces());
         self.phases.push(phase);
     }
 
     /// Whether it is worth calling other threads.
     pub(crate) fn is_worth_sharing(&self) -> bool {
-        self.shared_macs >= RUN_MACS_MIN
+        self.shared_macs >= RUN_MACS_MIN && self.phases.len() < PHASES_MAX
     }
 
     /// Takes part in a run, until every piece is taken.
     pub(crate) fn take_part(&self, progress: &Progress, wait: impl Fn(u32), run: impl Fn(&Work)) {
-        let mut phase = 0;
-        loop {
-            let piece = progress.taken.fetch_add(1, Ordering::Relaxed);
-            while self.pieces_before.get(phase + 1).is_some_and(|end| piece >= *end) {
-                phase += 1;
-            }
-            let Some(current) = self.phases.get(phase) else { return };
-            let before = self.pieces_before[phase];
+        let member = progress.members.fetch_add(1, Ordering::Relaxed);
+        while let Some((phase, piece)) = self.take(progress, member) {
             let mut turns = 0_u32;
-            // All pieces that may begin before this one are of earlier phases, so that their number is enough.
-            while progress.done.load(Ordering::Acquire) < before {
+            // Only pieces of earlier phases can be done so far, so that their number is enough.
+            while progress.done.load(Ordering::Acquire) < self.pieces_before[phase] {
                 wait(turns);
                 turns = turns.saturating_add(1);
             }
             let _done = Done(progress);
-            match current {
+            match &self.phases[phase] {
                 Phase::Alone(works) => self.works[works.clone()].iter().for_each(&run),
-                Phase::Shared(work, pieces) => {
-                    let index = (piece - before) as usize;
-                    run(&Work { step: work.step, parts: piece_of(&work.parts, index, *pieces) });
-                }
+                Phase::Shared { work, pieces, grain } => run(&Work {
+                    step: work.step,
+                    parts: piece_of(&work.parts, piece as usize, *pieces as usize, *grain),
+                }),
+            }
+        }
+    }
+
+    /// A piece that no one else has, of the first phase that has one left.
+    fn take(&self, progress: &Progress, member: u32) -> Option<(usize, u32)> {
+        let mut seen = progress.taken.load(Ordering::Relaxed);
+        loop {
+            let (mut phase, mut taken) = (seen >> PIECES_MAX, seen & ((1 << PIECES_MAX) - 1));
+            if taken.count_ones() == self.phases.get(phase as usize)?.pieces() {
+                (phase, taken) = (phase + 1, 0);
+            }
+            let pieces = self.phases.get(phase as usize)?.pieces();
+            let piece = preferred(member, pieces).find(|piece| taken & (1 << piece) == 0)?;
+            let next = phase << PIECES_MAX | taken | 1 << piece;
+            let order = Ordering::Relaxed;
+            match progress.taken.compare_exchange_weak(seen, next, order, order) {
+                Ok(_) => return Some((phase as usize, piece)),
+                Err(other) => seen = other,
             }
         }
     }
@@ -146,11 +171,34 @@ impl Schedule {
     }
 }
 
+impl Phase {
+    fn pieces(&self) -> u32 {
+        match self {
+            Phase::Alone(_) => 1,
+            Phase::Shared { pieces, .. } => *pieces,
+        }
+    }
+}
+
+/// The pieces of a phase in the order in which a thread would like them: the first from the beginning, the second
+/// from the end, the next two from the middle.
+fn preferred(member: u32, pieces: u32) -> impl Iterator<Item = u32> {
+    let first = if member & 2 == 0 { 0 } else { pieces / 2 };
+    (0..pieces).map(move |index| match member & 1 {
+        0 => (first + index) % pieces,
+        _ => (first + pieces - 1 - index) % pieces,
+    })
+}
+
 /// How far a run has come.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
+    /// Above [`PIECES_MAX`] bits, the phase that pieces are taken of; in these bits, which are taken.
     taken: AtomicU32,
+    /// How many pieces of all phases are done.
     done: AtomicU32,
+    /// How many threads have come.
+    members: AtomicU32,
 }
 
 /// Counts a piece as done when it goes out of scope: also if the piece panics, so that no one waits for it.
@@ -162,8 +210,9 @@ impl Drop for Done<'_> {
     }
 }
 
-fn piece_of(parts: &Range<usize>, index: usize, pieces: usize) -> Range<usize> {
-    let at = |index: usize| parts.start + parts.len() * index / pieces;
+fn piece_of(parts: &Range<usize>, index: usize, pieces: usize, grain: usize) -> Range<usize> {
+    let grains = parts.len().div_ceil(grain);
+    let at = |index: usize| (parts.start + grains * index / pieces * grain).min(parts.end);
     at(index)..at(index + 1)
 }
 
@@ -233,11 +282,40 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_whole_and_never_empty() {
+        for len in 1..100_usize {
+            for grain in [1, 2, 8] {
+                for pieces in 1..=len.div_ceil(grain).min(8) {
+                    let ranges: Vec<_> = (0..pieces)
+                        .map(|index| piece_of(&(5..5 + len), index, pieces, grain))
+                        .collect();
+                    assert!(ranges.iter().all(|range| !range.is_empty()), "{ranges:?}");
+                    let all: Vec<usize> = ranges.into_iter().flatten().collect();
+                    assert_eq!(all, (5..5 + len).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_comes_likes_each_piece_once() {
+        for (member, pieces) in
+            (0..6).flat_map(|member| (1..=8).map(move |pieces| (member, pieces)))
+        {
+            let mut liked: Vec<u32> = preferred(member, pieces).collect();
+            liked.sort_unstable();
+            assert_eq!(liked, (0..pieces).collect::<Vec<_>>());
+        }
+        assert_eq!(preferred(0, 4).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(preferred(1, 4).collect::<Vec<_>>(), [3, 2, 1, 0]);
+    }
+
+    #[test]
     fn rows_that_lie_in_the_slack_of_the_input_are_computed_after_the_others() {
         // The input ends at 512, and a row of the output has 32 bytes.
         let alone = |offset: u32| works(&depthwise(offset)).last().map(|work| work.parts.clone());
         assert_eq!(alone(512), Some(0..8));
         assert_eq!(alone(700), Some(0..3));
-        assert_eq!(alone(768), Some(14..16));
+        assert_eq!(alone(768), Some(14..16), "a piece of all");
     }
 }
