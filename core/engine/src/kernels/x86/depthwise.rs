@@ -30,23 +30,24 @@ const ALIGNMENT: usize = 64;
 ///
 /// First, for each tap (filled up to a multiple of four), how far from the beginning of a window it lies: `u64`. Then
 /// for each block of 4 · `LANES` channels: biases `[4, LANES] i32` for unsigned storage, multipliers `[4, LANES] f32`,
-/// and weights `[quads, 4, LANES, 4 taps] i8`, for a kernel by columns twice: for the rows of the first row of
+/// and weights `[quads, 4, LANES, 4 taps] i8` (or `i16`, see [`Vector::PREPARES_WIDE`]), for a kernel by columns twice: for the rows of the first row of
 /// outputs, and moved down by one tap for those of the second. `[4, LANES]` is by lanes. If a block is wider than the
 /// pixel and a multiple of it, channels repeat.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     lanes: usize,
+    wide: bool,
     channels: usize,
     taps: usize,
     by_columns: bool,
 }
 
 impl Layout {
-    fn new(op: &Depthwise, lanes: usize) -> Layout {
+    fn new(op: &Depthwise, lanes: usize, wide: bool) -> Layout {
         let Window { kernel, dilation, .. } = op.window;
         let by_columns = kernel == [SIDE as u32; 2] && dilation[1] == 1;
         let channels = op.output.channels as usize;
-        Layout { lanes, channels, taps: op.window.taps(), by_columns }
+        Layout { lanes, wide, channels, taps: op.window.taps(), by_columns }
     }
 
     /// Channels of a block.
@@ -64,7 +65,7 @@ impl Layout {
 
     /// Bytes of the weights of a block for one row of outputs.
     fn weights_bytes(&self) -> usize {
-        self.quads() * self.block() * 4
+        self.quads() * self.block() * if self.wide { 8 } else { 4 }
     }
 
     fn block_bytes(&self) -> usize {
@@ -99,8 +100,8 @@ impl Layout {
 }
 
 /// Brings constants into the [`Layout`] for vectors of so many lanes.
-pub(super) fn prepare(op: &Depthwise, constants: &[u8], lanes: usize) -> Vec<u8> {
-    let layout = Layout::new(op, lanes);
+pub(super) fn prepare(op: &Depthwise, constants: &[u8], lanes: usize, wide: bool) -> Vec<u8> {
+    let layout = Layout::new(op, lanes, wide);
     let weight = |tap: usize, channel: usize| {
         constants[op.weights as usize + tap * op.padded_channels() + channel]
     };
@@ -125,11 +126,25 @@ pub(super) fn prepare(op: &Depthwise, constants: &[u8], lanes: usize) -> Vec<u8>
         prepared.extend(lanes_of_block().flat_map(|channel| channel.map_or([0; 4], multiplier)));
         for moved_down in 0..if layout.by_columns { 2 } else { 1 } {
             for quad in 0..layout.quads() {
-                for channel in lanes_of_block() {
-                    let taps = (0..4).map(|place| layout.tap(quad, place, moved_down));
-                    prepared.extend(
-                        taps.map(|tap| tap.zip(channel).map_or(0, |(tap, c)| weight(tap, c))),
-                    );
+                for vector in 0..4 {
+                    let four = |lane: usize| {
+                        let channel = layout.channel(block, vector, lane);
+                        [0, 1, 2, 3].map(|place| {
+                            let tap = layout.tap(quad, place, moved_down);
+                            tap.zip(channel).map_or(0, |(tap, channel)| weight(tap, channel))
+                        })
+                    };
+                    if !wide {
+                        prepared.extend((0..lanes).flat_map(four));
+                        continue;
+                    }
+                    for place in 0..2 {
+                        let pairs = (0..lanes).flat_map(|lane| {
+                            [four(lane)[place], four(lane)[place + 2]]
+                                .map(|weight| i16::from(weight as i8).to_le_bytes())
+                        });
+                        prepared.extend(pairs.flatten());
+                    }
                 }
             }
         }
@@ -177,6 +192,7 @@ pub(super) struct Line<'a> {
 /// The kernels of an instruction set, each for a [`Line`].
 pub(super) struct Lines {
     pub(super) lanes: usize,
+    pub(super) wide: bool,
     /// Any kernel.
     pub(super) by_taps: unsafe fn(&Line<'_>),
     /// 3 × 3: for one row and for two, and for each of these with 1, 2 or 3 new columns from vector to vector.
@@ -189,7 +205,7 @@ pub(super) struct Lines {
 /// The operation was checked, `raw` is the memory that it was checked for with what [`prepare`] made for as many lanes,
 /// and the CPU has the instructions of the lines.
 pub(super) unsafe fn depthwise(op: &Depthwise, raw: Raw, rows: Range<usize>, lines: &Lines) {
-    let layout = Layout::new(op, lines.lanes);
+    let layout = Layout::new(op, lines.lanes, lines.wide);
     let [vertical, horizontal] = op.window.stride;
     let flat = layout.repeats() && horizontal == 1 && is_dense(&op.input) && is_dense(&op.output);
     let new_columns = if flat { SIDE } else { (horizontal as usize).min(SIDE) };
@@ -312,7 +328,7 @@ pub(super) unsafe fn by_taps<V: Vector>(line: &Line<'_>) {
                     V::load(input.add(taps[3] as usize)),
                 ];
                 add_products::<V>(&mut sums, V::quads(rows), at);
-                at = at.add(4 * vector_bytes);
+                at = at.add(quad_bytes::<V>());
             }
             let to = line.outputs[0].add(index * line.output_step);
             store::<V>(line, &sums, to, line.bytes(index));
@@ -328,30 +344,73 @@ pub(super) unsafe fn by_taps<V: Vector>(line: &Line<'_>) {
 pub(super) unsafe fn by_columns<V: Vector, const ROWS: usize, const NEW: usize>(line: &Line<'_>) {
     // SAFETY: windows lie within the arena, whole vectors from their taps on within its slack.
     unsafe {
-        let weights = line.constants.add(8 * 4 * V::LANES);
-        // The columns of a window; the last ones are the first of the next window.
-        let mut columns = [column::<V>(line, 0); SIDE];
         if NEW == 1 {
-            columns[2] = column::<V>(line, line.column_step);
+            return by_columns_in_turn::<V, ROWS>(line);
         }
+        let mut first = column::<V>(line, 0);
         for index in 0..line.vectors {
             let at = index * line.input_step;
-            let last = column::<V>(line, at + 2 * line.column_step);
-            columns = match NEW {
-                1 => [columns[1], columns[2], last],
-                2 => [columns[2], column::<V>(line, at + line.column_step), last],
-                _ => [column::<V>(line, at), column::<V>(line, at + line.column_step), last],
+            let second = column::<V>(line, at + line.column_step);
+            let third = column::<V>(line, at + 2 * line.column_step);
+            store_window::<V, ROWS>(line, [&first, &second, &third], index);
+            first = match NEW {
+                2 => third,
+                _ if index + 1 < line.vectors => column::<V>(line, at + line.input_step),
+                _ => first,
             };
-            for row in 0..ROWS {
-                let mut sums = biases::<V>(line);
-                let mut of_column = weights.add(row * line.weights_bytes);
-                for quads in columns {
-                    add_products::<V>(&mut sums, quads, of_column);
-                    of_column = of_column.add(4 * 4 * V::LANES);
-                }
-                let to = line.outputs[row].add(index * line.output_step);
-                store::<V>(line, &sums, to, line.bytes(index));
+        }
+    }
+}
+
+/// Each column of quads is the third of a window, then the second, then the first, and stays where it is.
+///
+/// # Safety
+/// As of [`depthwise`].
+#[inline(always)]
+unsafe fn by_columns_in_turn<V: Vector, const ROWS: usize>(line: &Line<'_>) {
+    let step = line.column_step;
+    // SAFETY: as of `by_columns`; there are so many windows left.
+    unsafe {
+        let mut a = column::<V>(line, 0);
+        let mut b = column::<V>(line, step);
+        let mut index = 0;
+        while index < line.vectors {
+            let c = column::<V>(line, (index + 2) * step);
+            store_window::<V, ROWS>(line, [&a, &b, &c], index);
+            if index + 1 == line.vectors {
+                return;
             }
+            a = column::<V>(line, (index + 3) * step);
+            store_window::<V, ROWS>(line, [&b, &c, &a], index + 1);
+            if index + 2 == line.vectors {
+                return;
+            }
+            b = column::<V>(line, (index + 4) * step);
+            store_window::<V, ROWS>(line, [&c, &a, &b], index + 2);
+            index += 3;
+        }
+    }
+}
+
+/// The outputs of a window of three columns.
+#[inline(always)]
+unsafe fn store_window<V: Vector, const ROWS: usize>(
+    line: &Line<'_>,
+    columns: [&[V::Values; 4]; SIDE],
+    index: usize,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        let weights = line.constants.add(8 * 4 * V::LANES);
+        for row in 0..ROWS {
+            let mut sums = biases::<V>(line);
+            let of_row = weights.add(row * line.weights_bytes);
+            for column in 0..SIDE {
+                let of_column = of_row.add(column * quad_bytes::<V>());
+                add_products::<V>(&mut sums, *columns[column], of_column);
+            }
+            let to = line.outputs[row].add(index * line.output_step);
+            store::<V>(line, &sums, to, line.bytes(index));
         }
     }
 }
@@ -384,6 +443,11 @@ unsafe fn biases<V: Vector>(line: &Line<'_>) -> [V::Int; 4] {
     }
 }
 
+/// Bytes of the weights of a block for four taps.
+const fn quad_bytes<V: Vector>() -> usize {
+    4 * V::LANES * if V::PREPARES_WIDE { 8 } else { 4 }
+}
+
 #[inline(always)]
 unsafe fn add_products<V: Vector>(
     sums: &mut [V::Int; 4],
@@ -393,7 +457,8 @@ unsafe fn add_products<V: Vector>(
     for v in 0..4 {
         // SAFETY: the caller's weights are for four vectors.
         unsafe {
-            sums[v] = V::dot(sums[v], quads[v], V::weights(weights.add(v * 4 * V::LANES)));
+            let of_vector = V::prepared_weights(weights.add(v * quad_bytes::<V>() / 4));
+            sums[v] = V::dot(sums[v], quads[v], of_vector);
         }
     }
 }

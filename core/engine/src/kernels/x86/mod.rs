@@ -56,7 +56,7 @@ macro_rules! kernel_set {
         };
 
         fn prepare_depthwise(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
-            depthwise::prepare(op, constants, <$vector>::LANES)
+            depthwise::prepare(op, constants, <$vector>::LANES, <$vector>::PREPARES_WIDE)
         }
 
         unsafe fn depthwise(op: &Depthwise, raw: Raw, rows: Range<usize>) {
@@ -66,6 +66,7 @@ macro_rules! kernel_set {
 
         static LINES: Lines = Lines {
             lanes: <$vector>::LANES,
+            wide: <$vector>::PREPARES_WIDE,
             by_taps,
             by_columns: [
                 [by_columns::<1, 1>, by_columns::<1, 2>, by_columns::<1, 3>],

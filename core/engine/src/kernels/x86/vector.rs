@@ -16,6 +16,8 @@ use crate::requantise::Range;
 pub(super) trait Vector {
     /// Lanes of 32 bits.
     const LANES: usize;
+    /// Whether weights that were prepared are `i16`: in each vector the even ones of all lanes, then the odd ones.
+    const PREPARES_WIDE: bool;
 
     /// Bytes, or integers of 32 bits.
     type Int: Copy;
@@ -32,6 +34,8 @@ pub(super) trait Vector {
     unsafe fn splat(value: i32) -> Self::Int;
     /// Four weights `i8` for each lane: 4 · `LANES` bytes.
     unsafe fn weights(from: *const u8) -> Self::Weights;
+    /// Four weights for each lane as they were prepared: 4 · `LANES` bytes, or twice as many.
+    unsafe fn prepared_weights(from: *const u8) -> Self::Weights;
     /// Four values `u8`, the same in each lane.
     unsafe fn values(from: *const u8) -> Self::Values;
     /// Bytes of four rows brought together: each lane has one byte of each row; by lanes.

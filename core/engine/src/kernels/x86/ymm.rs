@@ -14,10 +14,14 @@ pub(super) struct Ymm<D>(PhantomData<D>);
 /// As of [`Vector`].
 pub(super) trait Dot {
     type Operand: Copy;
+    /// See [`Vector::PREPARES_WIDE`].
+    const PREPARES_WIDE: bool;
     /// From bytes `u8`.
     unsafe fn values(bytes: __m256i) -> Self::Operand;
     /// From bytes `i8`.
     unsafe fn weights(bytes: __m256i) -> Self::Operand;
+    /// From what was prepared.
+    unsafe fn prepared_weights(from: *const u8) -> Self::Operand;
     unsafe fn dot(sums: __m256i, values: Self::Operand, weights: Self::Operand) -> __m256i;
 }
 
@@ -26,6 +30,7 @@ pub(super) struct Vnni;
 
 impl Dot for Vnni {
     type Operand = __m256i;
+    const PREPARES_WIDE: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -37,6 +42,13 @@ impl Dot for Vnni {
     #[target_feature(enable = "avx2")]
     unsafe fn weights(bytes: __m256i) -> __m256i {
         bytes
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn prepared_weights(from: *const u8) -> __m256i {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { _mm256_loadu_si256(from.cast()) }
     }
 
     #[inline]
@@ -69,6 +81,7 @@ const fn min(a: i32, b: i32) -> i32 {
 
 impl Dot for Narrow {
     type Operand = __m256i;
+    const PREPARES_WIDE: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -84,6 +97,13 @@ impl Dot for Narrow {
 
     #[inline]
     #[target_feature(enable = "avx2")]
+    unsafe fn prepared_weights(from: *const u8) -> __m256i {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
     unsafe fn dot(sums: __m256i, values: __m256i, weights: __m256i) -> __m256i {
         let pairs = _mm256_maddubs_epi16(values, weights);
         _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -95,6 +115,7 @@ pub(super) struct Wide;
 
 impl Dot for Wide {
     type Operand = [__m256i; 2];
+    const PREPARES_WIDE: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -106,6 +127,13 @@ impl Dot for Wide {
     #[target_feature(enable = "avx2")]
     unsafe fn weights(bytes: __m256i) -> [__m256i; 2] {
         [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn prepared_weights(from: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
     }
 
     #[inline]
@@ -122,6 +150,7 @@ const VECTOR_BY_VECTOR: [i32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl<D: Dot> Vector for Ymm<D> {
     const LANES: usize = 8;
+    const PREPARES_WIDE: bool = D::PREPARES_WIDE;
 
     type Int = __m256i;
     type Float = __m256;
@@ -146,6 +175,13 @@ impl<D: Dot> Vector for Ymm<D> {
     unsafe fn weights(from: *const u8) -> D::Operand {
         // SAFETY: the caller vouches for 32 bytes.
         unsafe { D::weights(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn prepared_weights(from: *const u8) -> D::Operand {
+        // SAFETY: as the caller's.
+        unsafe { D::prepared_weights(from) }
     }
 
     #[inline]

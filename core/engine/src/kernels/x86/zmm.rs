@@ -13,6 +13,7 @@ const VECTOR_BY_VECTOR: [i32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 
 
 impl Vector for Zmm {
     const LANES: usize = 16;
+    const PREPARES_WIDE: bool = false;
 
     type Int = __m512i;
     type Float = __m512;
@@ -37,6 +38,13 @@ impl Vector for Zmm {
     unsafe fn weights(from: *const u8) -> __m512i {
         // SAFETY: the caller vouches for 64 bytes.
         unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn prepared_weights(from: *const u8) -> __m512i {
+        // SAFETY: as the caller's.
+        unsafe { Zmm::weights(from) }
     }
 
     #[inline]
