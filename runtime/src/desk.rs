@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use selvedge_bundle::{DType, Extent, Golden, Manifest, NamedTensor, TensorSpec};
 
-use crate::engine::{BatchAxis, Plan, PlanBatch, Rewriting, TensorPort};
+use crate::engine::{BatchAxis, TensorPort};
 use crate::error::Error;
 use crate::graph::{DeclaredTensor, Graph, Quantisation};
 use crate::limits::Limits;
 use crate::model::ports;
+use crate::plan::{Computation, Plan};
 use crate::pre::Preparation;
 use crate::sample::Sample;
 use crate::tensors::{only_row, stacked};
@@ -92,7 +93,7 @@ impl BareModel {
     /// # Errors
     /// As [`Model::load`](crate::Model::load), as far as it goes without a manifest.
     pub fn build(onnx: &[u8], limits: &Limits) -> Result<BareModel, Error> {
-        let graph = Graph::parse(onnx, limits)?;
+        let graph = Graph::decode(onnx, limits)?;
         let inputs: Vec<TensorPort> =
             graph.inputs().iter().map(bare_port).collect::<Result<_, _>>()?;
         let plan = Plan::of_all_outputs(&graph, &inputs, limits)?;
@@ -106,7 +107,7 @@ impl BareModel {
 
     /// The outputs, likewise.
     pub fn outputs(&self) -> impl Iterator<Item = (&str, DType, Vec<usize>)> {
-        self.plan.outputs().iter().map(described)
+        self.plan.outputs().into_iter().map(described)
     }
 
     /// Runs the model on its inputs, in their order.
@@ -221,10 +222,10 @@ pub fn self_made_golden(
     if samples.is_empty() {
         return Err(Error::NoSamples { what: "a set of golden vectors" });
     }
-    let graph = Graph::parse(onnx, limits)?;
+    let graph = Graph::decode(onnx, limits)?;
     let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
     let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
-    let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::One, Rewriting::None, limits)?;
+    let plan = Plan::build(&graph, &inputs, &outputs, Computation::Reference, limits)?;
     let preparation = Preparation::of(manifest);
     let input = &inputs[0];
     let mut given = Vec::new();

@@ -5,12 +5,13 @@
 
 use selvedge_bundle::{Bundle, Extent, Golden, Manifest, NamedTensor, TensorData, TensorSpec};
 
-use crate::engine::{BatchAxis, Plan, PlanBatch, Rewriting, TensorPort};
+use crate::engine::{BatchAxis, TensorPort};
 use crate::error::Error;
 use crate::features::FeatureReader;
 use crate::golden::{self, GoldenReport};
 use crate::graph::{DeclaredTensor, Graph};
 use crate::limits::Limits;
+use crate::plan::{Computation, Plan};
 use crate::post::{Answer, Conclusion};
 use crate::pre::Preparation;
 use crate::sample::Sample;
@@ -62,16 +63,17 @@ impl Model {
         golden: &Golden,
         options: &LoadOptions,
     ) -> Result<Model, Error> {
-        let graph = Graph::parse(onnx, &options.limits)?;
+        let graph = Graph::decode(onnx, &options.limits)?;
         let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
         let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
-        let plan =
-            |batch| Plan::build(&graph, &inputs, &outputs, batch, Rewriting::Full, &options.limits);
-        let one = plan(PlanBatch::One)?;
+        let limits = &options.limits;
+        let one = Plan::build(&graph, &inputs, &outputs, Computation::Best, limits)?;
         let report = golden::check(manifest, golden, &one, 1)?;
         let input = inputs[0].clone();
         let many = match input.batch {
-            BatchAxis::Free if options.batched => Some(plan(PlanBatch::Any)?),
+            BatchAxis::Free if options.batched => {
+                Plan::for_batches(&graph, &inputs, &outputs, limits)?
+            }
             _ => None,
         };
         if let Some(many) = &many {
