@@ -127,10 +127,6 @@ impl IntegerPlan {
         self.outputs.iter().map(|(port, _)| port)
     }
 
-    pub(crate) fn program(&self) -> &LoadedProgram {
-        &self.program
-    }
-
     /// Runs the model on `inputs`, each `[batch, axis…]`, sample by sample.
     pub(crate) fn run(&self, inputs: &[NamedTensor]) -> Result<Vec<NamedTensor>, Error> {
         let samples = inputs.first().and_then(|input| input.shape().first()).copied().unwrap_or(1);

@@ -24,6 +24,7 @@ mod post;
 mod pre;
 mod region;
 mod sample;
+mod survey;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -37,3 +38,4 @@ pub use lower::Unlowered;
 pub use model::{BATCH_SAMPLES, LoadOptions, Model};
 pub use post::{Answer, ClassAnswer};
 pub use sample::Sample;
+pub use survey::{OperationSurvey, PlanSurvey, ProgramSurvey};

@@ -9,6 +9,7 @@ use crate::graph::Graph;
 use crate::integer::{IntegerPlan, LoadedProgram};
 use crate::limits::Limits;
 use crate::lower::{Lowering, Rest, lower};
+use crate::survey::tensor_bytes_max;
 
 /// A model that can run.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Plan {
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
         match lower(graph, inputs, &names, &EngineLimits::new()) {
             Lowering::Whole(region) => {
-                Plan::of_program(&region.program, inputs, outputs, computation)
+                Plan::of_program(&region.program, inputs, outputs, computation, limits)
             }
             Lowering::Rest(rest) => {
                 let judged = rest.judged()?;
@@ -71,8 +72,12 @@ impl Plan {
         inputs: &[TensorPort],
         outputs: &[TensorPort],
         computation: Computation,
+        limits: &Limits,
     ) -> Result<Plan, Error> {
         let program = LoadedProgram::load(program, computation.kernels(), &EngineLimits::new())?;
+        let len_bytes = tensor_bytes_max(&program);
+        let what = "the size in bytes of a tensor in the graph";
+        Error::check_limit(what, len_bytes, limits.tensor_bytes_max)?;
         IntegerPlan::new(program, inputs, outputs).map(Plan::Integer)
     }
 
@@ -118,12 +123,13 @@ impl Plan {
     ) -> Result<Option<Plan>, Error> {
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
         match lower(graph, inputs, &names, &EngineLimits::new()) {
+            Lowering::Whole(_) => Ok(None),
             Lowering::Rest(rest) if rest.regions.is_empty() => {
                 let (batch, rewriting) = (PlanBatch::Any, Rewriting::Full);
                 TractPlan::build(rest.judged()?, inputs, outputs, batch, rewriting, limits)
                     .map(|plan| Some(Plan::Tract(plan)))
             }
-            _ => Ok(None),
+            Lowering::Rest(_) => Ok(None),
         }
     }
 
