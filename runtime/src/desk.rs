@@ -255,28 +255,54 @@ pub fn plan(
     onnx: &[u8],
     given: Option<&[u8]>,
     limits: &Limits,
-    mut now: impl FnMut() -> Duration,
+    now: impl FnMut() -> Duration,
 ) -> Result<PlanSurvey, Error> {
-    let load = |program: &[u8]| {
-        LoadedProgram::load(program, Computation::Best.kernels(), &EngineLimits::new())
-    };
     if let Some(program) = given {
-        let programs = vec![ProgramSurvey::of(&load(program)?, None, now)?];
+        let programs = vec![ProgramSurvey::of(&loaded(program)?, None, now)?];
         return Ok(PlanSurvey { programs, unlowered: Vec::new() });
     }
     let graph = Graph::decode(onnx, limits)?;
     let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
     let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
     let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-    let (regions, unlowered) = match lower(&graph, &inputs, &names, &EngineLimits::new()) {
+    surveyed(&graph, &inputs, &names, now)
+}
+
+/// The same of an ONNX file without a manifest; axes of free length are 1.
+///
+/// # Errors
+/// As [`BareModel::build`].
+pub fn bare_plan(
+    onnx: &[u8],
+    limits: &Limits,
+    now: impl FnMut() -> Duration,
+) -> Result<PlanSurvey, Error> {
+    let graph = Graph::decode(onnx, limits)?;
+    let inputs = graph.inputs().iter().map(bare_port).collect::<Result<Vec<_>, _>>()?;
+    let outputs = graph.outputs();
+    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    surveyed(&graph, &inputs, &names, now)
+}
+
+fn surveyed(
+    graph: &Graph,
+    inputs: &[TensorPort],
+    outputs: &[&str],
+    mut now: impl FnMut() -> Duration,
+) -> Result<PlanSurvey, Error> {
+    let (regions, unlowered) = match lower(graph, inputs, outputs, &EngineLimits::new()) {
         Lowering::Whole(region) => (vec![region], Vec::new()),
         Lowering::Rest(rest) => (rest.regions, rest.unlowered),
     };
     let programs = regions.iter().map(|region| {
         let live = Some(region.memory.live_bytes_max);
-        ProgramSurvey::of(&load(&region.program)?, live, &mut now)
+        ProgramSurvey::of(&loaded(&region.program)?, live, &mut now)
     });
     Ok(PlanSurvey { programs: programs.collect::<Result<_, _>>()?, unlowered })
+}
+
+fn loaded(program: &[u8]) -> Result<LoadedProgram, Error> {
+    LoadedProgram::load(program, Computation::Best.kernels(), &EngineLimits::new())
 }
 
 /// Golden vectors from the graph as it is written, before any optimisation, for `samples` of reference data.
