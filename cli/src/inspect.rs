@@ -1,5 +1,7 @@
 //! `selvedge inspect`: what a bundle holds.
 
+mod plan;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +23,10 @@ pub struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print how the model is computed on this CPU: each operation with its shapes and costs, and what stays in the
+    /// float engine
+    #[arg(long)]
+    plan: bool,
     /// Write the bundle's files into this new folder: the tree that `selvedge sign` signs
     #[arg(long, value_name = "DIR")]
     extract: Option<PathBuf>,
@@ -32,7 +38,14 @@ pub fn main(args: InspectArgs) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.extract {
         extract(&bundle, folder)?;
     }
-    if args.json {
+    if args.plan {
+        let plan = plan::survey(&bundle)?;
+        if args.json {
+            println!("{}", plan::as_json(&plan));
+        } else {
+            plan::print(&plan);
+        }
+    } else if args.json {
         println!("{}", as_json(&bundle)?);
     } else {
         print(&bundle);

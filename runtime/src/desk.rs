@@ -2,23 +2,30 @@
 //! computing golden vectors where nobody else did.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use selvedge_bundle::{DType, Extent, Golden, Manifest, NamedTensor, TensorSpec};
+use selvedge_engine::Limits as EngineLimits;
 
-use crate::engine::{BatchAxis, Plan, PlanBatch, Rewriting, TensorPort};
+use crate::engine::{BatchAxis, TensorPort};
 use crate::error::Error;
 use crate::graph::{DeclaredTensor, Graph, Quantisation};
+use crate::integer::LoadedProgram;
 use crate::limits::Limits;
+use crate::lower::{Lowering, lower};
 use crate::model::ports;
+use crate::plan::{Computation, Plan};
 use crate::pre::Preparation;
 use crate::sample::Sample;
+use crate::survey::{PlanSurvey, ProgramSurvey};
 use crate::tensors::{only_row, stacked};
 
 /// Operator sets that tract is tested with.
 pub const OPSETS_TESTED: std::ops::RangeInclusive<i64> = 9..=18;
 
-/// The program that computes self-made golden vectors.
-pub const SELF_MADE_FRAMEWORK: &str = "tract 0.23.9, graph as written";
+/// What computes self-made golden vectors.
+pub const SELF_MADE_FRAMEWORK: &str =
+    "integer programs without kernels, and tract 0.23.9 for the rest of the graph as written";
 
 /// How far a float output of a model without quantisation may be from its self-made golden vector, as a share of the
 /// largest value: room for another order of summation.
@@ -41,7 +48,8 @@ pub struct OnnxSurvey {
     pub operators: BTreeMap<String, usize>,
     /// Operators that this runtime does not have, by name.
     pub unsupported: Vec<String>,
-    /// Chains from DequantizeLinear over a softmax to QuantizeLinear, which tract computes wrongly: their nodes.
+    /// Chains from DequantizeLinear over a softmax to QuantizeLinear that are left to tract, which computes them
+    /// wrongly: their nodes.
     pub quantised_softmax: Vec<Vec<String>>,
 }
 
@@ -92,7 +100,7 @@ impl BareModel {
     /// # Errors
     /// As [`Model::load`](crate::Model::load), as far as it goes without a manifest.
     pub fn build(onnx: &[u8], limits: &Limits) -> Result<BareModel, Error> {
-        let graph = Graph::parse(onnx, limits)?;
+        let graph = Graph::decode(onnx, limits)?;
         let inputs: Vec<TensorPort> =
             graph.inputs().iter().map(bare_port).collect::<Result<_, _>>()?;
         let plan = Plan::of_all_outputs(&graph, &inputs, limits)?;
@@ -106,7 +114,7 @@ impl BareModel {
 
     /// The outputs, likewise.
     pub fn outputs(&self) -> impl Iterator<Item = (&str, DType, Vec<usize>)> {
-        self.plan.outputs().iter().map(described)
+        self.plan.outputs().into_iter().map(described)
     }
 
     /// Runs the model on its inputs, in their order.
@@ -136,12 +144,23 @@ fn described(port: &TensorPort) -> (&str, DType, Vec<usize>) {
     (&port.name, port.dtype, [vec![1], port.shape.clone()].concat())
 }
 
-/// Looks at an ONNX file without building it.
+/// Looks at an ONNX file without building it. What integer programs compute is not tract's to support.
 ///
 /// # Errors
 /// [`Error::Malformed`], [`Error::ExternalWeights`], [`Error::Limit`].
 pub fn survey(onnx: &[u8], limits: &Limits) -> Result<OnnxSurvey, Error> {
     let graph = Graph::decode(onnx, limits)?;
+    let inputs = graph.inputs().iter().map(bare_port).collect::<Result<Vec<_>, _>>();
+    let rest = inputs.ok().map(|inputs| {
+        let outputs = graph.outputs();
+        let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+        lower(&graph, &inputs, &names, &EngineLimits::new())
+    });
+    let (unsupported, quantised_softmax) = match &rest {
+        Some(Lowering::Whole(_)) => (Vec::new(), Vec::new()),
+        Some(Lowering::Rest(rest)) => (rest.graph.unsupported(), rest.graph.miscomputed_chains()),
+        None => (graph.unsupported(), graph.miscomputed_chains()),
+    };
     let output = |tensor: DeclaredTensor| OutputSurvey {
         quantisation: graph.quantisation(&tensor.name),
         operator: graph.operator_of(&tensor.name).map(str::to_owned),
@@ -152,8 +171,8 @@ pub fn survey(onnx: &[u8], limits: &Limits) -> Result<OnnxSurvey, Error> {
         outputs: graph.outputs().into_iter().map(output).collect(),
         opset: graph.opset(),
         operators: graph.operators(),
-        unsupported: graph.unsupported(),
-        quantised_softmax: graph.miscomputed_chains(),
+        unsupported,
+        quantised_softmax,
     })
 }
 
@@ -207,6 +226,85 @@ pub fn tensor_spec(
     })
 }
 
+/// The integer program that computes the whole graph, if there is one.
+///
+/// # Errors
+/// As [`Model::load`](crate::Model::load), as far as it goes without golden vectors.
+pub fn program(
+    manifest: &Manifest,
+    onnx: &[u8],
+    limits: &Limits,
+) -> Result<Option<Vec<u8>>, Error> {
+    let graph = Graph::decode(onnx, limits)?;
+    let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
+    let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
+    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    Ok(match lower(&graph, &inputs, &names, &EngineLimits::new()) {
+        Lowering::Whole(region) => Some(region.program),
+        Lowering::Rest(_) => None,
+    })
+}
+
+/// How a model would be computed on this CPU, with times by the clock `now`. A program from a bundle is taken for the
+/// one that is compiled here.
+///
+/// # Errors
+/// As [`program`].
+pub fn plan(
+    manifest: &Manifest,
+    onnx: &[u8],
+    given: Option<&[u8]>,
+    limits: &Limits,
+    now: impl FnMut() -> Duration,
+) -> Result<PlanSurvey, Error> {
+    if let Some(program) = given {
+        let programs = vec![ProgramSurvey::of(&loaded(program)?, None, now)?];
+        return Ok(PlanSurvey { programs, unlowered: Vec::new() });
+    }
+    let graph = Graph::decode(onnx, limits)?;
+    let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
+    let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
+    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    surveyed(&graph, &inputs, &names, now)
+}
+
+/// The same of an ONNX file without a manifest; axes of free length are 1.
+///
+/// # Errors
+/// As [`BareModel::build`].
+pub fn bare_plan(
+    onnx: &[u8],
+    limits: &Limits,
+    now: impl FnMut() -> Duration,
+) -> Result<PlanSurvey, Error> {
+    let graph = Graph::decode(onnx, limits)?;
+    let inputs = graph.inputs().iter().map(bare_port).collect::<Result<Vec<_>, _>>()?;
+    let outputs = graph.outputs();
+    let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+    surveyed(&graph, &inputs, &names, now)
+}
+
+fn surveyed(
+    graph: &Graph,
+    inputs: &[TensorPort],
+    outputs: &[&str],
+    mut now: impl FnMut() -> Duration,
+) -> Result<PlanSurvey, Error> {
+    let (regions, unlowered) = match lower(graph, inputs, outputs, &EngineLimits::new()) {
+        Lowering::Whole(region) => (vec![region], Vec::new()),
+        Lowering::Rest(rest) => (rest.regions, rest.unlowered),
+    };
+    let programs = regions.iter().map(|region| {
+        let live = Some(region.memory.live_bytes_max);
+        ProgramSurvey::of(&loaded(&region.program)?, live, &mut now)
+    });
+    Ok(PlanSurvey { programs: programs.collect::<Result<_, _>>()?, unlowered })
+}
+
+fn loaded(program: &[u8]) -> Result<LoadedProgram, Error> {
+    LoadedProgram::load(program, Computation::Best.kernels(), &EngineLimits::new())
+}
+
 /// Golden vectors from the graph as it is written, before any optimisation, for `samples` of reference data.
 ///
 /// # Errors
@@ -221,10 +319,10 @@ pub fn self_made_golden(
     if samples.is_empty() {
         return Err(Error::NoSamples { what: "a set of golden vectors" });
     }
-    let graph = Graph::parse(onnx, limits)?;
+    let graph = Graph::decode(onnx, limits)?;
     let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
     let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
-    let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::One, Rewriting::None, limits)?;
+    let plan = Plan::build(&graph, &inputs, &outputs, Computation::Reference, limits)?;
     let preparation = Preparation::of(manifest);
     let input = &inputs[0];
     let mut given = Vec::new();

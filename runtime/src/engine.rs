@@ -1,4 +1,4 @@
-//! The only file that runs tract: from a judged graph to an executable plan, and tensors in and out.
+//! Runs tract: from a judged graph to an executable plan, and tensors in and out.
 //!
 //! A plan belongs to one length of the batch axis. tract specialises its kernels for a known batch, so single
 //! samples have a plan of their own; a plan for any batch keeps the axis as a symbol.
@@ -18,6 +18,7 @@ use tract_onnx::tract_hir::internal::DimLike;
 use crate::error::Error;
 use crate::graph::Graph;
 use crate::limits::Limits;
+use crate::region;
 
 /// The longest message of tract that is passed on.
 const ENGINE_TEXT_CHARS_MAX: usize = 400;
@@ -61,13 +62,13 @@ pub(crate) enum Rewriting {
 
 /// A model that can run.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct TractPlan {
     plan: Arc<TypedRunnableModel>,
     outputs: Vec<TensorPort>,
     idle: Mutex<Vec<TypedSimpleState>>,
 }
 
-impl Plan {
+impl TractPlan {
     /// Builds the plan that computes `outputs` from `inputs`, whose names the graph must have.
     pub(crate) fn build(
         graph: &Graph,
@@ -76,15 +77,15 @@ impl Plan {
         batch: PlanBatch,
         rewriting: Rewriting,
         limits: &Limits,
-    ) -> Result<Plan, Error> {
+    ) -> Result<TractPlan, Error> {
         without_panic("building the model", || {
             let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-            let model = typed_model(graph, inputs, &names, batch)?;
+            let model = typed_model(graph, inputs, &names, batch, rewriting)?;
             outputs
                 .iter()
                 .enumerate()
                 .try_for_each(|(index, port)| check_output(&model, index, port, batch))?;
-            Plan::finish(model, outputs.to_vec(), batch, rewriting, limits)
+            TractPlan::finish(model, outputs.to_vec(), batch, rewriting, limits)
         })
     }
 
@@ -93,15 +94,15 @@ impl Plan {
         graph: &Graph,
         inputs: &[TensorPort],
         limits: &Limits,
-    ) -> Result<Plan, Error> {
+    ) -> Result<TractPlan, Error> {
         without_panic("building the model", || {
             let declared = graph.outputs();
             let names: Vec<&str> = declared.iter().map(|output| output.name.as_str()).collect();
-            let model = typed_model(graph, inputs, &names, PlanBatch::One)?;
+            let model = typed_model(graph, inputs, &names, PlanBatch::One, Rewriting::Full)?;
             let ports =
                 names.iter().enumerate().map(|(index, name)| inferred_output(&model, index, name));
             let ports = ports.collect::<Result<_, _>>()?;
-            Plan::finish(model, ports, PlanBatch::One, Rewriting::Full, limits)
+            TractPlan::finish(model, ports, PlanBatch::One, Rewriting::Full, limits)
         })
     }
 
@@ -111,17 +112,17 @@ impl Plan {
         batch: PlanBatch,
         rewriting: Rewriting,
         limits: &Limits,
-    ) -> Result<Plan, Error> {
+    ) -> Result<TractPlan, Error> {
         check_tensors(&model, batch, limits)?;
         let model = match rewriting {
             Rewriting::None => model,
             Rewriting::Full => model.into_optimized().map_err(failed("optimising the graph"))?,
         };
         let plan = model.into_runnable().map_err(failed("planning the execution"))?;
-        Ok(Plan { plan, outputs, idle: Mutex::new(Vec::new()) })
+        Ok(TractPlan { plan, outputs, idle: Mutex::new(Vec::new()) })
     }
 
-    /// The outputs, in the order in which [`Plan::run`] gives them.
+    /// The outputs, in the order in which [`TractPlan::run`] gives them.
     pub(crate) fn outputs(&self) -> &[TensorPort] {
         &self.outputs
     }
@@ -166,9 +167,9 @@ fn typed_model(
     inputs: &[TensorPort],
     outputs: &[&str],
     batch: PlanBatch,
+    rewriting: Rewriting,
 ) -> Result<TypedModel, Error> {
-    // Declared shapes of inner tensors name the batch axis in ways that contradict a batch of one.
-    let onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let onnx = region::reader(rewriting == Rewriting::None);
     let mut model =
         onnx.model_for_proto_model(graph.proto()).map_err(failed("translating the graph"))?;
     let symbol = model.symbols.new_with_prefix("batch");
@@ -382,8 +383,9 @@ mod tests {
         let graph = Graph::decode(&onnx, &limits).expect("a well-formed graph");
         let (inputs, outputs) = ports();
         let answer = |rewriting| {
-            let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::One, rewriting, &limits)
-                .expect("builds");
+            let plan =
+                TractPlan::build(&graph, &inputs, &outputs, PlanBatch::One, rewriting, &limits)
+                    .expect("builds");
             let input = NamedTensor::new("q_in", vec![1, 4], TensorData::I8(vec![0, 0, 0, 0]));
             plan.run(vec![input.expect("four elements")]).expect("runs").remove(0).into_data()
         };
@@ -411,8 +413,14 @@ mod tests {
             let (mut inputs, outputs) = ports();
             inputs[0].dtype = DType::U8;
             let answer = |rewriting| {
-                let plan =
-                    Plan::build(&graph, &inputs, &outputs, PlanBatch::One, rewriting, &limits)?;
+                let plan = TractPlan::build(
+                    &graph,
+                    &inputs,
+                    &outputs,
+                    PlanBatch::One,
+                    rewriting,
+                    &limits,
+                )?;
                 let input =
                     NamedTensor::new("q_in", vec![1, 4], TensorData::U8(vec![0, 99, 102, 255]));
                 Ok::<_, Error>(plan.run(vec![input.expect("four elements")])?.remove(0).into_data())
@@ -436,8 +444,9 @@ mod tests {
         let limits = Limits::default();
         let graph = Graph::decode(&onnx, &limits).expect("a well-formed graph");
         let (inputs, outputs) = ports();
-        let plan = Plan::build(&graph, &inputs, &outputs, PlanBatch::Any, Rewriting::Full, &limits)
-            .expect("builds");
+        let plan =
+            TractPlan::build(&graph, &inputs, &outputs, PlanBatch::Any, Rewriting::Full, &limits)
+                .expect("builds");
         for batch in [1, 3, 2] {
             let data = TensorData::I8((0..batch * 4).map(|value| value as i8 - 4).collect());
             let input = NamedTensor::new("q_in", vec![batch, 4], data).expect("whole samples");

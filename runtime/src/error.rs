@@ -129,6 +129,20 @@ pub enum Error {
         /// The distance that the manifest allows.
         tolerance: f64,
     },
+    /// A program that does not stand the check.
+    #[error("the integer program is refused: {source}")]
+    Program {
+        /// The rule that it breaks.
+        source: selvedge_engine::ProgramError,
+    },
+    /// A program for another model.
+    #[error("the integer program has another {side} than {name:?} of the manifest")]
+    ProgramPort {
+        /// `input` or `output`.
+        side: &'static str,
+        /// The tensor's name.
+        name: String,
+    },
     /// The engine refused to build the model.
     #[error("the model cannot be built: {stage}")]
     Build {

@@ -3,8 +3,8 @@
 
 use selvedge_bundle::{Golden, Manifest, NamedTensor};
 
-use crate::engine::Plan;
 use crate::error::Error;
+use crate::plan::Plan;
 use crate::tensors::{elements, rows};
 
 /// How well a model reproduced its golden vectors.

@@ -18,6 +18,7 @@ use tract_onnx::tract_hir::internal::Framework;
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::lower::is_region;
 
 /// Operators that tract takes for element-wise although each output depends on a whole axis.
 const TAKEN_FOR_ELEMENT_WISE: [&str; 2] = ["Softmax", "LogSoftmax"];
@@ -66,6 +67,7 @@ const TRANSPARENT: [&str; 36] = [
 const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
 
 /// A decoded ONNX model.
+#[derive(Clone)]
 pub(crate) struct Graph {
     proto: ModelProto,
 }
@@ -107,16 +109,20 @@ impl Graph {
         Ok(graph)
     }
 
-    /// Decodes the file and refuses what tract would not run, or would run wrongly.
-    pub(crate) fn parse(onnx: &[u8], limits: &Limits) -> Result<Graph, Error> {
-        let graph = Graph::decode(onnx, limits)?;
-        let operators = graph.unsupported();
+    /// A graph that was made here.
+    pub(crate) fn of(proto: ModelProto) -> Graph {
+        Graph { proto }
+    }
+
+    /// Refuses what tract would not run, or would run wrongly.
+    pub(crate) fn judge(&self) -> Result<(), Error> {
+        let operators = self.unsupported();
         if !operators.is_empty() {
             return Err(Error::Unsupported { operators });
         }
-        match graph.miscomputed_chains().into_iter().next() {
+        match self.miscomputed_chains().into_iter().next() {
             Some(nodes) => Err(Error::QuantisedSoftmax { nodes }),
-            None => Ok(graph),
+            None => Ok(()),
         }
     }
 
@@ -156,7 +162,9 @@ impl Graph {
     pub(crate) fn unsupported(&self) -> Vec<String> {
         let known = tract_onnx::onnx().op_register.0;
         let unknown = |node: &&NodeProto| {
-            !DOMAINS.contains(&node.domain.as_str()) || !known.contains_key(&node.op_type)
+            let known =
+                DOMAINS.contains(&node.domain.as_str()) && known.contains_key(&node.op_type);
+            !known && !is_region(node)
         };
         let nodes = self.all_nodes();
         let names: BTreeSet<String> =
@@ -187,7 +195,7 @@ impl Graph {
         self.producer(tensor).map(|node| node.op_type.as_str())
     }
 
-    fn main(&self) -> &GraphProto {
+    pub(crate) fn main(&self) -> &GraphProto {
         self.proto.graph.as_ref().expect("decode refuses a file without a graph")
     }
 
@@ -446,7 +454,9 @@ mod tests {
     }
 
     fn parse(onnx: &[u8]) -> Result<Graph, Error> {
-        Graph::parse(onnx, &Limits::default())
+        let graph = Graph::decode(onnx, &Limits::default())?;
+        graph.judge()?;
+        Ok(graph)
     }
 
     #[test]

@@ -12,14 +12,19 @@ mod error;
 mod features;
 mod golden;
 mod graph;
+mod integer;
 mod limits;
+mod lower;
 mod math;
 mod model;
 #[cfg(test)]
 mod onnx_builder;
+mod plan;
 mod post;
 mod pre;
+mod region;
 mod sample;
+mod survey;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -29,6 +34,8 @@ pub use features::FeatureReader;
 pub use golden::{GoldenDistance, GoldenReport};
 pub use graph::{DeclaredTensor, Quantisation};
 pub use limits::Limits;
+pub use lower::Unlowered;
 pub use model::{BATCH_SAMPLES, LoadOptions, Model};
 pub use post::{Answer, ClassAnswer};
 pub use sample::Sample;
+pub use survey::{OperationSurvey, PlanSurvey, ProgramSurvey};

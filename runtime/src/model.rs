@@ -5,12 +5,13 @@
 
 use selvedge_bundle::{Bundle, Extent, Golden, Manifest, NamedTensor, TensorData, TensorSpec};
 
-use crate::engine::{BatchAxis, Plan, PlanBatch, Rewriting, TensorPort};
+use crate::engine::{BatchAxis, TensorPort};
 use crate::error::Error;
 use crate::features::FeatureReader;
 use crate::golden::{self, GoldenReport};
 use crate::graph::{DeclaredTensor, Graph};
 use crate::limits::Limits;
+use crate::plan::{Computation, Plan};
 use crate::post::{Answer, Conclusion};
 use crate::pre::Preparation;
 use crate::sample::Sample;
@@ -49,10 +50,11 @@ impl Model {
     /// Any of [`ErrorKind::Bundle`](crate::ErrorKind) and [`ErrorKind::Limit`](crate::ErrorKind); the message names
     /// what does not fit, with both sides.
     pub fn load(bundle: &Bundle, options: &LoadOptions) -> Result<Model, Error> {
-        Model::from_parts(bundle.manifest(), bundle.model(), bundle.golden(), options)
+        let program = bundle.program();
+        Model::assemble(bundle.manifest(), bundle.model(), program, bundle.golden(), options)
     }
 
-    /// Loads a model whose parts are not in a bundle yet.
+    /// Loads a model whose parts are not in a bundle yet. Without a program, the graph is lowered here.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -62,16 +64,32 @@ impl Model {
         golden: &Golden,
         options: &LoadOptions,
     ) -> Result<Model, Error> {
-        let graph = Graph::parse(onnx, &options.limits)?;
+        Model::assemble(manifest, onnx, None, golden, options)
+    }
+
+    fn assemble(
+        manifest: &Manifest,
+        onnx: &[u8],
+        program: Option<&[u8]>,
+        golden: &Golden,
+        options: &LoadOptions,
+    ) -> Result<Model, Error> {
+        let graph = Graph::decode(onnx, &options.limits)?;
         let inputs = ports("input", &manifest.inputs, &graph.inputs())?;
         let outputs = ports("output", &manifest.outputs, &graph.outputs())?;
-        let plan =
-            |batch| Plan::build(&graph, &inputs, &outputs, batch, Rewriting::Full, &options.limits);
-        let one = plan(PlanBatch::One)?;
+        let limits = &options.limits;
+        let one = match program {
+            Some(program) => {
+                Plan::of_program(program, &inputs, &outputs, Computation::Best, limits)?
+            }
+            None => Plan::build(&graph, &inputs, &outputs, Computation::Best, limits)?,
+        };
         let report = golden::check(manifest, golden, &one, 1)?;
         let input = inputs[0].clone();
         let many = match input.batch {
-            BatchAxis::Free if options.batched => Some(plan(PlanBatch::Any)?),
+            BatchAxis::Free if options.batched => {
+                Plan::for_batches(&graph, &inputs, &outputs, limits)?
+            }
             _ => None,
         };
         if let Some(many) = &many {

@@ -32,6 +32,7 @@ pub fn parts(version: &str) -> BundleBuilder {
     });
     BundleBuilder {
         model: fs::read(folder.join("model.onnx")).expect("the recipe has its files"),
+        program: None,
         baseline: Some(baseline(&manifest)),
         golden: golden.expect("the golden vectors fit the manifest"),
         card: None,

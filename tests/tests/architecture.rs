@@ -10,10 +10,14 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("selvedge-wire", &[]),
     ("selvedge-sketch", &[]),
+    ("selvedge-engine", &[]),
     ("selvedge-trust", &["selvedge-wire"]),
     ("selvedge-bundle", &["selvedge-sketch", "selvedge-trust", "selvedge-wire"]),
     ("selvedge-link", &["selvedge-wire"]),
-    ("selvedge-runtime", &["selvedge-bundle", "selvedge-sketch", "selvedge-wire"]),
+    (
+        "selvedge-runtime",
+        &["selvedge-bundle", "selvedge-engine", "selvedge-sketch", "selvedge-wire"],
+    ),
     (
         "selvedge-agent",
         &[
@@ -39,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const EVERYTHING: &[&str] = &[
     "selvedge-agent",
     "selvedge-bundle",
+    "selvedge-engine",
     "selvedge-fleet",
     "selvedge-link",
     "selvedge-node",

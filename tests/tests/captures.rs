@@ -365,6 +365,7 @@ fn digits() -> Bundle {
     });
     let builder = BundleBuilder {
         model: fs::read(folder.join("model.onnx")).expect("the recipe has its files"),
+        program: None,
         baseline: None,
         golden: golden.expect("the golden vectors fit the manifest"),
         card: None,

@@ -240,8 +240,10 @@ impl Ingredients {
             }
         };
         let card = self.card.take().unwrap_or_else(|| card::of(&manifest, baseline.as_ref()));
-        let parts =
-            BundleBuilder { manifest, model: self.onnx, baseline, golden, card: Some(card) };
+        let program = desk::program(&manifest, &self.onnx, &Limits::default())
+            .context("the model cannot be compiled")?;
+        let (model_file, card) = (self.onnx, Some(card));
+        let parts = BundleBuilder { manifest, model: model_file, program, baseline, golden, card };
         let bundle = parts.build().context("the parts do not make a bundle")?;
         Ok(Packed { bundle, model, warnings: self.warnings })
     }

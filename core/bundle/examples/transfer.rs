@@ -141,7 +141,7 @@ fn bundle(version: &str, model: Vec<u8>, seed: u64) -> Result<Bundle, Box<dyn Er
     };
     let baseline = Some(Baseline::build(&reference)?);
     let card = Some("---\nlicense: cc0-1.0\n---\n# Transfer\n".to_owned());
-    Ok(BundleBuilder { manifest, model, baseline, golden, card }.build()?)
+    Ok(BundleBuilder { manifest, model, program: None, baseline, golden, card }.build()?)
 }
 
 /// Numbers between 0 and 1 without a pattern, the same in every run: SplitMix64 (Steele, Lea, Flood 2014).

@@ -27,7 +27,9 @@ pub(crate) fn builder(model: Vec<u8>) -> BundleBuilder {
     let features = [("a".to_owned(), vec![1.0, 2.0]), ("b".to_owned(), vec![3.0, 3.0])];
     let reference = ReferenceData { features: &features, ..ReferenceData::default() };
     let baseline = Some(Baseline::build(&reference).expect("finite values"));
-    BundleBuilder { manifest, model, baseline, golden, card: Some("# Example\n".to_owned()) }
+    let card = Some("# Example\n".to_owned());
+    let program = Some(noise(700, 2));
+    BundleBuilder { manifest, model, program, baseline, golden, card }
 }
 
 pub(crate) fn bundle(model: Vec<u8>) -> Bundle {

@@ -49,7 +49,7 @@ pub use embedding::{
 };
 pub use error::{Error, ErrorKind};
 pub use golden::{Golden, golden_path};
-pub use layout::{BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE};
+pub use layout::{BASELINE_FILE, Bundle, BundleBuilder, CARD_FILE, MODEL_FILE, PROGRAM_FILE};
 pub use limits::{
     BASELINE_BYTES_MAX, BLOBS_MAX, BUNDLE_BYTES_MAX, CALIBRATION_SOURCES_MIN, CARD_BYTES_MAX,
     CHUNK_BYTES_MAX, CHUNK_INDEX_BYTES_MAX, CHUNKS_MAX, CLASS_SHIFT_ANSWERS_MIN, FEATURES_MAX,

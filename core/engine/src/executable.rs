@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 
 use crate::error::ProgramError;
@@ -19,7 +20,7 @@ use crate::share::{Progress, Schedule, Team};
 struct Line([u8; 64]);
 
 /// Bytes that begin at a multiple of 64: an arena, or a program read into memory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Arena {
     lines: Vec<Line>,
     len_bytes: usize,
@@ -36,6 +37,12 @@ impl Arena {
         let mut arena = Arena::zeroed(bytes.len());
         arena.copy_from_slice(bytes);
         arena
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("len_bytes", &self.len_bytes).finish_non_exhaustive()
     }
 }
 
@@ -117,6 +124,11 @@ impl<B: AsRef<[u8]>> Executable<B> {
     /// Bytes of the arena that a caller has to lend.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes
+    }
+
+    /// The length of the program.
+    pub fn program_bytes(&self) -> usize {
+        self.bytes.as_ref().len()
     }
 
     /// The kernels that it was prepared for.

@@ -446,5 +446,5 @@ pub fn builder(seed: u8) -> BundleBuilder {
         (state >> 24) as u8
     };
     let model = (0..300_000).map(|_| next()).collect();
-    BundleBuilder { manifest, model, baseline: None, golden, card: None }
+    BundleBuilder { manifest, model, program: None, baseline: None, golden, card: None }
 }

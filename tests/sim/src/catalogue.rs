@@ -157,7 +157,7 @@ fn bundle(name: &str, version: &str) -> Bundle {
     let golden = Golden::new(&manifest, inputs, outputs).expect("as the manifest says");
     let model = noise(&format!("{name} {version}"));
     let card = Some(format!("# {name}\n"));
-    let builder = BundleBuilder { manifest, model, baseline: None, golden, card };
+    let builder = BundleBuilder { manifest, model, program: None, baseline: None, golden, card };
     builder.build().expect("the bundle is sound")
 }
 

@@ -52,7 +52,7 @@ pub fn bundle(version: &str, model: Vec<u8>) -> Bundle {
     let reference = ReferenceData { features: &features, ..ReferenceData::default() };
     let baseline = Some(Baseline::build(&reference).expect("finite values"));
     let card = Some("# Example\n".to_owned());
-    let bundle = BundleBuilder { manifest, model, baseline, golden, card }.build();
+    let bundle = BundleBuilder { manifest, model, program: None, baseline, golden, card }.build();
     bundle.expect("the example is sound")
 }
 

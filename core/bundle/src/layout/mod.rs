@@ -5,6 +5,7 @@
 //! index.json                 names the OCI manifest
 //! blobs/sha256/<digest>      the OCI manifest, its config (the manifest) and its layers:
 //!     model.onnx             the graph
+//!     program.postcard       the graph as an integer program, where there is one
 //!     baseline.postcard      the reference distributions, where there are some
 //!     golden/<tensor>.npy    inputs and expected outputs
 //!     README.md              the model card, where there is one
@@ -34,6 +35,8 @@ mod tests;
 
 /// The layer with the graph.
 pub const MODEL_FILE: &str = "model.onnx";
+/// The layer with the integer program that computes the whole graph.
+pub const PROGRAM_FILE: &str = "program.postcard";
 /// The layer with the reference distributions.
 pub const BASELINE_FILE: &str = "baseline.postcard";
 /// The layer with the model card.
@@ -51,6 +54,8 @@ pub struct BundleBuilder {
     pub manifest: Manifest,
     /// The ONNX file.
     pub model: Vec<u8>,
+    /// The integer program that computes the whole graph. Whoever runs it checks it first: here it is bytes.
+    pub program: Option<Vec<u8>>,
     /// The reference distributions.
     pub baseline: Option<Baseline>,
     /// The golden vectors, for the tensors of the manifest.
@@ -66,6 +71,9 @@ impl BundleBuilder {
     /// Those of [`Bundle::open`]: what could not be opened is not made.
     pub fn build(self) -> Result<Bundle, Error> {
         let mut layers = vec![(oci::MEDIA_TYPE_WEIGHT, MODEL_FILE.to_owned(), self.model)];
+        if let Some(program) = self.program {
+            layers.push((oci::MEDIA_TYPE_WEIGHT, PROGRAM_FILE.to_owned(), program));
+        }
         if let Some(baseline) = &self.baseline {
             let bytes = baseline.encode();
             layers.push((oci::MEDIA_TYPE_WEIGHT_CONFIG, BASELINE_FILE.to_owned(), bytes));
@@ -125,6 +133,7 @@ pub struct Bundle {
     baseline: Option<Baseline>,
     golden: Golden,
     model: Digest,
+    program: Option<Digest>,
     card: Option<String>,
     /// Config and layers, in the order of the OCI manifest; the first has no file name.
     order: Vec<(Option<String>, Digest)>,
@@ -216,6 +225,11 @@ impl Bundle {
     /// The ONNX file.
     pub fn model(&self) -> &[u8] {
         &self.blobs[&self.model]
+    }
+
+    /// The integer program that computes the whole graph.
+    pub fn program(&self) -> Option<&[u8]> {
+        self.program.map(|digest| self.blobs[&digest].as_slice())
     }
 
     /// The reference distributions.
@@ -409,6 +423,7 @@ fn assemble(
     Ok(Bundle {
         digest,
         model: layers.model.digest,
+        program: layers.program.map(|layer| layer.digest),
         order: order.collect(),
         oci_manifest,
         manifest,
@@ -442,6 +457,7 @@ impl<R: FnMut(&str, &Descriptor) -> Result<Vec<u8>, Error>> Blobs<R> {
 /// The layers by what they are.
 struct Layers<'a> {
     model: &'a Descriptor,
+    program: Option<&'a Descriptor>,
     baseline: Option<&'a Descriptor>,
     card: Option<&'a Descriptor>,
     golden: BTreeMap<&'a str, &'a Descriptor>,
@@ -468,6 +484,7 @@ impl<'a> Layers<'a> {
         let missing = |title: &str| Error::Missing { part: format!("layer {title}") };
         let (_, model) =
             take(MODEL_FILE, oci::MEDIA_TYPE_WEIGHT)?.ok_or_else(|| missing(MODEL_FILE))?;
+        let program = take(PROGRAM_FILE, oci::MEDIA_TYPE_WEIGHT)?.map(|(_, layer)| layer);
         let baseline = take(BASELINE_FILE, oci::MEDIA_TYPE_WEIGHT_CONFIG)?.map(|(_, layer)| layer);
         let card = take(CARD_FILE, oci::MEDIA_TYPE_DOC)?.map(|(_, layer)| layer);
         let mut golden = BTreeMap::new();
@@ -477,7 +494,7 @@ impl<'a> Layers<'a> {
             golden.extend([layer]);
         }
         match titled.values().next() {
-            None => Ok(Self { model, baseline, card, golden }),
+            None => Ok(Self { model, program, baseline, card, golden }),
             Some(layer) => Err(Error::Unsupported {
                 part: layer_part(layer),
                 reason: "this build knows no such layer".to_owned(),

@@ -117,8 +117,14 @@ fn set_title(layer: &mut Value, title: &str) {
     layer["annotations"]["org.cncf.model.filepath"] = json!(title);
 }
 
-const LAYERS: [&str; 5] =
-    ["model.onnx", "baseline.postcard", "golden/x.npy", "golden/y%2f0.npy", "README.md"];
+const LAYERS: [&str; 6] = [
+    "model.onnx",
+    "program.postcard",
+    "baseline.postcard",
+    "golden/x.npy",
+    "golden/y%2f0.npy",
+    "README.md",
+];
 
 #[test]
 fn a_bundle_opens_as_it_was_built() {
