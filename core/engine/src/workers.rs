@@ -75,10 +75,12 @@ impl Team for Workers {
         if self.threads.is_empty() || self.taken.swap(true, Ordering::Acquire) {
             return part();
         }
+        // A run whose own part panicked took no word of its workers.
+        self.gate.panicked.store(false, Ordering::Relaxed);
         let opened = Opened::new(self, &part);
         part();
         drop(opened);
-        if self.gate.panicked.swap(false, Ordering::Relaxed) {
+        if self.gate.panicked.load(Ordering::Relaxed) {
             panic!("a worker panicked");
         }
     }
