@@ -7,7 +7,7 @@ use std::time::Duration;
 use selvedge_bundle::{DType, Extent, Golden, Manifest, NamedTensor, TensorSpec};
 use selvedge_engine::Limits as EngineLimits;
 
-use crate::engine::{BatchAxis, TensorPort};
+use crate::engine::{BatchAxis, TensorPort, TractPlan};
 use crate::error::Error;
 use crate::graph::{DeclaredTensor, Graph, Quantisation};
 use crate::integer::LoadedProgram;
@@ -104,6 +104,19 @@ impl BareModel {
         let inputs: Vec<TensorPort> =
             graph.inputs().iter().map(bare_port).collect::<Result<_, _>>()?;
         let plan = Plan::of_all_outputs(&graph, &inputs, limits)?;
+        Ok(BareModel { inputs, plan })
+    }
+
+    /// Likewise, with tract alone: what integer programs are measured against.
+    ///
+    /// # Errors
+    /// As [`BareModel::build`], and [`Error::QuantisedSoftmax`] for what tract computes wrongly.
+    pub fn by_tract(onnx: &[u8], limits: &Limits) -> Result<BareModel, Error> {
+        let graph = Graph::decode(onnx, limits)?;
+        graph.judge()?;
+        let inputs: Vec<TensorPort> =
+            graph.inputs().iter().map(bare_port).collect::<Result<_, _>>()?;
+        let plan = TractPlan::of_all_outputs(&graph, &inputs, limits).map(Plan::Tract)?;
         Ok(BareModel { inputs, plan })
     }
 

@@ -5,14 +5,15 @@
 //! set beside those of other runtimes that were measured the same way ([`peers`](super::peers)). It times the graph
 //! alone, without pre- and post-processing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use selvedge_bundle::{DType, NamedTensor, TensorData};
-use selvedge_runtime::Limits;
-use selvedge_runtime::desk::BareModel;
+use selvedge_runtime::desk::{self, BareModel};
+use selvedge_runtime::{Limits, PlanSurvey};
 use serde::{Deserialize, Serialize};
 
 use super::{SplitMix, cpu_ns, peers, rounded};
@@ -26,6 +27,11 @@ const SAMPLE_NS_MIN: u64 = 200_000;
 const REPEATS_MAX: u64 = 100;
 /// The fewest samples, however long they take.
 const SAMPLES_MIN: usize = 10;
+
+/// The library that runs what integer programs do not.
+const TRACT: &str = "tract 0.23.9";
+/// Operations that move bytes, and compute nothing.
+const COPIES: [&str; 5] = ["import", "export", "constant", "border", "copy"];
 
 /// What is measured, and beside what.
 #[derive(Debug, clap::Args)]
@@ -83,6 +89,20 @@ pub struct Measured {
     pub load_ms: f64,
     /// The most memory that the process ever had.
     pub peak_rss_mb: f64,
+    /// Where the time of integer programs goes, if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Share>,
+}
+
+/// A kind of operation, and its part of an inference.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Share {
+    /// Its name; `[copy]` moves bytes alone, `[other]` is what remains of the whole.
+    pub operation: String,
+    /// How many there are.
+    pub count: usize,
+    /// The shortest times of each, added up.
+    pub us: f64,
 }
 
 /// Runs the command.
@@ -107,25 +127,80 @@ pub fn main(args: &ModelArgs) -> anyhow::Result<ExitCode> {
         );
         println!("  load                    {:.1} ms", measured.load_ms);
         println!("  peak memory             {:.1} MB", measured.peak_rss_mb);
+        print_shares(&measured);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn measured(onnx: &[u8], args: &ModelArgs, path: &Path) -> anyhow::Result<Measured> {
+    let limits = Limits::default();
     let started = Instant::now();
-    let model = BareModel::build(onnx, &Limits::default())
-        .with_context(|| format!("{} cannot run here", path.display()))?;
+    let model = match args.runtime {
+        Runtime::Selvedge => BareModel::build(onnx, &limits),
+        Runtime::Tract => BareModel::by_tract(onnx, &limits),
+    };
+    let model = model.with_context(|| format!("{} cannot run here", path.display()))?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
     let inputs = random_inputs(&model, args.seed);
     let samples_us = measure(&model, &inputs, Duration::from_secs_f64(args.seconds))?;
+    let peak_rss_mb = peak_rss_mb().context("cannot read /proc/self/status")?;
+    let cpu_us_p10 = samples_us[samples_us.len() / 10];
+    let (runtime, operations) = match args.runtime {
+        Runtime::Tract => (format!("{TRACT} alone"), Vec::new()),
+        Runtime::Selvedge => {
+            let plan = desk::bare_plan(onnx, &limits, || started.elapsed())
+                .context("the model cannot be planned")?;
+            (computed_by(&plan), shares(&plan, cpu_us_p10))
+        }
+    };
     Ok(Measured {
-        runtime: "selvedge (tract 0.23.9)".to_owned(),
-        cpu_us_p10: rounded(samples_us[samples_us.len() / 10]),
+        runtime,
+        cpu_us_p10: rounded(cpu_us_p10),
         cpu_us_median: rounded(samples_us[samples_us.len() / 2]),
         samples: samples_us.len(),
         load_ms: rounded(load_ms),
-        peak_rss_mb: rounded(peak_rss_mb().context("cannot read /proc/self/status")?),
+        peak_rss_mb: rounded(peak_rss_mb),
+        operations,
     })
+}
+
+fn computed_by(plan: &PlanSurvey) -> String {
+    match plan.programs.first() {
+        None => format!("selvedge ({TRACT})"),
+        Some(program) if plan.unlowered.is_empty() => format!("selvedge ({})", program.kernels),
+        Some(program) => format!("selvedge ({}, {TRACT})", program.kernels),
+    }
+}
+
+/// The operations by kind, the longest first, and what remains of `whole_us`.
+fn shares(plan: &PlanSurvey, whole_us: f64) -> Vec<Share> {
+    let mut kinds: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for operation in plan.programs.iter().flat_map(|program| &program.operations) {
+        let name = if COPIES.contains(&operation.name) { "[copy]" } else { operation.name };
+        let (count, us) = kinds.entry(name).or_default();
+        *count += 1;
+        *us += operation.time.as_secs_f64() * 1e6;
+    }
+    if kinds.is_empty() {
+        return Vec::new();
+    }
+    let share = |(name, (count, us)): (&str, (usize, f64))| Share {
+        operation: name.to_owned(),
+        count,
+        us: rounded(us),
+    };
+    let mut shares: Vec<Share> = kinds.into_iter().map(share).collect();
+    shares.sort_by(|a, b| b.us.total_cmp(&a.us));
+    let rest = whole_us - shares.iter().map(|share| share.us).sum::<f64>();
+    shares.push(share(("[other]", (plan.unlowered.len(), rest))));
+    shares
+}
+
+fn print_shares(measured: &Measured) {
+    for Share { operation, count, us } in &measured.operations {
+        let share = us / measured.cpu_us_p10 * 100.0;
+        println!("    {operation:14} {count:4} {us:11.2} µs {share:6.1} %");
+    }
 }
 
 /// CPU time per inference in µs, sorted.
