@@ -8,8 +8,7 @@
 //!
 //! - Each byte that the definition of an operation reads or writes lies within the arena, or among the constants.
 //!   [`ARENA_SLACK_BYTES`] behind each of them may be read as well, and nothing before the first. What lies in the
-//!   slack is any value; another participant may be writing there, unless the operation is shared
-//!   (see [`executable`](crate::Executable::run_shared)), which excludes it.
+//!   slack is any value; while several threads compute one operation, none writes there (`share.rs` sees to that).
 //! - No two values that an operation writes share a byte, and the addresses of a written view rise from pixel to
 //!   pixel, row by row. A kernel writes these values and no gap, border or neighbour, and reads none of them.
 //! - Inputs and outputs have no byte in common, except that an element-wise operation may have the same view on both
@@ -22,6 +21,7 @@
 //! - Multipliers are positive and normal, or zero; ratios and addends are normal or zero, and so small that no sum or
 //!   product of a definition is infinite or not a number. Weights that fill a segment up to four values are zero.
 //!   The first exponential of a softmax is not zero, and none is above 2²⁴.
+//! - A range of output pixels or rows is within the output, and not empty.
 //! - All that a run does is within [`Limits::work_max`], and for a pool this counts every tap of every window.
 //!
 //! Nothing is known of alignment: the arena begins where the caller likes. An address that stands among the

@@ -172,8 +172,8 @@ impl<B: AsRef<[u8]>> Executable<B> {
     /// Computes some parts of a step.
     ///
     /// # Safety
-    /// The arena is lent to this run, the parts are the operation's, and no one writes what they read, or uses what they
-    /// write, at the same time.
+    /// The arena is lent to this run, the parts are the operation's and not none, and no one writes what they read, or
+    /// uses what they write, at the same time.
     unsafe fn step(&self, step: &Step, parts: Range<usize>, lent: &Lent) {
         let constants = &self.bytes.as_ref()[self.constants.clone()];
         let raw = Raw {
