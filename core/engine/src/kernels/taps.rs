@@ -62,7 +62,9 @@ impl Rows {
             Rows {
                 blocks: channels.div_ceil(16),
                 vectors: width,
-                input_step: op.window.stride[1] as usize * op.input.pixel_bytes as usize,
+                // A step that does not fit is that of a row with one vector.
+                input_step: (op.window.stride[1] as usize)
+                    .wrapping_mul(op.input.pixel_bytes as usize),
                 output_step: op.output.pixel_bytes as usize,
                 channels,
                 missing: 0,
@@ -145,9 +147,12 @@ fn chains(weights: &[[i8; 16]]) -> Vec<Vec<usize>> {
     chains.into_iter().map(|(chain, _)| chain).collect()
 }
 
-/// Where a tap lies in the input, seen from the first one. The checker has found it to be within the arena.
+/// Where a tap lies in the input, seen from the first one. The checker has found it to be within the arena; what may
+/// not fit on the way there is multiplied by zero.
 fn tap_offset(op: &Depthwise, tap: usize) -> u32 {
     let (down, right) = (tap as u32 / op.window.kernel[1], tap as u32 % op.window.kernel[1]);
-    down * op.window.dilation[0] * op.input.row_bytes
-        + right * op.window.dilation[1] * op.input.pixel_bytes
+    let [rows, columns] = op.window.dilation;
+    down.wrapping_mul(rows)
+        .wrapping_mul(op.input.row_bytes)
+        .wrapping_add(right.wrapping_mul(columns).wrapping_mul(op.input.pixel_bytes))
 }
