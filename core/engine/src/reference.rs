@@ -343,20 +343,30 @@ pub(crate) fn covered(
     [axis(0, y, input.height), axis(1, x, input.width)]
 }
 
+/// Channels that are summed up side by side.
+const POOLED_CHANNELS: usize = 16;
+
 fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
     for (y, x) in positions(&op.output) {
         let [rows, columns] = covered(&op.input, &op.window, y, x);
         let multiplier = mean_multiplier(op, [y, x]);
         let output = op.output.at(y, x);
-        for c in 0..op.output.channels as usize {
-            let mut sum = 0_i32;
+        let channels = op.output.channels as usize;
+        for first in (0..channels).step_by(POOLED_CHANNELS) {
+            let mut sums = [0_i32; POOLED_CHANNELS];
+            let count = (channels - first).min(POOLED_CHANNELS);
             for row in rows.clone() {
                 for column in columns.clone() {
-                    let value = memory.value(op.input.at(row, column) + c);
-                    sum = sum.wrapping_add(less_zero(value, op.zero_point));
+                    let start = op.input.at(row, column) + first;
+                    for (sum, byte) in sums.iter_mut().zip(&memory.arena[start..start + count]) {
+                        let value = (byte ^ memory.flip) as i8;
+                        *sum = sum.wrapping_add(less_zero(value, op.zero_point));
+                    }
                 }
             }
-            memory.store(output + c, requantise(sum, multiplier, op.range));
+            for (c, sum) in sums.into_iter().enumerate().take(count) {
+                memory.store(output + first + c, requantise(sum, multiplier, op.range));
+            }
         }
     }
 }

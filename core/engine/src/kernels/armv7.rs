@@ -12,7 +12,7 @@ use core::ops::Range;
 use super::pixels::Pixels;
 use super::taps::{self, Rows, SCALES_BYTES, TAP_BYTES};
 use super::{KernelSet, Raw};
-use crate::op::{Conv, Depthwise};
+use crate::op::{Add, Conv, Depthwise};
 use crate::reference::window_start;
 use crate::requantise::{self, SHIFT};
 
@@ -22,6 +22,7 @@ pub(crate) static ARMV7: KernelSet = KernelSet {
     name: "armv7",
     conv: Some(conv),
     depthwise: Some(depthwise),
+    add: Some(add),
     prepare_conv: Some(prepare_conv),
     prepare_depthwise: Some(taps::prepare),
     ..super::SCALAR
@@ -61,10 +62,14 @@ struct Tile {
     output: *mut u8,
     taps: *const u8,
     taps_end: *const u8,
+    /// Vectors of eight values to add up.
+    vectors: usize,
+    zero_points: [u32; 2],
+    ratios: [f32; 2],
 }
 
 const _: () = assert!(core::mem::offset_of!(Tile, bounds) == 56);
-const _: () = assert!(core::mem::offset_of!(Tile, taps_end) == 80);
+const _: () = assert!(core::mem::offset_of!(Tile, ratios) == 96);
 
 unsafe extern "C" {
     /// 8 channels of each of two pixels: the weights are the same.
@@ -73,6 +78,8 @@ unsafe extern "C" {
     fn selvedge_armv7_one_pixel(tile: *const Tile);
     /// 16 channels by themselves, two vectors.
     fn selvedge_armv7_depthwise(tile: *const Tile);
+    /// Sums of both inputs, eight values at a time.
+    fn selvedge_armv7_add(tile: *const Tile);
 }
 
 impl Tile {
@@ -94,6 +101,9 @@ impl Tile {
             output,
             taps: core::ptr::null(),
             taps_end: core::ptr::null(),
+            vectors: 0,
+            zero_points: [0; 2],
+            ratios: [0.0; 2],
         }
     }
 }
@@ -146,7 +156,7 @@ unsafe fn conv(op: &Conv, raw: Raw, mut range: Range<usize>) {
                         for i in 0..2 {
                             let to = outputs.add(pixels.outputs[at + i] + half * 8);
                             let from = tile.output.add(i * 8);
-                            to.copy_from_nonoverlapping(from, (count - half * 8).min(8));
+                            copy_results::<8>(from, to, count - half * 8);
                         }
                     }
                     at += 2;
@@ -189,11 +199,57 @@ unsafe fn depthwise(op: &Depthwise, raw: Raw, range: Range<usize>) {
                     selvedge_armv7_depthwise(&tile);
                     for (i, vector) in pair.into_iter().enumerate() {
                         let to = raw.arena.add(output + vector * rows.output_step);
-                        to.copy_from_nonoverlapping(
-                            tile.output.add(i * 16),
-                            rows.count(block, vector),
-                        );
+                        let from = tile.output.add(i * 16);
+                        copy_results::<16>(from, to, rows.count(block, vector));
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Copies up to `COUNT` results; most often all of them, which takes no call.
+///
+/// # Safety
+/// So many can be read and written.
+unsafe fn copy_results<const COUNT: usize>(from: *const u8, to: *mut u8, count: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        if count >= COUNT {
+            to.copy_from_nonoverlapping(from, COUNT);
+        } else {
+            to.copy_from_nonoverlapping(from, count);
+        }
+    }
+}
+
+/// # Safety
+/// `op` was checked against the arena of `raw`; the CPU has NEON.
+unsafe fn add(op: &Add, raw: Raw) {
+    let channels = op.output.channels as usize;
+    let (whole, rest) = (channels / 8, channels % 8);
+    let mut results = [0_u8; 8];
+    let mut tile = Tile {
+        zero_points: op.zero_points.map(|zero_point| u32::from(zero_point as u8)),
+        ratios: op.ratios,
+        ..Tile::new(op.range, core::ptr::null_mut())
+    };
+    for y in 0..op.output.height {
+        for x in 0..op.output.width {
+            // SAFETY: the caller's: these are pixels of the views, with slack behind them. A last vector of less than
+            // eight values goes by way of `results`.
+            unsafe {
+                let output = raw.arena.add(op.output.at(y, x));
+                let inputs = op.inputs.map(|input| raw.arena.add(input.at(y, x)).cast_const());
+                if whole > 0 {
+                    (tile.inputs, tile.output, tile.vectors) = (inputs, output, whole);
+                    selvedge_armv7_add(&tile);
+                }
+                if rest > 0 {
+                    tile.inputs = inputs.map(|input| input.add(whole * 8));
+                    (tile.output, tile.vectors) = (results.as_mut_ptr(), 1);
+                    selvedge_armv7_add(&tile);
+                    output.add(whole * 8).copy_from_nonoverlapping(tile.output, rest);
                 }
             }
         }

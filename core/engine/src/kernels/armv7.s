@@ -20,6 +20,9 @@
     .equ OUTPUT, 72
     .equ TAPS, 76
     .equ TAPS_END, 80
+    .equ VECTORS, 84
+    .equ ZERO_POINTS, 88        @ two bytes, each in a word
+    .equ RATIOS, 96             @ two
 
     .equ TAP_BYTES, 32
     .equ TAP_OFFSET, 16
@@ -278,4 +281,57 @@ selvedge_armv7_depthwise:
     vpop {d8-d15}
     pop {r4-r11, pc}
     .size selvedge_armv7_depthwise, . - selvedge_armv7_depthwise
+
+@ Sums of two inputs, in vectors of eight values. d0 and d1 hold the zero points, q1 and q2 the ratios.
+    .global selvedge_armv7_add
+    .hidden selvedge_armv7_add
+    .type selvedge_armv7_add, %function
+    .balign 16
+selvedge_armv7_add:
+    push {r4-r6, lr}
+    vpush {d8-d11}
+    ldrd r4, r5, [r0, #INPUTS]
+    ldr r6, [r0, #OUTPUT]
+    ldr r3, [r0, #VECTORS]
+    add r1, r0, #ZERO_POINTS
+    add r2, r0, #ZERO_POINTS + 4
+    vld1.8 {d0[]}, [r1]
+    vld1.8 {d1[]}, [r2]
+    add r1, r0, #RATIOS
+    vld1.32 {d2[], d3[]}, [r1]!
+    vld1.32 {d4[], d5[]}, [r1]
+    load_range
+1:  vld1.8 {d16}, [r4]!
+    vld1.8 {d17}, [r5]!
+    vsubl.s8 q9, d16, d0
+    vsubl.s8 q10, d17, d1
+    vmovl.s16 q3, d18
+    vmovl.s16 q4, d19
+    vmovl.s16 q5, d20
+    vmovl.s16 q11, d21
+.irp steps, q3, q4, q5, q11
+    vcvt.f32.s32 \steps, \steps
+.endr
+    vmul.f32 q3, q3, q1
+    vmul.f32 q4, q4, q1
+    vmul.f32 q5, q5, q2
+    vmul.f32 q11, q11, q2
+    vadd.f32 q3, q3, q5
+    vadd.f32 q4, q4, q11
+    @ Infinities may cancel out: what is no number is the least value.
+    vceq.f32 q8, q3, q3
+    vbif q3, q12, q8
+    vceq.f32 q8, q4, q4
+    vbif q4, q12, q8
+    round q3
+    round q4
+    vmovn.i32 d6, q3
+    vmovn.i32 d7, q4
+    vmovn.i16 d6, q3
+    vst1.8 {d6}, [r6]!
+    subs r3, r3, #1
+    bne 1b
+    vpop {d8-d11}
+    pop {r4-r6, pc}
+    .size selvedge_armv7_add, . - selvedge_armv7_add
     .popsection

@@ -3,16 +3,16 @@
 //! A set is chosen once, when a program is prepared. What a set has no kernel for runs by the reference. Kernels take
 //! raw pointers: that they stay inside of what the pointers stand for is what the checker proved.
 
-// Without a heap there is no executable, and nothing asks for kernels.
-#![cfg_attr(not(feature = "alloc"), allow(dead_code))]
+// Without `std`, nobody can ask the CPU what it has, and the reference runs.
+#![cfg_attr(not(feature = "std"), allow(dead_code))]
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", feature = "std"))]
 mod aarch64;
 #[cfg(all(target_arch = "arm", feature = "std"))]
 mod armv7;
-#[cfg(any(target_arch = "aarch64", all(target_arch = "arm", feature = "std")))]
+#[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), feature = "std"))]
 mod pixels;
-#[cfg(any(target_arch = "aarch64", all(target_arch = "arm", feature = "std")))]
+#[cfg(all(any(target_arch = "aarch64", target_arch = "arm"), feature = "std"))]
 mod taps;
 #[cfg(all(target_arch = "x86_64", feature = "std"))]
 mod x86;
@@ -97,11 +97,7 @@ impl KernelSet {
         #[cfg(not(target_arch = "x86_64"))]
         let mut sets = alloc::vec::Vec::new();
         #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("dotprod") {
-            sets.push(&aarch64::sdot::SDOT);
-        }
-        #[cfg(target_arch = "aarch64")]
-        sets.push(&aarch64::neon::NEON);
+        sets.extend(aarch64::available());
         #[cfg(target_arch = "arm")]
         if armv7::is_available() {
             sets.push(&armv7::ARMV7);

@@ -42,13 +42,13 @@ impl Pixels {
 
     /// Pixels of one row, from `[y, x]` on.
     fn fill_run(&mut self, op: &Conv, at: Range<usize>, y: u32, x: u32) {
-        let step = op.window.stride[1] as usize * op.input.pixel_bytes as usize;
+        // Behind the last pixel lies nothing that is read, but a step or a sum that may not fit.
+        let step = (op.window.stride[1] as usize).wrapping_mul(op.input.pixel_bytes as usize);
         let mut input = window_start(&op.input, &op.window, y, x);
         let mut output = op.output.at(y, x);
         let places = self.inputs[at.clone()].iter_mut().zip(&mut self.outputs[at]);
         for (input_place, output_place) in places {
             (*input_place, *output_place) = (input, output);
-            // Behind the last pixel lies nothing that is read, but a sum that may not fit.
             input = input.wrapping_add(step);
             output = output.wrapping_add(op.output.pixel_bytes as usize);
         }

@@ -13,13 +13,11 @@
 //! | 64 | 64 | multipliers, `[16] f32` |
 //! | 128 | 32 each | taps: `[16] i8` weights, offset in the input (`u32`), whether the next tap continues the chain (`u32`) |
 
-#[cfg(feature = "alloc")]
 use alloc::vec::Vec;
 
 use crate::op::Depthwise;
 
 /// Magnitudes of weights whose products sum up in `i16`: `255 · 128 < 2¹⁵`.
-#[cfg(feature = "alloc")]
 pub(super) const MAGNITUDES_MAX: u32 = 255;
 
 /// Biases and multipliers of a block.
@@ -64,7 +62,9 @@ impl Rows {
             Rows {
                 blocks: channels.div_ceil(16),
                 vectors: width,
-                input_step: op.window.stride[1] as usize * op.input.pixel_bytes as usize,
+                // A step that does not fit is that of a row with one vector.
+                input_step: (op.window.stride[1] as usize)
+                    .wrapping_mul(op.input.pixel_bytes as usize),
                 output_step: op.output.pixel_bytes as usize,
                 channels,
                 missing: 0,
@@ -91,7 +91,6 @@ impl Rows {
 }
 
 /// What stands in front of the weights of each block: biases and multipliers, and the channel of each lane.
-#[cfg(feature = "alloc")]
 pub(super) fn scales(op: &Depthwise, constants: &[u8], block: usize) -> (Vec<u8>, [usize; 16]) {
     let channels = op.output.channels as usize;
     let lanes = core::array::from_fn(|lane| match Rows::new(op) {
@@ -105,7 +104,6 @@ pub(super) fn scales(op: &Depthwise, constants: &[u8], block: usize) -> (Vec<u8>
 }
 
 /// Prepares an operation: see the table at the top.
-#[cfg(feature = "alloc")]
 pub(super) fn prepare(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
     (0..Rows::new(op).blocks)
         .flat_map(|block| {
@@ -131,7 +129,6 @@ pub(super) fn prepare(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
 }
 
 /// Taps that are summed up in `i16` together.
-#[cfg(feature = "alloc")]
 fn chains(weights: &[[i8; 16]]) -> Vec<Vec<usize>> {
     let mut chains: Vec<(Vec<usize>, [u32; 16])> = Vec::new();
     for (tap, weights) in weights.iter().enumerate() {
@@ -150,10 +147,12 @@ fn chains(weights: &[[i8; 16]]) -> Vec<Vec<usize>> {
     chains.into_iter().map(|(chain, _)| chain).collect()
 }
 
-/// Where a tap lies in the input, seen from the first one. The checker has found it to be within the arena.
-#[cfg(feature = "alloc")]
+/// Where a tap lies in the input, seen from the first one. The checker has found it to be within the arena; what may
+/// not fit on the way there is multiplied by zero.
 fn tap_offset(op: &Depthwise, tap: usize) -> u32 {
     let (down, right) = (tap as u32 / op.window.kernel[1], tap as u32 % op.window.kernel[1]);
-    down * op.window.dilation[0] * op.input.row_bytes
-        + right * op.window.dilation[1] * op.input.pixel_bytes
+    let [rows, columns] = op.window.dilation;
+    down.wrapping_mul(rows)
+        .wrapping_mul(op.input.row_bytes)
+        .wrapping_add(right.wrapping_mul(columns).wrapping_mul(op.input.pixel_bytes))
 }

@@ -7,7 +7,6 @@
 //! What is prepared for each block of 16 channels: biases and multipliers as [`taps`](crate::kernels::taps) has them,
 //! then for each column of the kernel `[16 channels, 4 values] i8`.
 
-#[cfg(feature = "alloc")]
 use alloc::vec::Vec;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -17,7 +16,6 @@ use super::depthwise::{self, Row, each_row};
 use super::{Sums, load_sums};
 use crate::kernels::Raw;
 use crate::kernels::taps::SCALES_BYTES;
-#[cfg(feature = "alloc")]
 use crate::kernels::taps::{self, Rows, scales};
 use crate::op::Depthwise;
 
@@ -29,7 +27,6 @@ const fn by_columns(op: &Depthwise) -> bool {
     op.window.kernel[0] == 3 && op.window.kernel[1] == 3
 }
 
-#[cfg(feature = "alloc")]
 pub(super) fn prepare(op: &Depthwise, constants: &[u8]) -> Vec<u8> {
     if !by_columns(op) {
         return taps::prepare(op, constants);

@@ -6,12 +6,20 @@ mod columns;
 mod conv;
 mod depthwise;
 mod elements;
-pub(super) mod neon;
-pub(super) mod sdot;
+mod neon;
+mod sdot;
 
 use core::arch::aarch64::*;
 
+use crate::kernels::KernelSet;
 use crate::requantise::Range;
+
+/// The sets that this CPU can run, the fastest first.
+pub(super) fn available() -> impl Iterator<Item = &'static KernelSet> {
+    let has_sdot = std::arch::is_aarch64_feature_detected!("dotprod");
+    let sets = [(has_sdot, &sdot::SDOT), (true, &neon::NEON)];
+    sets.into_iter().filter_map(|(has, set)| has.then_some(set))
+}
 
 /// The sums of 16 channels, in order.
 type Sums = [int32x4_t; 4];

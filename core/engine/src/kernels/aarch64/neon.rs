@@ -8,7 +8,6 @@
 //! that weights whose magnitudes sum up to no more than 255 are safe. That is found out when a program is prepared,
 //! for each stretch of 16 values of each block, and kept as the stretch's *chain*: 4, 2 or 1 products.
 
-#[cfg(feature = "alloc")]
 use alloc::vec::Vec;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -18,7 +17,6 @@ use super::Sums;
 use super::conv::{self, Products, load_values};
 use super::depthwise;
 use super::elements;
-#[cfg(feature = "alloc")]
 use crate::kernels::taps::{self, MAGNITUDES_MAX};
 use crate::kernels::{KernelSet, Raw};
 use crate::op::{Conv, Segments};
@@ -32,9 +30,7 @@ pub(crate) static NEON: KernelSet = KernelSet {
     average_pool: Some(elements::average_pool),
     import: Some(elements::import),
     table: Some(elements::table),
-    #[cfg(feature = "alloc")]
     prepare_conv: Some(chains),
-    #[cfg(feature = "alloc")]
     prepare_depthwise: Some(taps::prepare),
 };
 
@@ -44,7 +40,6 @@ const fn stretches(segments: &Segments) -> usize {
 }
 
 /// The chain of each stretch of each block. A last stretch of less than four quads has no chain of 4.
-#[cfg(feature = "alloc")]
 fn chains(op: &Conv, constants: &[u8]) -> Vec<u8> {
     let segments = op.segments();
     let blocks = op.groups as usize * op.group_blocks();
@@ -53,7 +48,6 @@ fn chains(op: &Conv, constants: &[u8]) -> Vec<u8> {
     weights.chunks(segments.quads() * 64).flat_map(segment_chains).collect()
 }
 
-#[cfg(feature = "alloc")]
 fn chain(stretch: &[u8]) -> u8 {
     let fits = |quads: &[u8]| {
         (0..64).all(|place| {

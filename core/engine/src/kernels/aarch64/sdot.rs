@@ -18,9 +18,7 @@ pub(crate) static SDOT: KernelSet = KernelSet {
     name: "sdot",
     conv: Some(convolution),
     depthwise: Some(columns::depthwise),
-    #[cfg(feature = "alloc")]
     prepare_conv: None,
-    #[cfg(feature = "alloc")]
     prepare_depthwise: Some(columns::prepare),
     ..super::neon::NEON
 };
