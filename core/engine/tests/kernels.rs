@@ -21,7 +21,8 @@ fn same_bits_everywhere(builder: ProgramBuilder, seed: u64) -> Result<(), TestCa
     let bytes =
         Arena::copied(&builder.finish(ARENA_BYTES, &Limits::new()).expect("the program is sound"));
     let mut random = fastrand::Rng::with_seed(seed);
-    let memory: Vec<u8> = (0..ARENA_BYTES).map(|_| random.u8(..)).collect();
+    let mut memory = vec![0_u8; ARENA_BYTES as usize];
+    random.fill(&mut memory);
     let result = |set: &'static KernelSet| {
         let executable =
             Executable::prepare(&bytes[..], set, &Limits::new()).expect("it was checked");
@@ -90,6 +91,13 @@ impl Geometry {
         View { offset, height, width, channels, row_bytes, pixel_bytes }
     }
 
+    /// Whether the windows end before the outputs begin.
+    fn fits(&self, input: &View) -> bool {
+        let Window { kernel, stride, dilation, .. } = self.window;
+        let rows = (self.outputs[0] - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1;
+        64 + rows * input.row_bytes <= OUTPUT_OFFSET
+    }
+
     fn output(&self, channels: u32) -> View {
         let [height, width] = self.outputs;
         let pixel_bytes = channels + self.gaps[0];
@@ -127,11 +135,13 @@ fn channels() -> impl Strategy<Value = u32> {
     prop_oneof![1..=9_u32, 1..=70_u32, Just(16), Just(32), Just(64)]
 }
 
-/// Constants of a convolution, with the extremes more often than chance would have them.
+/// Constants of a convolution: with weights of any size, with the extremes more often than chance would have them, or
+/// with small ones, whose products no instruction saturates.
 fn conv_constants(outputs: u32, filter: u32, seed: u64) -> (Vec<i8>, Vec<i32>, Vec<f32>) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let extreme = random.bool();
+    let (extreme, small) = (random.bool(), random.bool());
     let weight = |random: &mut fastrand::Rng| match random.u8(..) {
+        _ if small => random.i8(-64..64),
         0..64 if extreme => i8::MIN,
         64..128 if extreme => i8::MAX,
         _ => random.i8(..),
@@ -188,10 +198,29 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let (input, output) = (geometry.input(inputs * groups), geometry.output(outputs * groups));
+        prop_assume!(geometry.fits(&input));
         let filter = inputs * geometry.window.taps() as u32;
         let (weights, bias, multipliers) = conv_constants(output.channels, filter, seed);
         let mut builder = ProgramBuilder::new();
         let op = Conv { input, output, window: geometry.window, groups, weights: 0, bias: 0, multipliers: 0, range };
+        let constants =
+            ConvWeights { weights: &weights, bias: &bias, multipliers: &multipliers, input_zero_point };
+        builder.push_conv(op, &constants);
+        same_bits_everywhere(builder, seed)?;
+    }
+
+    #[test]
+    fn fully_connected_layers(
+        (inputs, outputs, pixels) in (1..=2500_u32, 1..=150_u32, 1..=3_u32),
+        input_zero_point in any::<i8>(),
+        range in range(),
+        seed in any::<u64>(),
+    ) {
+        let (weights, bias, multipliers) = conv_constants(outputs, inputs, seed);
+        let input = View::dense(64, 1, pixels, inputs);
+        let output = View::dense(OUTPUT_OFFSET, 1, pixels, outputs);
+        let mut builder = ProgramBuilder::new();
+        let op = Conv { input, output, window: Window::UNIT, groups: 1, weights: 0, bias: 0, multipliers: 0, range };
         let constants =
             ConvWeights { weights: &weights, bias: &bias, multipliers: &multipliers, input_zero_point };
         builder.push_conv(op, &constants);

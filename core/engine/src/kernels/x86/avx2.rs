@@ -30,10 +30,10 @@ static TILES: Tiles =
     Tiles { by_blocks: &[&[tile::<1, 2>, tile::<2, 2>, tile::<3, 2>, tile::<4, 2>]], vector };
 
 /// Pixels of a tile that is laid out.
-const PIXELS: usize = 6;
+const PIXELS: usize = 8;
 
 /// Quads of a plane, of which the last may be written beyond what is laid out.
-const PLANE_QUADS: usize = 3600;
+const PLANE_QUADS: usize = 4800;
 const BEYOND_QUADS: usize = 8;
 
 /// Quads of a plane that are laid out if they are more than a tile's: all planes of them stay in the first cache.
@@ -207,7 +207,7 @@ impl Tables {
         let words = list_words(self.quads);
         // SAFETY: as the caller's.
         unsafe {
-            let firsts = lay_out_windows(layer, &[pixel], planes);
+            let mut is_laid_out = false;
             for block in 0..layer.channels.div_ceil(BLOCK) {
                 let lists = self.lists.add(block * VECTORS * words);
                 let is_plain = |vector| usize::from(*lists.add(vector * words)) == self.quads;
@@ -215,11 +215,15 @@ impl Tables {
                     plain_block(layer, pixel, block);
                     continue;
                 }
+                if !is_laid_out {
+                    lay_out_windows(layer, &[pixel], planes);
+                    is_laid_out = true;
+                }
                 for vector in 0..VECTORS {
                     let list = lists.add(vector * words);
                     let offsets = self.in_window;
                     let quads = Quads { planes: planes.cast(), offsets, list, count: self.quads };
-                    laid_out::<1>(layer, &[pixel], block * VECTORS + vector, &quads, &firsts);
+                    laid_out::<1>(layer, &[pixel], block * VECTORS + vector, &quads, &[0]);
                 }
             }
         }
@@ -247,10 +251,19 @@ struct Quads {
 
 type LaidOut = unsafe fn(&Layer, &[Pixel], usize, &Quads, &[u32]);
 
-static LAID_OUT: [LaidOut; PIXELS] =
-    [laid_out::<1>, laid_out::<2>, laid_out::<3>, laid_out::<4>, laid_out::<5>, laid_out::<6>];
+static LAID_OUT: [LaidOut; PIXELS] = [
+    laid_out::<1>,
+    laid_out::<2>,
+    laid_out::<3>,
+    laid_out::<4>,
+    laid_out::<5>,
+    laid_out::<6>,
+    laid_out::<7>,
+    laid_out::<8>,
+];
 
-/// Lays out the part of the arena that the windows of pixels cover, if it fits. Returns where each window begins.
+/// Lays out the part of the arena that the windows of pixels cover, if it fits and is not more than the windows one by
+/// one. Returns where each window begins.
 ///
 /// # Safety
 /// The windows lie within the arena, and all of their quads at multiples of four bytes from each other.
@@ -264,7 +277,8 @@ unsafe fn lay_out_region(
     let last = pixels.iter().map(|pixel| pixel.input).max()?;
     let window = (rows - 1) * row_step_bytes + (per_row - 1) * step_bytes;
     let quads = ((last - first) as usize + window) / 4 + layer.segments.quads();
-    if quads > PLANE_QUADS - BEYOND_QUADS {
+    let one_by_one = pixels.len() * rows * per_row * layer.segments.quads();
+    if quads > one_by_one.min(PLANE_QUADS - BEYOND_QUADS) {
         return None;
     }
     let mut firsts = [0; CHUNK_PIXELS];
