@@ -364,7 +364,7 @@ mod tests {
         ([port("q_in")], [port("q_out")])
     }
 
-    /// When this fails, tract computes the structure rightly and the refusal in `graph.rs` can go.
+    /// When this fails, tract computes the structure rightly, and what is refused in `graph.rs` can be left to it.
     #[test]
     fn tract_still_computes_a_quantised_softmax_wrongly_when_it_optimises() {
         let onnx = OnnxBuilder::new(

@@ -17,16 +17,40 @@ impl Life {
     }
 }
 
-/// An offset for each block, and the length of the whole: the largest blocks first, each into the smallest gap that
-/// fits between those it meets.
+/// Orders of placement that are tried for an arena near the least that is possible.
+const ATTEMPTS_MAX: usize = 64;
+
+/// An offset for each block, and the length of the whole.
+///
+/// Blocks are placed one after the other, the largest first, each into the smallest gap between those that it meets.
+/// As long as the whole is larger than the most that lives at one step, the block that ends last is placed first in
+/// the next attempt; the best attempt counts.
 pub(super) fn plan(lives: &[Life]) -> (Vec<usize>, usize) {
-    let mut by_size: Vec<usize> = (0..lives.len()).collect();
-    by_size.sort_by_key(|index| (std::cmp::Reverse(lives[*index].len_bytes), lives[*index].first));
+    let least = live_bytes_max(lives);
+    let mut order: Vec<usize> = (0..lives.len()).collect();
+    order.sort_by_key(|index| (std::cmp::Reverse(lives[*index].len_bytes), lives[*index].first));
+    let mut best = placed(lives, &order);
+    for _ in 0..ATTEMPTS_MAX {
+        let (offsets, arena_bytes) = placed(lives, &order);
+        let last =
+            order.iter().position(|index| offsets[*index] + lives[*index].len_bytes == arena_bytes);
+        if arena_bytes < best.1 {
+            best = (offsets, arena_bytes);
+        }
+        match last {
+            Some(at) if at > 0 && best.1 > least => order[..=at].rotate_right(1),
+            _ => break,
+        }
+    }
+    best
+}
+
+/// The offsets if blocks are placed in this order.
+fn placed(lives: &[Life], order: &[usize]) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; lives.len()];
-    let mut placed: Vec<usize> = Vec::new();
     let mut arena_bytes = 0;
-    for index in by_size {
-        let mut met: Vec<(usize, usize)> = placed
+    for (count, &index) in order.iter().enumerate() {
+        let mut met: Vec<(usize, usize)> = order[..count]
             .iter()
             .filter(|other| lives[**other].meets(&lives[index]))
             .map(|other| (offsets[*other], aligned(offsets[*other] + lives[*other].len_bytes)))
@@ -34,7 +58,6 @@ pub(super) fn plan(lives: &[Life]) -> (Vec<usize>, usize) {
         met.sort_unstable();
         offsets[index] = smallest_gap(&met, lives[index].len_bytes);
         arena_bytes = arena_bytes.max(offsets[index] + lives[index].len_bytes);
-        placed.push(index);
     }
     (offsets, arena_bytes)
 }

@@ -12,6 +12,8 @@ mod ir;
 mod onnx;
 mod places;
 mod recognise;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::collections::HashSet;

@@ -52,6 +52,7 @@ impl Recogniser {
                 let value = self.reshaped(&value, aligned)?;
                 one(self.step(&value, (Kind::Move(Move::Expand), wider))?)
             }
+            "Resize" | "Upsample" => self.enlarged(node).and_then(one),
             "DepthToSpace" | "SpaceToDepth" => self.blocks(node).and_then(one),
             "Shape" => {
                 let value = self.input(node, 0)?;
@@ -364,6 +365,64 @@ impl Recogniser {
             return Ok(Value::Real(output, quant));
         }
         Ok(Value::Pending(Rc::new(Pending::new(Core::Concat { inputs, axis }, shape))))
+    }
+
+    /// A resize that repeats each element.
+    fn enlarged(&mut self, node: &NodeProto) -> Recognised<Value> {
+        let attributes = Attributes(node);
+        let value = self.input(node, 0)?;
+        if !matches!(value, Value::Integer(_) | Value::Real(..)) {
+            return Err("its input is not quantised".to_owned());
+        }
+        let shape = self.known_shape(&value)?;
+        let mode = attributes.text("mode").unwrap_or("nearest");
+        if mode != "nearest" {
+            return Err(format!("its mode is {mode}"));
+        }
+        let scales = self.constant(node, if node.op_type == "Upsample" { 1 } else { 2 })?;
+        let scales = scales.as_ref().and_then(|scales| scales.floats()).unwrap_or(&[]);
+        let times: Vec<usize> = match self.integers(node, 3)? {
+            Some(sizes) => {
+                let sizes = lengths(&sizes)?;
+                shape
+                    .iter()
+                    .zip(&sizes)
+                    .map(|(old, new)| if new % old == 0 { new / old } else { 0 })
+                    .collect()
+            }
+            None => scales
+                .iter()
+                .map(|scale| if scale.fract() == 0.0 { *scale as usize } else { 0 })
+                .collect(),
+        };
+        if times.len() != shape.len() || times.contains(&0) {
+            return Err("it does not enlarge by whole numbers".to_owned());
+        }
+        let coordinates = attributes.text("coordinate_transformation_mode").unwrap_or("half_pixel");
+        let rounding = attributes.text("nearest_mode").unwrap_or("round_prefer_floor");
+        let upsample = node.op_type == "Upsample";
+        let repeats = |times: usize| {
+            (0..times).all(|place| {
+                let place = place as f64;
+                let source = match coordinates {
+                    "half_pixel" => (place + 0.5) / times as f64 - 0.5,
+                    "asymmetric" => place / times as f64,
+                    _ => return false,
+                };
+                let nearest = match rounding {
+                    "floor" => source.floor(),
+                    "ceil" => source.ceil(),
+                    "round_prefer_ceil" => (source + 0.5).floor(),
+                    _ => (source - 0.5).ceil(),
+                };
+                nearest.max(0.0) == 0.0
+            })
+        };
+        if !upsample && !times.iter().all(|times| repeats(*times)) {
+            return Err(format!("it takes neighbours by {coordinates} and {rounding}"));
+        }
+        let larger = shape.iter().zip(&times).map(|(extent, times)| extent * times).collect();
+        self.step(&value, (Kind::Move(Move::Repeat(times)), larger))
     }
 
     /// Blocks of pixels to channels, or back.

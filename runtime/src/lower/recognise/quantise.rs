@@ -232,7 +232,9 @@ impl Recogniser {
 
 fn filter(linear: &Linear, step: f64) -> Recognised<Filter> {
     let multipliers = linear.units.iter().map(|unit| {
-        let multiplier = (unit / step) as f32;
+        // In `f32`, factor by factor, as onnxruntime computes it: the last bit decides between two results that are
+        // as near.
+        let multiplier = *unit as f32 / step as f32;
         // What is below the normal range is nothing: some CPUs take it for zero.
         if multiplier.is_normal() { multiplier } else { 0.0 }
     });
