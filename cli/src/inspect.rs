@@ -10,15 +10,18 @@ use anyhow::{Context, ensure};
 use selvedge_bundle::{
     Bundle, Extent, GoldenOrigin, PostStep, PreStep, SampleSpec, TensorSpec, UpdatePolicy,
 };
+use selvedge_runtime::PlanSurvey;
 use serde_json::{Value, json};
 
+use crate::data::read_file;
 use crate::terminal::{bytes, strong};
 use crate::verify::open;
 
 /// Shows what a bundle holds
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// The bundle's folder
+    /// The bundle's folder; with --plan, also an ONNX file
+    #[arg(value_name = "BUNDLE|MODEL.onnx")]
     bundle: PathBuf,
     /// Print one JSON object
     #[arg(long)]
@@ -27,6 +30,9 @@ pub struct InspectArgs {
     /// float engine
     #[arg(long)]
     plan: bool,
+    /// With --plan: write the integer programs into this new folder
+    #[arg(long, value_name = "DIR", requires = "plan")]
+    programs: Option<PathBuf>,
     /// Write the bundle's files into this new folder: the tree that `selvedge sign` signs
     #[arg(long, value_name = "DIR")]
     extract: Option<PathBuf>,
@@ -34,21 +40,37 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn main(args: InspectArgs) -> anyhow::Result<ExitCode> {
+    if args.plan && args.bundle.is_file() {
+        ensure!(
+            args.extract.is_none(),
+            "--extract needs a bundle, and {} is a file",
+            args.bundle.display()
+        );
+        return show_plan(&plan::survey_file(&read_file(&args.bundle)?)?, &args);
+    }
     let bundle = open(&args.bundle)?;
     if let Some(folder) = &args.extract {
         extract(&bundle, folder)?;
     }
     if args.plan {
-        let plan = plan::survey(&bundle)?;
-        if args.json {
-            println!("{}", plan::as_json(&plan));
-        } else {
-            plan::print(&plan);
-        }
-    } else if args.json {
+        return show_plan(&plan::survey(&bundle)?, &args);
+    }
+    if args.json {
         println!("{}", as_json(&bundle)?);
     } else {
         print(&bundle);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_plan(plan: &PlanSurvey, args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    if let Some(folder) = &args.programs {
+        plan::write_programs(plan, folder)?;
+    }
+    if args.json {
+        println!("{}", plan::as_json(plan));
+    } else {
+        plan::print(plan);
     }
     Ok(ExitCode::SUCCESS)
 }

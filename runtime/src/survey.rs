@@ -23,8 +23,8 @@ pub struct PlanSurvey {
 /// An integer program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProgramSurvey {
-    /// Its length in bytes.
-    pub len_bytes: usize,
+    /// The program itself.
+    pub bytes: Vec<u8>,
     /// The arena that it asks for.
     pub arena_bytes: usize,
     /// The most bytes that hold something at one time; `None` for a program that was compiled elsewhere.
@@ -74,7 +74,7 @@ impl ProgramSurvey {
             timed.map_err(|source| Error::Program { source })?;
         }
         Ok(ProgramSurvey {
-            len_bytes: executable.program_bytes(),
+            bytes: executable.bytes().to_vec(),
             arena_bytes: executable.arena_bytes(),
             live_bytes_max,
             kernels: executable.kernels().name().to_owned(),

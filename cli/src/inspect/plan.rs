@@ -1,13 +1,34 @@
 //! `selvedge inspect --plan`: how a model is computed, operation by operation.
 
+use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use selvedge_bundle::Bundle;
 use selvedge_runtime::{Limits, OperationSurvey, PlanSurvey, ProgramSurvey, desk};
 use serde_json::{Value, json};
 
 use crate::terminal::{bytes, strong};
+
+/// Looks at an ONNX file as it is, before it is in a bundle.
+pub fn survey_file(onnx: &[u8]) -> anyhow::Result<PlanSurvey> {
+    let start = Instant::now();
+    desk::bare_plan(onnx, &Limits::default(), || start.elapsed())
+        .context("the model cannot be planned")
+}
+
+/// Writes each program into a file of a new folder, in the order in which they run.
+pub fn write_programs(plan: &PlanSurvey, folder: &Path) -> anyhow::Result<()> {
+    ensure!(!folder.exists(), "{} exists; give a new folder", folder.display());
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (index, program) in plan.programs.iter().enumerate() {
+        let path = folder.join(format!("program-{}.postcard", index + 1));
+        fs::write(&path, &program.bytes)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
 
 /// Looks at the model of a bundle.
 pub fn survey(bundle: &Bundle) -> anyhow::Result<PlanSurvey> {
@@ -32,7 +53,7 @@ pub fn as_json(plan: &PlanSurvey) -> Value {
     };
     let program = |program: &ProgramSurvey| {
         json!({
-            "bytes": program.len_bytes,
+            "bytes": program.bytes.len(),
             "arena_bytes": program.arena_bytes,
             "live_bytes_max": program.live_bytes_max,
             "kernels": program.kernels,
@@ -55,7 +76,7 @@ pub fn print(plan: &PlanSurvey) {
         println!(
             "{}: {}, arena {}, kernels {}",
             strong(&format!("program {}", index + 1)),
-            bytes(program.len_bytes as u64),
+            bytes(program.bytes.len() as u64),
             bytes(program.arena_bytes as u64),
             program.kernels
         );

@@ -126,9 +126,9 @@ impl<B: AsRef<[u8]>> Executable<B> {
         self.arena_bytes
     }
 
-    /// The length of the program.
-    pub fn program_bytes(&self) -> usize {
-        self.bytes.as_ref().len()
+    /// The program's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
     }
 
     /// The kernels that it was prepared for.

@@ -359,7 +359,7 @@ fn average_pool(op: &AveragePool, memory: &mut Memory<'_>) {
                 for column in columns.clone() {
                     let start = op.input.at(row, column) + first;
                     for (sum, byte) in sums.iter_mut().zip(&memory.arena[start..start + count]) {
-                        let value = (byte ^ memory.flip) as i8;
+                        let value = (byte.get() ^ memory.flip) as i8;
                         *sum = sum.wrapping_add(less_zero(value, op.zero_point));
                     }
                 }
