@@ -78,7 +78,7 @@ impl Team for Workers {
         let opened = Opened::new(self, &part);
         part();
         drop(opened);
-        if self.gate.panicked.swap(false, Ordering::Relaxed) {
+        if self.gate.panicked.load(Ordering::Relaxed) {
             panic!("a worker panicked");
         }
     }
@@ -109,6 +109,8 @@ struct Opened<'a>(&'a Workers);
 impl<'a> Opened<'a> {
     fn new(workers: &'a Workers, part: &'a Part<'a>) -> Opened<'a> {
         let gate = &workers.gate;
+        // A run whose own part panicked did not ask.
+        gate.panicked.store(false, Ordering::Relaxed);
         gate.part.store(core::ptr::from_ref(part).cast_mut().cast(), Ordering::Relaxed);
         gate.inside.store(0, Ordering::Release);
         gate.run.fetch_add(1, Ordering::Release);
