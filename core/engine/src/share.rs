@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_and_never_empty() {
-        for len in 1..100_usize {
+        for len in (1..100_usize).step_by(if cfg!(miri) { 13 } else { 1 }) {
             for grain in [1, 2, 8] {
                 for pieces in 1..=len.div_ceil(grain).min(8) {
                     let ranges: Vec<_> = (0..pieces)

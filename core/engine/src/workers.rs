@@ -111,6 +111,8 @@ struct Opened<'a>(&'a Workers);
 impl<'a> Opened<'a> {
     fn new(workers: &'a Workers, part: &'a Part<'a>) -> Opened<'a> {
         let gate = &workers.gate;
+        // A run whose own part panicked did not ask.
+        gate.panicked.store(false, Ordering::Relaxed);
         gate.part.store(core::ptr::from_ref(part).cast_mut().cast(), Ordering::Relaxed);
         gate.inside.store(0, Ordering::Release);
         gate.run.fetch_add(1, Ordering::Release);
