@@ -75,8 +75,6 @@ impl Team for Workers {
         if self.threads.is_empty() || self.taken.swap(true, Ordering::Acquire) {
             return part();
         }
-        // A run whose own part panicked took no word of its workers.
-        self.gate.panicked.store(false, Ordering::Relaxed);
         let opened = Opened::new(self, &part);
         part();
         drop(opened);
