@@ -254,7 +254,8 @@ mod tests {
         let outputs = vec![tensor("y", TensorData::I8(vec![1]))];
         let golden = Golden::new(&manifest, inputs, outputs).expect("as the manifest says");
         let model = b"no graph".to_vec();
-        let builder = BundleBuilder { manifest, model, program: None, baseline: None, golden, card: None };
+        let builder =
+            BundleBuilder { manifest, model, program: None, baseline: None, golden, card: None };
         builder.build().expect("the example is sound")
     }
 

@@ -39,9 +39,10 @@ pub fn as_json(plan: &PlanSurvey) -> Value {
             "operations": program.operations.iter().map(operation).collect::<Vec<_>>(),
         })
     };
-    let unlowered = plan.unlowered.iter().map(|node| {
-        json!({"node": node.node, "operator": node.operator, "reason": node.reason})
-    });
+    let unlowered = plan
+        .unlowered
+        .iter()
+        .map(|node| json!({"node": node.node, "operator": node.operator, "reason": node.reason}));
     json!({
         "programs": plan.programs.iter().map(program).collect::<Vec<_>>(),
         "unlowered": unlowered.collect::<Vec<_>>(),

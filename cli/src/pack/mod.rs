@@ -243,8 +243,7 @@ impl Ingredients {
         let program = desk::program(&manifest, &self.onnx, &Limits::default())
             .context("the model cannot be compiled")?;
         let (model_file, card) = (self.onnx, Some(card));
-        let parts =
-            BundleBuilder { manifest, model: model_file, program, baseline, golden, card };
+        let parts = BundleBuilder { manifest, model: model_file, program, baseline, golden, card };
         let bundle = parts.build().context("the parts do not make a bundle")?;
         Ok(Packed { bundle, model, warnings: self.warnings })
     }

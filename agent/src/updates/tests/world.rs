@@ -67,7 +67,8 @@ pub(super) fn bundle(version: &str, model: Vec<u8>) -> Bundle {
     let inputs = vec![tensor("x", TensorData::F32(vec![0.5]))];
     let outputs = vec![tensor("y", TensorData::I8(vec![1]))];
     let golden = Golden::new(&manifest, inputs, outputs).expect("as the manifest says");
-    let builder = BundleBuilder { manifest, model, program: None, baseline: None, golden, card: None };
+    let builder =
+        BundleBuilder { manifest, model, program: None, baseline: None, golden, card: None };
     builder.build().expect("the example is sound")
 }
 
