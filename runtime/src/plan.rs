@@ -14,7 +14,7 @@ use crate::survey::tensor_bytes_max;
 /// A model that can run.
 #[derive(Debug)]
 pub(crate) enum Plan {
-    Integer(IntegerPlan),
+    Integer(Box<IntegerPlan>),
     Tract(TractPlan),
 }
 
@@ -78,7 +78,8 @@ impl Plan {
         let len_bytes = tensor_bytes_max(&program);
         let what = "the size in bytes of a tensor in the graph";
         Error::check_limit(what, len_bytes, limits.tensor_bytes_max)?;
-        IntegerPlan::new(program, inputs, outputs).map(Plan::Integer)
+        let plan = IntegerPlan::new(program, inputs, outputs)?;
+        Ok(Plan::Integer(Box::new(plan)))
     }
 
     /// Builds the plan that computes whatever outputs the graph has, for one sample.
@@ -105,7 +106,8 @@ impl Plan {
                     })
                 };
                 let outputs = names.iter().map(port).collect::<Result<Vec<_>, _>>()?;
-                IntegerPlan::new(program, inputs, &outputs).map(Plan::Integer)
+                let plan = IntegerPlan::new(program, inputs, &outputs)?;
+                Ok(Plan::Integer(Box::new(plan)))
             }
             Lowering::Rest(rest) => {
                 TractPlan::of_all_outputs(rest.judged()?, inputs, limits).map(Plan::Tract)

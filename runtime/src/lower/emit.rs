@@ -66,6 +66,9 @@ struct Located {
     strides: Strides,
 }
 
+/// A view, and the block of the arena that it lies in.
+type Walked = (View, usize);
+
 struct Emitter<'a> {
     graph: &'a Graph,
     places: Places,
@@ -145,8 +148,8 @@ impl Emitter<'_> {
         let first = 5 - loops.len();
         for (at, one) in loops.iter().enumerate() {
             extents[first + at] = narrow(one.extent)?;
-            for side in 0..2 {
-                strides[side][first + at] = narrow(one.strides[side])?;
+            for (of_side, stride) in strides.iter_mut().zip(&one.strides) {
+                of_side[first + at] = narrow(*stride)?;
             }
         }
         // An innermost loop of one value is dense: kernels look for that.
@@ -168,7 +171,7 @@ impl Emitter<'_> {
         inputs: &[TensorId],
         output: TensorId,
         along: Option<usize>,
-    ) -> Recognised<(Vec<(View, usize)>, (View, usize))> {
+    ) -> Recognised<(Vec<Walked>, Walked)> {
         let shape = self.graph.shape(output).to_vec();
         let order = self.order(output);
         let target = self.located(output)?;
@@ -205,7 +208,7 @@ impl Emitter<'_> {
 
     /// A tensor `[1, channels, axis…]` as a view of pixels, copied if its channels do not lie next to each other, or
     /// if it has not the border that is asked for.
-    fn pixels(&mut self, tensor: TensorId, border: Option<Border>) -> Recognised<(View, usize)> {
+    fn pixels(&mut self, tensor: TensorId, border: Option<Border>) -> Recognised<Walked> {
         let shape = self.graph.shape(tensor).to_vec();
         let mut located = self.located(tensor)?;
         let whole = self.places.whole_root(self.graph, tensor);
@@ -330,7 +333,7 @@ impl Emitter<'_> {
     }
 
     /// The pixels of a result, which lies in memory of its own.
-    fn target(&mut self, tensor: TensorId) -> Recognised<(View, usize)> {
+    fn target(&mut self, tensor: TensorId) -> Recognised<Walked> {
         let located = self.located(tensor)?;
         Ok((pixel_view(self.graph.shape(tensor), &located)?, located.block))
     }
@@ -483,7 +486,7 @@ impl Emitter<'_> {
     }
 
     /// A tensor as rows of its last axis: each row is a pixel.
-    fn rows(&mut self, tensor: TensorId) -> Recognised<(View, usize)> {
+    fn rows(&mut self, tensor: TensorId) -> Recognised<Walked> {
         let shape = self.graph.shape(tensor).to_vec();
         let mut located = self.located(tensor)?;
         let all: Vec<usize> = (0..shape.len()).collect();
@@ -544,7 +547,7 @@ impl Emitter<'_> {
     }
 
     /// Matrices `[outer…, rows, columns]`, those along `outer` repeated where the tensor has fewer.
-    fn matrices(&mut self, tensor: TensorId, outer: &[usize]) -> Recognised<(View, usize)> {
+    fn matrices(&mut self, tensor: TensorId, outer: &[usize]) -> Recognised<Walked> {
         let own = self.graph.shape(tensor).to_vec();
         let [rows, columns] = own[own.len() - 2..] else { return Err(sides()) };
         let shape: Vec<usize> = outer.iter().copied().chain([rows, columns]).collect();

@@ -62,7 +62,7 @@ pub(crate) enum Lowering {
     /// One program computes all that is asked for.
     Whole(Region),
     /// A graph with regions as nodes, none of them if nothing could be lowered.
-    Rest(Rest),
+    Rest(Box<Rest>),
 }
 
 /// A graph that is not, or not wholly, a program.
@@ -88,7 +88,8 @@ pub(crate) fn lower(
         Err(reason) => {
             let node = NodeProto::default();
             let unlowered = vec![unlowered(&node, reason)];
-            return Lowering::Rest(Rest { graph: graph.clone(), regions: Vec::new(), unlowered });
+            let rest = Rest { graph: graph.clone(), regions: Vec::new(), unlowered };
+            return Lowering::Rest(Box::new(rest));
         }
     };
     if let [Piece::Region(region)] = &pieces[..] {
@@ -111,7 +112,7 @@ pub(crate) fn lower(
         })
         .collect();
     let rest = if regions.is_empty() { graph.clone() } else { rest(graph.proto(), onnx, pieces) };
-    Lowering::Rest(Rest { graph: rest, regions, unlowered })
+    Lowering::Rest(Box::new(Rest { graph: rest, regions, unlowered }))
 }
 
 fn input(port: &TensorPort) -> Input {
