@@ -268,7 +268,8 @@ fn a_bundle_is_signed_as_its_manifest_and_its_layers() {
             "golden/x.npy",
             "golden/y%2f0.npy",
             "manifest.json",
-            "model.onnx"
+            "model.onnx",
+            "program.postcard"
         ]
     );
 }
