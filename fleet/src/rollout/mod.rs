@@ -25,8 +25,11 @@ mod plan;
 mod planner;
 mod policy;
 mod rate;
+pub mod replay;
 
 mod sequential;
+#[cfg(test)]
+mod tests;
 
 mod waves;
 mod why;
