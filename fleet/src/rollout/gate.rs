@@ -1,11 +1,13 @@
 //! Gates: what one wave shows of one measure, held against the control group, and what follows from it.
 //!
 //! **Who counts.** The devices of a wave are dealt into at most [`GROUPS_MAX`] groups, one device each where there are no
-//! more. A group is a vote. A gate stops only on evidence that at least *r* groups are worse, where *r* is a share of
-//! them and at least 2 (1 in a wave of a single device): what one bad device says moves one group, and is left out.
+//! more. A group is a vote; one with too few samples has no evidence. A gate stops only on evidence that at least *r*
+//! groups are worse, where *r* is a share of them and at least 2 (1 in a wave of a single device): what one bad device
+//! says moves one group, and is left out.
 //!
 //! **Bounds.** With *U* and *L* the ends of the control group's confidence sequence, *m* the second highest share among
-//! its devices (devices differ, and one of them may be broken), and `allowed`, `tolerance`, `detect` from the policy:
+//! its devices, as many of them together as are in a group (devices differ, and one of them may be broken), and
+//! `allowed`, `tolerance`, `detect` from the policy:
 //!
 //! ```text
 //!     stop when the share of r groups is above   max(allowed, U, m) + tolerance
@@ -14,9 +16,9 @@
 //!
 //! **Error rates.** With `α = false_stop_rate / (waves · gates)`, half for the control group's end and half for the
 //! groups, stopping has a chance of at most α per gate and wave, and of `false_stop_rate` in the whole rollout. With
-//! `β = false_go_rate`, half for the control group, a group passes at `ln(2r/β)`: if r groups are worse by `detect`, at
-//! least one of them must have passed falsely, and among *w ≥ r* worse ones at least *w − r + 1*, which has a chance of
-//! at most `wβ/(2r(w − r + 1)) ≤ β/2`.
+//! `β = false_go_rate`, half for the control group, a group passes at `ln(2r/β)`: if r groups that report are worse by
+//! `detect`, at least one of them must have passed falsely, and among *w ≥ r* worse ones at least *w − r + 1*, which has
+//! a chance of at most `wβ/(2r(w − r + 1)) ≤ β/2`.
 //!
 //! **Outputs** are all classes at once, in both directions: evidence to stop is the mean over them, and to go, each must
 //! show it.
@@ -85,7 +87,7 @@ pub struct GateNumbers {
     pub go_below: f64,
     /// How many groups must be worse.
     pub worse_min: u32,
-    /// The logarithm of the evidence that so many are; lowest where too few report.
+    /// The logarithm of the evidence that so many are; 0 for none.
     pub log_evidence: f64,
     /// What it must reach.
     pub log_needed: f64,
@@ -112,6 +114,25 @@ pub struct Decision {
     pub numbers: GateNumbers,
 }
 
+impl GateNumbers {
+    /// With six decimals: enough for people, and few enough digits for JSON to give back the same number.
+    fn rounded(self) -> Self {
+        let round = |value: f64| libm::round(value * 1e6) / 1e6;
+        let counts = |it: Counts| Counts { trials: round(it.trials), events: round(it.events) };
+        let side = |side: Side| Side { counts: counts(side.counts), ..side };
+        Self {
+            wave: side(self.wave),
+            control: side(self.control),
+            control_range: self.control_range.map(round),
+            stop_above: round(self.stop_above),
+            go_below: round(self.go_below),
+            log_evidence: round(self.log_evidence),
+            log_needed: round(self.log_needed),
+            ..self
+        }
+    }
+}
+
 /// What a gate holds against each other.
 pub(super) struct Arms<'a> {
     /// The devices of the wave by group.
@@ -129,6 +150,8 @@ pub(super) struct Share {
 /// One yes-or-no question about every device.
 struct Term {
     groups: Vec<Counts>,
+    /// The most devices of a group.
+    group_devices: usize,
     control: Vec<Counts>,
 }
 
@@ -162,10 +185,13 @@ pub(super) fn judge(
         .collect();
     let mut numbers = numbers(settings, arms.groups.len(), reporting.len());
     numbers.log_needed = log(2.0 / alpha);
-    let stop: Vec<f64> =
-        reporting.iter().map(|&group| worse(tester, &terms, &limits, group)).collect();
-    numbers.log_evidence =
-        partial_conjunction(&stop, numbers.worse_min as usize).clamp(-f64::MAX, f64::MAX);
+    let stop: Vec<f64> = (0..arms.groups.len())
+        .map(|group| {
+            let reports = reporting.contains(&group);
+            if reports { worse(tester, &terms, &limits, group) } else { f64::NEG_INFINITY }
+        })
+        .collect();
+    numbers.log_evidence = partial_conjunction(&stop, numbers.worse_min as usize).max(0.0);
     let well_at = log(2.0 * f64::from(numbers.worse_min) / settings.false_go_rate);
     let well = reporting.iter().filter(|&&group| well(tester, &terms, &limits, group) >= well_at);
     numbers.well = well.count() as u32;
@@ -183,6 +209,7 @@ pub(super) fn judge(
     };
     let finding = (measure == Measure::InputDrift).then(|| find(outcome, bounds, &numbers));
     let required = bounds.required;
+    let numbers = numbers.rounded();
     Decision { wave, measure, outcome, required, finding: finding.flatten(), numbers }
 }
 
@@ -198,7 +225,7 @@ fn find(outcome: Outcome, bounds: GateBounds, numbers: &GateNumbers) -> Option<F
 
 fn numbers(settings: &Judge, groups: usize, reporting: usize) -> GateNumbers {
     let (groups, reporting) = (groups as u32, reporting as u32);
-    let share = (settings.bad_percent / 100.0 * f64::from(reporting)).ceil() as u32;
+    let share = (settings.bad_percent / 100.0 * f64::from(groups)).ceil() as u32;
     let worse_min = if groups <= 1 { 1 } else { share.max(2) };
     GateNumbers {
         wave: Side { reporting, counts: Counts::default() },
@@ -227,13 +254,13 @@ fn terms(measure: Measure, arms: &Arms<'_>) -> Vec<Term> {
 }
 
 fn class_counts(device: &DeviceEvidence, class: usize) -> Counts {
-    let total: u64 = device.classes.iter().sum();
-    let of_class: u64 = if class + 1 == CLASSES_MAX {
-        device.classes.iter().skip(class).sum()
-    } else {
-        device.classes.get(class).copied().unwrap_or(0)
+    let sum = |counts: &[u64]| counts.iter().map(|count| *count as f64).sum();
+    let of_class = match device.classes.get(class..) {
+        Some(rest) if class + 1 == CLASSES_MAX => sum(rest),
+        Some([count, ..]) => *count as f64,
+        _ => 0.0,
     };
-    Counts::of(total, of_class)
+    Counts { trials: sum(&device.classes), events: of_class }
 }
 
 fn term(arms: &Arms<'_>, of: impl Fn(&DeviceEvidence) -> Counts) -> Term {
@@ -242,6 +269,7 @@ fn term(arms: &Arms<'_>, of: impl Fn(&DeviceEvidence) -> Counts) -> Term {
     };
     Term {
         groups: arms.groups.iter().map(sum).collect(),
+        group_devices: arms.groups.iter().map(Vec::len).max().unwrap_or(0),
         control: arms.control.iter().map(|device| of(device)).collect(),
     }
 }
@@ -260,7 +288,7 @@ fn limits(
         low = tester.lower(control, beta / parts);
         high = tester.upper(control, alpha / parts);
     }
-    let odd = second_highest(&term.control, f64::from(bounds.samples_min));
+    let odd = second_highest(term, f64::from(bounds.samples_min));
     Bounds {
         range: [low, high],
         stop_above: bounds.allowed.max(high).max(odd) + bounds.tolerance,
@@ -268,9 +296,11 @@ fn limits(
     }
 }
 
-fn second_highest(control: &[Counts], samples_min: f64) -> f64 {
-    let enough = control.iter().filter(|counts| counts.trials >= samples_min);
-    let mut shares: Vec<f64> = enough.map(|counts| counts.share()).collect();
+/// The second highest share in the control group, as many devices together as in a group of the wave.
+fn second_highest(term: &Term, samples_min: f64) -> f64 {
+    let together = term.control.chunks(term.group_devices.max(1)).map(sum);
+    let enough = together.filter(|counts| counts.trials >= samples_min);
+    let mut shares: Vec<f64> = enough.map(Counts::share).collect();
     shares.sort_by(|a, b| b.total_cmp(a));
     shares.get(1).copied().unwrap_or(0.0)
 }

@@ -87,7 +87,9 @@ fn retry(context: &Context<'_>, member: &mut Member) {
     let ordered = context.rollout.orders.retries;
     if ordered > member.retries {
         member.retries = ordered;
-        member.attempts_before = if member.is_failed() { member.attempts } else { 0 };
+        if member.is_failed() {
+            member.attempts_before = member.attempts;
+        }
     }
     let back =
         matches!(member.state, MemberState::Returned { cause: Cause::Failed, confirmed: true, .. });
@@ -166,7 +168,7 @@ impl Look<'_> {
             self.fail(member, FailureKind::Refused, refused(&self.slot.reason));
         } else if follows && self.slot.phase == SlotPhase::Settled && self.is_new(self.slot.running)
         {
-            member.state = MemberState::Confirmed { told_ms: at_ms, at_ms: now_ms };
+            member.state = MemberState::Confirmed { at_ms: now_ms };
         } else if late {
             let reason =
                 if self.device.online { "it is still under way" } else { "it went offline" };

@@ -180,6 +180,8 @@ pub struct Member {
     pub retries: u32,
     /// Why it failed last.
     pub failure: Option<Failure>,
+    /// When it was told for the first time: what the bundle does there counts from then on, also if it fails.
+    pub first_told_ms: Option<u64>,
     /// What its slot should have held before.
     pub desired_before: Option<Digest>,
     /// The last good bundle, to which it goes back.
@@ -206,8 +208,6 @@ pub enum MemberState {
     },
     /// The new one answers.
     Confirmed {
-        /// When it was told.
-        told_ms: u64,
         /// Since when.
         at_ms: u64,
     },
@@ -437,13 +437,14 @@ impl Plan {
             .collect()
     }
 
-    /// What the next plan wants to know: of each device, what was counted since then of that bundle.
+    /// What the next plan wants to know: of each device, what was counted since then of that bundle. Devices that
+    /// failed count as well: those that are left would speak too well of it.
     pub fn evidence_wanted<'a>(&'a self, policy: &'a Policy) -> Vec<EvidenceWanted<'a>> {
         let wanted = |(device, member): (&'a DeviceId, &'a Member)| {
-            let (bundle, from_ms) = match member.state {
-                MemberState::Control => (member.good, self.started_ms),
-                MemberState::Confirmed { told_ms, .. } => (Some(policy.bundle), told_ms),
-                _ => return None,
+            let (bundle, from_ms) = match member.first_told_ms {
+                Some(told_ms) => (Some(policy.bundle), told_ms),
+                None if member.is_control() => (member.good, self.started_ms),
+                None => return None,
             };
             Some(EvidenceWanted { device, slot: &policy.slot, bundle, from_ms })
         };

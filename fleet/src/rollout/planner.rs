@@ -18,6 +18,9 @@ use super::{
 /// Failed devices that stop a rollout, at least: one bad device stops nothing.
 const FAILED_MIN: u32 = 2;
 
+/// What is known of a device that has sent nothing: it is there all the same, and may have to be waited for.
+static SILENT: DeviceEvidence = DeviceEvidence { measures: BTreeMap::new(), classes: Vec::new() };
+
 /// The next plan of a rollout. Devices in `claims` that belong to another one are left out.
 ///
 /// A plan that is over stays as it is, without assignments.
@@ -33,7 +36,7 @@ pub fn plan_rollout(
     if plan.is_over() {
         return plan;
     }
-    let context = &Context { rollout, inventory, evidence, claims, now_ms };
+    let context = &Context { rollout, inventory, evidence, claims, now_ms: plan.at_ms };
     let goes_on = plan.wave().is_some();
     if goes_on {
         waves::admit(context, &mut plan);
@@ -42,6 +45,7 @@ pub fn plan_rollout(
         observe(context, member, inventory.devices.get(id), goes_on);
     }
     if goes_on {
+        waves::give_up_offline(context, &mut plan);
         judge(context, &mut plan);
         let cause = stop_cause(context, &plan).or_else(|| advance(context, &mut plan).err());
         match cause {
@@ -138,15 +142,13 @@ fn evidence_of<'a>(
     is: impl Fn(&Member) -> bool,
 ) -> Vec<&'a DeviceEvidence> {
     let members = plan.members.iter().filter(|(_, member)| is(member));
-    members.filter_map(|(id, _)| context.evidence.devices.get(id)).collect()
+    members.map(|(id, _)| context.evidence.devices.get(id).unwrap_or(&SILENT)).collect()
 }
 
 fn groups<'a>(context: &Context<'a>, plan: &Plan, wave: usize) -> Vec<Vec<&'a DeviceEvidence>> {
     let of_group = |group: u32| {
         evidence_of(context, plan, |member| {
-            member.released
-                && member.is_confirmed()
-                && (member.wave, member.group) == (Some(wave), group)
+            member.first_told_ms.is_some() && (member.wave, member.group) == (Some(wave), group)
         })
     };
     (0..plan.waves[wave].groups).map(of_group).collect()
@@ -188,15 +190,23 @@ fn advance(context: &Context<'_>, plan: &mut Plan) -> Result<(), StopCause> {
         if plan.waves[wave].settled_ms.is_none() || !passes(context, plan, wave)? {
             return Ok(());
         }
-        plan.waves[wave].passed_ms = Some(context.now_ms);
+        plan.waves[wave].passed_ms.get_or_insert(context.now_ms);
         let next = wave + 1;
-        plan.state = if next < plan.waves.len() {
-            RolloutState::Running { wave: next }
+        if next < plan.waves.len() {
+            plan.state = RolloutState::Running { wave: next };
+        } else if plan.count(|member| is_under_way(context, member)) == 0 {
+            plan.state = RolloutState::Done;
         } else {
-            RolloutState::Done
-        };
+            return Ok(());
+        }
     }
     Ok(())
+}
+
+/// Whether a member of any wave is told again or goes back: nobody would see to it once the rollout is done.
+fn is_under_way(context: &Context<'_>, member: &Member) -> bool {
+    let returns = matches!(member.state, MemberState::Returning { .. });
+    returns || is_on_its_way(&context.rollout.policy, member)
 }
 
 /// Starts the wave unless somebody must say so first.

@@ -2,7 +2,7 @@
 //!
 //! The rules are those of AWS IoT Jobs (`JobExecutionsRolloutConfig`): a constant number, or one that grows by a factor
 //! each time so many more devices were notified, or succeeded. A minute is the 60 seconds before any moment, so that no
-//! boundary lets two minutes' worth through at once.
+//! boundary lets two minutes' worth through at once; those who are notified within it do not yet raise its rate.
 
 use libm::{floor, pow};
 use serde::{Deserialize, Serialize};

@@ -8,10 +8,12 @@
 //! ```
 //!
 //! The numerator is the mixture of Robbins (1970) with the prior of Krichevsky and Trofimov (1981); dividing by the
-//! best that the hypothesis can say is universal inference (Wasserman, Ramdas and Balakrishnan 2020). Whatever *p ≤ q*
-//! is true, E is never above the likelihood ratio of the mixture to that *p*, which is a martingale that begins at 1; so
-//! by Ville's inequality (1939) E reaches 1/α at *any* moment with a chance of at most α. The same holds for events
-//! between 0 and 1, since `x ↦ (θ/p)^x ((1−θ)/(1−p))^(1−x)` is convex (Hoeffding 1963).
+//! best that the hypothesis can say is universal inference (Wasserman, Ramdas and Balakrishnan 2020). The part of the
+//! mixture with θ ≤ *q* is never above that best; the part with θ > *q*, divided by the likelihood of *q* instead, is a
+//! supermartingale if each trial is bad with a chance of at most *q*, be it the same each time or not. So E is below a
+//! supermartingale that begins at 1, and by Ville's inequality (1939) reaches 1/α at *any* moment with a chance of at
+//! most α. The same holds for events between 0 and 1, since `x ↦ (θ/q)^x ((1−θ)/(1−q))^(1−x)` is convex (Hoeffding
+//! 1963).
 //!
 //! The *temper* η ≤ 1 takes E to the power η: samples of one device follow each other and count for less. The
 //! inequality stays (Jensen).
@@ -91,11 +93,12 @@ impl Tester {
 
     /// The share is above this at no moment, but for a chance of `alpha`.
     pub fn upper(self, counts: Counts, alpha: f64) -> f64 {
-        let threshold = -log(alpha);
+        // A share under which the counts are less likely than this is refuted: there `below` reaches 1/α.
+        let least_likely = log_mixture(counts) + log(alpha) / self.temper;
         let (mut inside, mut outside) = (counts.share(), 1.0);
         for _ in 0..BISECTIONS {
             let middle = f64::midpoint(inside, outside);
-            let refuted = self.below(counts, middle) >= threshold;
+            let refuted = log_likelihood(counts, middle) <= least_likely;
             *(if refuted { &mut outside } else { &mut inside }) = middle;
         }
         outside
@@ -142,21 +145,9 @@ fn log_likelihood(counts: Counts, p: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::replay::Draws;
 
     const RAW: Tester = Tester { temper: 1.0 };
-
-    /// Numbers between 0 and 1, the same in every run.
-    struct Draws(u64);
-
-    impl Draws {
-        fn next(&mut self) -> f64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = self.0;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-        }
-    }
 
     #[test]
     fn evidence_without_trials_is_one_and_a_bound_is_everything() {
@@ -176,12 +167,12 @@ mod tests {
     #[test]
     fn looking_after_every_trial_refutes_a_true_bound_no_more_often_than_stated() {
         let (runs, alpha) = (4000, 0.05);
-        let mut draws = Draws(1);
+        let mut draws = Draws::from_seed(1);
         let mut refuted = 0;
         for _ in 0..runs {
             let mut counts = Counts::default();
             refuted += usize::from((0..400).any(|_| {
-                let event = f64::from(draws.next() < 0.1);
+                let event = f64::from(draws.draw() < 0.1);
                 counts = counts.plus(Counts { trials: 1.0, events: event });
                 RAW.above(counts, 0.1) >= -log(alpha)
             }));
@@ -193,12 +184,12 @@ mod tests {
     #[test]
     fn confidence_sequences_cover_at_every_moment_at_once() {
         let (runs, alpha) = (1000, 0.1);
-        let mut draws = Draws(2);
+        let mut draws = Draws::from_seed(2);
         let mut left = 0;
         for _ in 0..runs {
             let mut counts = Counts::default();
             left += usize::from((0..200).any(|_| {
-                let event = f64::from(draws.next() < 0.3);
+                let event = f64::from(draws.draw() < 0.3);
                 counts = counts.plus(Counts { trials: 1.0, events: event });
                 RAW.upper(counts, alpha / 2.0) < 0.3 || RAW.lower(counts, alpha / 2.0) > 0.3
             }));
@@ -209,11 +200,11 @@ mod tests {
 
     #[test]
     fn a_real_difference_is_found_in_a_few_hundred_trials() {
-        let mut draws = Draws(3);
+        let mut draws = Draws::from_seed(3);
         for _ in 0..200 {
             let mut counts = Counts::default();
             let found = (0..600).find(|_| {
-                let event = f64::from(draws.next() < 0.2);
+                let event = f64::from(draws.draw() < 0.2);
                 counts = counts.plus(Counts { trials: 1.0, events: event });
                 RAW.above(counts, 0.05) >= log(1000.0)
             });

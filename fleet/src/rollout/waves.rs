@@ -3,7 +3,10 @@
 //! The order of devices, and the control group, follow from SHA-256 of the names of rollout and device: nobody chooses,
 //! the same names give the same order, and another rollout has another one.
 
-use std::{cmp::Reverse, collections::VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, VecDeque},
+};
 
 use selvedge_wire::DeviceId;
 
@@ -84,6 +87,7 @@ fn new_member(policy: &Policy, device: &InventoryDevice) -> Member {
         attempts_before: 0,
         retries: 0,
         failure: None,
+        first_told_ms: None,
         desired_before: slot.desired,
         good: slot.running.filter(|running| *running != policy.bundle).or(slot.desired),
     }
@@ -131,21 +135,21 @@ pub(super) fn start(context: &Context<'_>, plan: &mut Plan, wave: usize) {
         }
     }
     fill(context, plan, wave);
-    plan.waves[wave].groups = plan.waves[wave].devices.min(GROUPS_MAX);
 }
 
 /// Gives a wave the devices that it still has room for.
 pub(super) fn fill(context: &Context<'_>, plan: &mut Plan, wave: usize) {
-    for id in chosen(context, plan, wave, &unreleased(context, plan)) {
-        let state = &mut plan.waves[wave];
-        let member = plan.members.get_mut(&id).expect("it was found among the members");
+    let chosen = choose(context, plan, wave, &unreleased(context, plan), released(plan));
+    let state = &mut plan.waves[wave];
+    // Who comes later joins a group that is there already: a vote more would change what the others have shown.
+    let groups = if state.groups == 0 { GROUPS_MAX } else { state.groups };
+    for id in chosen {
+        let Some(member) = plan.members.get_mut(&id) else { continue };
         (member.wave, member.released) = (Some(wave), true);
-        member.group = state.devices % state.groups.clamp(1, GROUPS_MAX);
-        if state.groups == 0 {
-            member.group = state.devices % GROUPS_MAX;
-        }
+        member.group = state.devices % groups;
         state.devices += 1;
     }
+    state.groups = state.devices.min(groups);
 }
 
 /// Says of those whose wave has not started in which it would be as it looks now.
@@ -163,12 +167,13 @@ pub(super) fn project(context: &Context<'_>, plan: &mut Plan) {
         }
         let chosen = choose(context, plan, wave, &left, before);
         before += chosen.len();
-        left.retain(|id| !chosen.contains(id));
-        for id in chosen {
-            if let Some(member) = plan.members.get_mut(&id) {
+        for id in &chosen {
+            if let Some(member) = plan.members.get_mut(id) {
                 member.wave = Some(wave);
             }
         }
+        let chosen: BTreeSet<DeviceId> = chosen.into_iter().collect();
+        left.retain(|id| !chosen.contains(id));
     }
 }
 
@@ -187,10 +192,7 @@ fn released(plan: &Plan) -> usize {
     plan.members.values().filter(|member| member.released).count()
 }
 
-fn chosen(context: &Context<'_>, plan: &Plan, wave: usize, waiting: &[DeviceId]) -> Vec<DeviceId> {
-    choose(context, plan, wave, waiting, released(plan))
-}
-
+/// Those of the waiting that a wave takes, if so many were released before.
 fn choose(
     context: &Context<'_>,
     plan: &Plan,
@@ -222,26 +224,51 @@ pub(super) fn targets(plan: &Plan) -> usize {
     plan.members.values().filter(counts).count()
 }
 
+/// Leaves those out that were offline for longer than is waited.
+pub(super) fn give_up_offline(context: &Context<'_>, plan: &mut Plan) {
+    if context.rollout.orders.paused {
+        return;
+    }
+    let offline_ms = context.rollout.policy.timeouts.offline_ms();
+    for id in in_turn(context, plan) {
+        let Some(member) = plan.members.get_mut(&id) else { continue };
+        let Some(device) = context.inventory.devices.get(&id) else { continue };
+        let until_ms = due_ms(context, &plan.waves, member) + offline_ms;
+        if !device.online && until_ms <= context.now_ms {
+            let skip = Skip::Offline { last_seen_ms: device.last_seen_ms };
+            member.state = MemberState::Skipped { skip };
+        }
+    }
+}
+
+/// When a member was to be told at the earliest: with its wave, and after its pause if it has failed.
+fn due_ms(context: &Context<'_>, waves: &[WaveState], member: &Member) -> u64 {
+    let wave = member.wave.and_then(|wave| waves.get(wave));
+    let started_ms = wave.and_then(|wave| wave.started_ms).unwrap_or(context.now_ms);
+    let backoff_ms = context.rollout.policy.retry.backoff_ms();
+    member.failure.as_ref().map_or(started_ms, |failure| failure.at_ms + backoff_ms)
+}
+
 /// Tells those whose turn it is.
 pub(super) fn tell(context: &Context<'_>, plan: &mut Plan) {
     let now_ms = context.now_ms;
     plan.told_lately.retain(|(at_ms, _)| at_ms + MINUTE_MS > now_ms);
     let lately: u32 = plan.told_lately.iter().map(|(_, count)| count).sum();
     let succeeded = u64::from(plan.count(Member::is_confirmed));
-    let rate = context.rollout.policy.rate;
+    let before = plan.told - u64::from(lately);
+    let rate = context.rollout.policy.rate.per_minute(before, succeeded);
     let mut told = 0;
     for id in in_turn(context, plan) {
-        let room = lately + told < rate.per_minute(plan.told, succeeded);
-        let started_ms = |wave: usize| plan.waves[wave].started_ms.unwrap_or(now_ms);
+        let room = lately + told < rate;
         let Some(member) = plan.members.get_mut(&id) else { continue };
         let Some(device) = context.inventory.devices.get(&id) else { continue };
-        let since_ms = member.wave.map_or(now_ms, started_ms);
-        member.state = match hold(context, member, device, since_ms) {
-            Err(skip) => MemberState::Skipped { skip },
-            Ok(Some(hold)) => MemberState::Waiting { hold },
-            Ok(None) if !room => MemberState::Waiting { hold: Hold::Rate },
-            Ok(None) => {
+        let due_ms = due_ms(context, &plan.waves, member);
+        member.state = match hold(context, device, due_ms) {
+            Some(hold) => MemberState::Waiting { hold },
+            None if !room => MemberState::Waiting { hold: Hold::Rate },
+            None => {
                 member.attempts += 1;
+                member.first_told_ms.get_or_insert(now_ms);
                 member.desired_before = device.slot(&context.rollout.policy.slot).desired;
                 (plan.told, told) = (plan.told + 1, told + 1);
                 MemberState::Assigned { at_ms: now_ms, expects: device.generation }
@@ -274,30 +301,19 @@ fn in_turn(context: &Context<'_>, plan: &Plan) -> Vec<DeviceId> {
     ranked.into_iter().map(|(.., id)| id).collect()
 }
 
-/// What keeps a device whose wave has started; an error if it is not waited for any more.
-fn hold(
-    context: &Context<'_>,
-    member: &Member,
-    device: &InventoryDevice,
-    since_ms: u64,
-) -> Result<Option<Hold>, Skip> {
+/// What keeps a device that was to be told at `due_ms`.
+fn hold(context: &Context<'_>, device: &InventoryDevice, due_ms: u64) -> Option<Hold> {
     let (policy, now_ms) = (&context.rollout.policy, context.now_ms);
     if context.rollout.orders.paused {
-        return Ok(Some(Hold::Paused));
+        return Some(Hold::Paused);
     }
-    let failed_ms = member.failure.as_ref().filter(|_| member.attempts > 0);
-    let again_ms = failed_ms.map(|failure| failure.at_ms + policy.retry.backoff_ms());
-    if let Some(until_ms) = again_ms.filter(|until_ms| *until_ms > now_ms) {
-        return Ok(Some(Hold::Backoff { until_ms }));
+    if due_ms > now_ms {
+        return Some(Hold::Backoff { until_ms: due_ms });
     }
     if !device.online {
-        let last_seen_ms = device.last_seen_ms;
-        let until_ms = since_ms + policy.timeouts.offline_ms();
-        if until_ms <= now_ms {
-            return Err(Skip::Offline { last_seen_ms });
-        }
-        return Ok(Some(Hold::Offline { last_seen_ms, until_ms }));
+        let until_ms = due_ms + policy.timeouts.offline_ms();
+        return Some(Hold::Offline { last_seen_ms: device.last_seen_ms, until_ms });
     }
     let zone = zone(policy, device).unwrap_or_else(|_| policy.maintenance.zone.clone());
-    Ok(policy.maintenance.opens_ms(&zone, now_ms).map(|opens_ms| Hold::Window { opens_ms }))
+    policy.maintenance.opens_ms(&zone, now_ms).map(|opens_ms| Hold::Window { opens_ms })
 }

@@ -7,9 +7,11 @@
 //! It is as good as the behaviour that it is given: what the new bundle does on a device must be known from a shadow, or
 //! guessed.
 
+mod draws;
 mod timeline;
 mod world;
 
+pub(in crate::rollout) use draws::Draws;
 pub use timeline::{Moment, Tally, Timeline};
 pub use world::{Behaviour, Faults, ReplayDevice, ReplayFleet, World, WorldChange};
 
@@ -53,7 +55,7 @@ pub fn run(
     mut seen: impl FnMut(&Plan, &World),
 ) -> Option<Plan> {
     let mut rollout = rollout.clone();
-    let mut world = World::new(fleet, course.start_ms);
+    let mut world = World::new(fleet, rollout.policy.bundle, course.start_ms);
     let mut plan: Option<Plan> = None;
     let mut orders = course.orders.iter().peekable();
     for step in 0..course.steps_max.min(STEPS_MAX) {
@@ -64,7 +66,10 @@ pub fn run(
             rollout.orders =
                 rollout.orders.with(rollout.orders.revision, order).unwrap_or(rollout.orders);
         }
-        world.move_to(now_ms, course.step_ms, plan.as_ref());
+        world.move_to(now_ms);
+        if let Some(plan) = &plan {
+            world.count(&plan.evidence_wanted(&rollout.policy), course.step_ms);
+        }
         let next = super::plan_rollout(
             &rollout,
             world.inventory(),

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
 use crate::rollout::{
-    Assignment, BundleFacts, Capabilities, Counts, DeviceEvidence, Evidence, Inventory,
-    InventoryDevice, Measure, MemberState, Plan, SlotPhase,
+    Assignment, BundleFacts, Capabilities, Counts, DeviceEvidence, Evidence, EvidenceWanted,
+    Inventory, InventoryDevice, Measure, Plan, SlotPhase,
 };
+
+use super::Draws;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -112,13 +114,16 @@ pub struct World {
     fleet: ReplayFleet,
     start_ms: u64,
     now_ms: u64,
-    target: Option<Digest>,
+    /// The bundle that is rolled out.
+    target: Digest,
     inventory: Inventory,
     evidence: Evidence,
+    /// Of which bundle the evidence of each device is.
+    counted: BTreeMap<DeviceId, Option<Digest>>,
     /// When each device began with what it should have, and since when it answers.
     began_ms: BTreeMap<DeviceId, u64>,
     stale: Vec<Assignment>,
-    draws: u64,
+    draws: Draws,
 }
 
 impl Default for Behaviour {
@@ -135,17 +140,18 @@ impl Default for Behaviour {
 }
 
 impl World {
-    pub(super) fn new(fleet: &ReplayFleet, start_ms: u64) -> Self {
+    pub(in crate::rollout) fn new(fleet: &ReplayFleet, target: Digest, start_ms: u64) -> Self {
         Self {
             fleet: fleet.clone(),
             start_ms,
             now_ms: start_ms,
-            target: None,
+            target,
             inventory: Inventory { bundles: fleet.bundles.clone(), ..Inventory::default() },
             evidence: Evidence::default(),
+            counted: BTreeMap::new(),
             began_ms: BTreeMap::new(),
             stale: Vec::new(),
-            draws: fleet.seed,
+            draws: Draws::from_seed(fleet.seed),
         }
     }
 
@@ -159,8 +165,8 @@ impl World {
         &self.evidence
     }
 
-    /// Lets a step pass, with the plan that was made last.
-    pub(super) fn move_to(&mut self, now_ms: u64, step_ms: u64, plan: Option<&Plan>) {
+    /// Lets a step pass.
+    pub(in crate::rollout) fn move_to(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         let since_ms = now_ms - self.start_ms;
         for (id, replayed) in self.fleet.devices.clone() {
@@ -170,32 +176,21 @@ impl World {
                 continue;
             }
             self.move_device(&id, &replayed, since_ms);
-            if let Some(member) = plan.and_then(|plan| plan.members.get(&id)) {
-                self.count(&id, &replayed, &member.state, step_ms);
-            }
         }
     }
 
     /// Carries a plan out, with faults.
-    pub(super) fn execute(&mut self, plan: &Plan) {
+    pub(in crate::rollout) fn execute(&mut self, plan: &Plan) {
         let again = std::mem::take(&mut self.stale);
         for assignment in plan.assignments.iter().chain(&again) {
-            if self.chance() < self.fleet.faults.lost {
+            if self.draws.draw() < self.fleet.faults.lost {
                 continue;
             }
             self.assign(assignment);
-            if self.chance() < self.fleet.faults.repeated {
+            if self.draws.draw() < self.fleet.faults.repeated {
                 self.stale.push(assignment.clone());
             }
         }
-        self.target = self.target.or_else(|| {
-            let told = |member: &&crate::rollout::Member| {
-                matches!(member.state, MemberState::Assigned { .. })
-            };
-            let told = plan.members.iter().find(|(_, member)| told(member)).map(|(id, _)| id)?;
-            let assignment = plan.assignments.iter().find(|it| it.device == *told)?;
-            assignment.bundle
-        });
     }
 
     fn assign(&mut self, assignment: &Assignment) {
@@ -209,7 +204,7 @@ impl World {
 
     fn move_device(&mut self, id: &DeviceId, replayed: &ReplayDevice, since_ms: u64) {
         let online = !replayed.offline_ms.iter().any(|[from, to]| (*from..*to).contains(&since_ms));
-        let renewed = self.chance() < self.fleet.faults.renewed;
+        let renewed = self.draws.draw() < self.fleet.faults.renewed;
         let (now_ms, target, slot) = (self.now_ms, self.target, self.fleet.slot.clone());
         let device =
             self.inventory.devices.entry(id.clone()).or_insert_with(|| newcomer(replayed, &slot));
@@ -223,7 +218,7 @@ impl World {
         let follows_new = device.followed < generation;
         device.followed = generation;
         let state = device.slots.entry(slot).or_default();
-        let is_new = state.desired.is_some() && state.desired == target;
+        let is_new = state.desired == Some(target);
         let behaviour = if is_new { &replayed.after } else { &replayed.before };
         if state.running == state.desired {
             state.phase = SlotPhase::Settled;
@@ -253,25 +248,35 @@ impl World {
             None => {
                 (state.phase, state.running) = (SlotPhase::Settled, state.desired);
                 self.began_ms.insert(id.clone(), now_ms);
-                self.evidence.devices.remove(id);
             }
         }
     }
 
-    fn count(&mut self, id: &DeviceId, replayed: &ReplayDevice, state: &MemberState, step_ms: u64) {
-        let behaviour = match state {
-            MemberState::Control => &replayed.before,
-            MemberState::Confirmed { .. } => &replayed.after,
-            _ => return,
-        };
-        if !self.inventory.devices.get(id).is_some_and(|device| device.online) {
-            return;
+    /// Counts what devices answered within the step with the bundle that is wanted of each.
+    pub(in crate::rollout) fn count(&mut self, wanted: &[EvidenceWanted<'_>], step_ms: u64) {
+        for EvidenceWanted { device: id, bundle, .. } in wanted {
+            let (Some(device), Some(replayed)) =
+                (self.inventory.devices.get(*id), self.fleet.devices.get(*id))
+            else {
+                continue;
+            };
+            if self.counted.insert((*id).clone(), *bundle) != Some(*bundle) {
+                self.evidence.devices.remove(*id);
+            }
+            if device.online && device.slot(&self.fleet.slot).running == *bundle {
+                let is_new = *bundle == Some(self.target);
+                let behaviour = if is_new { &replayed.after } else { &replayed.before }.clone();
+                self.count_device(id, &behaviour, step_ms);
+            }
         }
+    }
+
+    fn count_device(&mut self, id: &DeviceId, behaviour: &Behaviour, step_ms: u64) {
         let trials = (behaviour.trials_per_minute * step_ms / MINUTE_MS).min(TRIALS_MAX);
         let mut counted = self.evidence.devices.remove(id).unwrap_or_default();
         for (&measure, &bad) in &behaviour.bad {
             let bad = bad.max(self.world_says(measure));
-            let events = (0..trials).filter(|_| self.chance() < bad).count() as u64;
+            let events = (0..trials).filter(|_| self.draws.draw() < bad).count() as u64;
             let counts = counted.measures.entry(measure).or_default();
             *counts = counts.plus(Counts::of(trials, events));
         }
@@ -285,7 +290,7 @@ impl World {
         }
         counted.classes.resize(shares.len(), 0);
         for _ in 0..trials {
-            let mut left = self.chance();
+            let mut left = self.draws.draw();
             let class = shares.iter().position(|share| {
                 left -= share;
                 left < 0.0
@@ -302,15 +307,6 @@ impl World {
             .iter()
             .filter(|change| change.measure == measure && change.after_ms <= since_ms);
         now.map(|change| change.bad).fold(0.0, f64::max)
-    }
-
-    /// A number between 0 and 1 (SplitMix64; Steele, Lea and Flood 2014).
-    fn chance(&mut self) -> f64 {
-        self.draws = self.draws.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.draws;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

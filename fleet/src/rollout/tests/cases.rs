@@ -307,3 +307,47 @@ fn a_device_that_is_told_again_waits_for_its_pause() {
     assert!(paused);
     let _: Claims = Claims::new();
 }
+
+#[test]
+fn what_devices_did_before_they_failed_counts() {
+    let mut policy = draft();
+    policy.abort.clear();
+    policy.waves[0].success_percent = 0.0;
+    policy.waves[0].soak_minutes = 240;
+    // Watchdogs bring the whole canary back before the control group is heard for the first time.
+    let falls = Behaviour { falls_back_after_minutes: Some(60), ..bad(Measure::Errors, 0.3) };
+    let mut late = fleet(50, falls);
+    let rollout = rollout(policy);
+    let course = Course { steps_max: 1, ..Course::from(NOW_MS) };
+    let first = run(&rollout, &late, &course, |_, _| {}).expect("one step");
+    let control = first.members.iter().filter(|(_, member)| member.is_control());
+    for (id, _) in control {
+        let device = late.devices.get_mut(id).expect("it is there");
+        device.offline_ms = vec![[0, 3 * 3_600_000]];
+    }
+    let plan = run(&rollout, &late, &Course::from(NOW_MS), |_, _| {}).expect("it has steps");
+    assert_eq!(stop_wave(&plan), Some((0, Measure::Errors)), "{:?}", plan.state);
+    assert_eq!(plan.count(Member::is_failed), 4);
+}
+
+#[test]
+fn a_device_that_is_told_again_late_is_waited_for_and_not_told_twice_by_one_order() {
+    let mut policy = draft();
+    policy.abort.clear();
+    policy.gates.clear();
+    policy.waves.iter_mut().for_each(|wave| wave.success_percent = 0.0);
+    let mut one = fleet(20, Behaviour::default());
+    let id = one.devices.keys().nth(3).expect("there are 20").clone();
+    device_refuses(&mut one, &id);
+    let done = run(&rollout(policy.clone()), &one, &Course::from(NOW_MS), |_, _| {});
+    let done_ms = done.expect("it has steps").at_ms - NOW_MS;
+    // Whenever the order comes, the rollout is not done while the device is on its way.
+    for at_ms in (0..=done_ms).step_by(60_000) {
+        let orders = vec![(at_ms, Order::RetryFailed)];
+        let course = Course { orders, ..Course::from(NOW_MS) };
+        let plan = run(&rollout(policy.clone()), &one, &course, |_, _| {}).expect("it has steps");
+        assert_eq!(plan.state, RolloutState::Done);
+        let member = &plan.members[&id];
+        assert!(member.is_failed() && member.attempts <= 2, "at {at_ms}: {member:?}");
+    }
+}

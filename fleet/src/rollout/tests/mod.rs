@@ -1,6 +1,7 @@
 //! Tests of rollouts as a whole: cases, properties, and other people's rules.
 
 mod cases;
+mod gates;
 mod peers;
 mod properties;
 
@@ -12,7 +13,10 @@ use super::{
     Measure, Plan, Policy, PolicyDraft, Rollout, RolloutId,
     replay::{Behaviour, Course, ReplayDevice, ReplayFleet, run},
 };
-use crate::testing::{NOW_MS, name};
+use crate::{
+    drift::CohortQuery,
+    testing::{NOW_MS, name},
+};
 
 const OLD: Digest = Digest([1; 32]);
 const NEW: Digest = Digest([2; 32]);

@@ -6,19 +6,31 @@ use proptest::prelude::*;
 use super::*;
 use crate::rollout::{AbortRule, Increase, Member, Rate, RolloutState, StopCause};
 
-/// How many AWS notifies minute by minute: the rate is multiplied each time so many more were notified.
-fn aws_minutes(base: u32, factor: f64, every: u64, devices: u64) -> Vec<u64> {
-    let (mut notified, mut minutes) = (0, Vec::new());
-    while notified < devices {
-        let mut rate = f64::from(base);
-        for _ in 0..notified / every {
-            rate *= factor;
+/// What AWS documents of an exponential rate: it begins at the base, and is multiplied each time so many more devices
+/// were notified, or succeeded `minutes_later`.
+struct AwsRate {
+    base: u32,
+    factor: f64,
+    every: u64,
+    minutes_later: usize,
+}
+
+impl AwsRate {
+    /// How many devices are notified, minute by minute.
+    fn minutes(&self, devices: u64) -> Vec<u64> {
+        let mut minutes: Vec<u64> = Vec::new();
+        while minutes.iter().sum::<u64>() < devices {
+            let counted = (minutes.len() + 1).saturating_sub(self.minutes_later);
+            let counted: u64 = minutes.iter().take(counted).sum();
+            let mut rate = f64::from(self.base);
+            for _ in 0..counted / self.every {
+                rate *= self.factor;
+            }
+            let left = devices - minutes.iter().sum::<u64>();
+            minutes.push((rate as u64).min(1000).min(left));
         }
-        let now = (rate as u64).min(1000).min(devices - notified);
-        notified += now;
-        minutes.push(now);
+        minutes
     }
-    minutes
 }
 
 /// AWS cancels where at least so many executions ended, and at least that share of them failed.
@@ -62,22 +74,39 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(64), ..ProptestConfig::default() })]
 
     #[test]
-    fn an_exponential_rate_tells_no_more_than_aws_and_the_same_where_steps_fall_on_minutes(
+    fn an_exponential_rate_is_that_of_aws_in_every_minute(
         base in 1..20u32,
         factor in prop_oneof![Just(1.5), Just(2.0), Just(3.0)],
         every in 1..40u32,
+        succeeded in any::<bool>(),
+        seconds in prop_oneof![Just(60u64), Just(10), Just(7)],
     ) {
         let mut policy = bare();
-        let increase = Increase::EveryNotified(every);
+        let (increase, minutes_later) = if succeeded {
+            // Seen a minute after it was told, and answering two minutes later.
+            (Increase::EverySucceeded(every), 3)
+        } else {
+            (Increase::EveryNotified(every), 1)
+        };
         policy.rate = Rate::Exponential { base_per_minute: base, factor, increase };
-        let mut told = vec![0];
-        run(&rollout(policy), &fleet(200, Behaviour::default()), &Course::from(NOW_MS), |plan, _| {
-            told.push(plan.told);
+        let course = Course { step_ms: seconds * 1000, ..Course::from(NOW_MS) };
+        let mut told = Vec::new();
+        run(&rollout(policy), &fleet(200, Behaviour::default()), &course, |plan, _| {
+            told.push((plan.at_ms - NOW_MS, plan.told));
         });
-        let minutes = aws_minutes(base, factor, u64::from(every), 200);
-        let mut ours = told.windows(2).map(|pair| pair[1] - pair[0]);
-        prop_assert_eq!(ours.next(), Some(minutes[0].max(first_minute(base, factor, every))));
-        prop_assert!(told.contains(&200), "all of them in the end");
+        let aws = AwsRate { base, factor, every: u64::from(every), minutes_later }.minutes(200);
+        let until = |minute: usize| aws.iter().take(minute).sum::<u64>();
+        if seconds == 60 {
+            for (minute, (_, told)) in told.iter().enumerate() {
+                prop_assert_eq!(*told, until(minute + 1), "minute {}", minute);
+            }
+        } else if !succeeded {
+            // Between its minutes AWS says nothing: never ahead of them here.
+            for (at_ms, told) in &told {
+                prop_assert!(*told <= until((at_ms / 60_000) as usize + 1), "{}", at_ms);
+            }
+        }
+        prop_assert_eq!(told.last().map(|(_, told)| *told), Some(200));
     }
 
     #[test]
@@ -117,20 +146,6 @@ proptest! {
         // Never the other way round: at thresholds of 50 % and more, what hawkBit pauses is stopped here.
         prop_assert!(hawkbit == HawkBit::StartsNext || !done);
     }
-}
-
-/// Within one minute the rate may grow here already, with those that were told in it.
-fn first_minute(base: u32, factor: f64, every: u32) -> u64 {
-    let rate = Rate::Exponential {
-        base_per_minute: base,
-        factor,
-        increase: Increase::EveryNotified(every),
-    };
-    let mut told = 0;
-    while told < 200 && told < u64::from(rate.per_minute(told, 0)) {
-        told += 1;
-    }
-    told
 }
 
 #[test]

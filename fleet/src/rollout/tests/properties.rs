@@ -1,16 +1,25 @@
 //! Random fleets, faults and policies, driven to an end.
 
+use std::{collections::BTreeSet, ops::Range};
+
 use proptest::prelude::*;
 use selvedge_wire::DeviceId;
 
 use super::*;
 use crate::rollout::{
-    AbortRule, Decision, Increase, Member, MemberState, Order, Outcome, Rate, RolloutState, Skip,
-    WaveSize, replay::Faults,
+    AbortRule, Decision, Increase, Inventory, Member, MemberState, Order, Outcome, Rate,
+    RolloutState, Skip, WaveSize,
+    replay::{Faults, World},
 };
 
-/// A day of plans, each five minutes.
+/// A week of plans, each five minutes after the one before.
 const STEPS: u64 = 2000;
+
+/// Two days and more of plans, each half an hour after the one before.
+const SHORT_STEPS: u64 = 120;
+
+/// What a second rollout gives.
+const OTHER: Digest = Digest([3; 32]);
 
 fn behaviour() -> impl Strategy<Value = Behaviour> {
     let share = prop_oneof![3 => Just(0.0), 1 => 0.0..1.0];
@@ -32,16 +41,18 @@ fn device() -> impl Strategy<Value = ReplayDevice> {
     let offline = prop::collection::vec([hours(48), hours(2000)], 0..3);
     let joins = prop_oneof![4 => Just(0), 1 => hours(24)];
     let leaves = prop_oneof![9 => Just(None), 1 => hours(48).prop_map(Some)];
-    (behaviour(), offline, joins, leaves).prop_map(|(after, offline_ms, joins, leaves)| {
-        ReplayDevice {
+    let line = prop_oneof![Just("a"), Just("b")];
+    (behaviour(), offline, joins, leaves, line).prop_map(
+        |(after, offline_ms, joins, leaves, line)| ReplayDevice {
+            labels: [("line".to_owned(), line.to_owned())].into(),
             bundle: Some(OLD),
             after,
             offline_ms,
             joins_after_ms: joins,
             leaves_after_ms: leaves,
             ..Default::default()
-        }
-    })
+        },
+    )
 }
 
 fn fleets() -> impl Strategy<Value = ReplayFleet> {
@@ -69,17 +80,27 @@ fn policies() -> impl Strategy<Value = PolicyDraft> {
             increase: Increase::EverySucceeded(every),
         }),
     ];
+    let line = |line: &str| CohortQuery {
+        labels: vec![("line".to_owned(), line.to_owned())],
+        ..CohortQuery::default()
+    };
+    // What is none stays a share.
     let size = prop_oneof![
-        Just(None),
-        (1..10u32).prop_map(|count| Some(WaveSize::Count(count))),
-        Just(Some(WaveSize::Cohort(Default::default()))),
+        3 => Just(None),
+        2 => (1..10u32).prop_map(|count| Some(WaveSize::Count(count))),
+        1 => Just(Some(WaveSize::Cohort(line("a")))),
+        1 => Just(Some(WaveSize::Cohort(line("b")))),
+        1 => Just(Some(WaveSize::Cohort(CohortQuery::default()))),
     ];
+    let sizes = [size.clone(), size.clone(), size];
     let judging = (any::<bool>(), 0.0..100.0f64, 1..4u32);
-    (rate, size, judging, 0.0..50.0f64, any::<bool>(), 1..120u32).prop_map(
-        |(rate, size, (gates, success, attempts), control, windows, minutes)| {
+    (rate, sizes, judging, 0.0..50.0f64, any::<bool>(), 1..120u32).prop_map(
+        |(rate, sizes, (gates, success, attempts), control, windows, minutes)| {
             let mut policy = draft();
             policy.rate = rate;
-            policy.waves[0].size = size.unwrap_or(policy.waves[0].size.clone());
+            for (wave, size) in policy.waves.iter_mut().zip(sizes) {
+                wave.size = size.unwrap_or(wave.size.clone());
+            }
             policy.waves[2].success_percent = success;
             policy.control.percent = control;
             policy.retry.attempts_max = attempts;
@@ -106,12 +127,58 @@ fn policies() -> impl Strategy<Value = PolicyDraft> {
     )
 }
 
+/// Something that happens to a device for a while.
+#[derive(Clone, Debug)]
+struct Change {
+    steps: Range<u64>,
+    device: usize,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Held,
+    Decommissioned,
+    Deleted,
+    Relabelled,
+}
+
+impl Change {
+    fn apply(&self, inventory: &mut Inventory) {
+        let id: DeviceId = name(&format!("d-{:02}", self.device));
+        if matches!(self.what, What::Deleted) {
+            inventory.devices.remove(&id);
+        }
+        let Some(device) = inventory.devices.get_mut(&id) else { return };
+        match self.what {
+            What::Held => device.held = Some("the test says so".into()),
+            What::Decommissioned => device.decommissioned = true,
+            What::Relabelled => device.labels.clear(),
+            What::Deleted => {}
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let what = prop_oneof![
+        Just(What::Held),
+        Just(What::Decommissioned),
+        Just(What::Deleted),
+        Just(What::Relabelled),
+    ];
+    (0..SHORT_STEPS, 1..40u64, 0..30usize, what).prop_map(|(from, steps, device, what)| Change {
+        steps: from..from + steps,
+        device,
+        what,
+    })
+}
+
 fn orders() -> impl Strategy<Value = Vec<(u64, Order)>> {
     let order = prop_oneof![
         Just(Order::Pause),
         Just(Order::Resume),
         Just(Order::RetryFailed),
-        Just(Order::GoOn(0)),
+        (0..3usize).prop_map(Order::GoOn),
         Just(Order::Abort("the test says so".into())),
     ];
     let timed = (0..STEPS, order).prop_map(|(step, order)| (step * 300_000, order));
@@ -121,39 +188,92 @@ fn orders() -> impl Strategy<Value = Vec<(u64, Order)>> {
     })
 }
 
-/// What must hold of every plan.
-fn check(rollout: &Rollout, plan: &Plan, told_before: &mut Vec<(u64, u64)>) {
-    assert!(plan.is_over() || !plan.waits.is_empty(), "it waits for nothing: {plan:?}");
-    let targets = crate::rollout::waves::targets(plan);
-    let limit = rollout
-        .policy
-        .waves
-        .iter()
-        .enumerate()
-        .take_while(|(wave, _)| plan.waves[*wave].started_ms.is_some());
-    if let Some((wave, WaveSize::Percent(percent))) = limit.map(|(at, it)| (at, &it.size)).last()
-        && plan.waves.get(rollout.policy.waves.len()).is_none_or(|it| it.started_ms.is_none())
-        && matches!(rollout.policy.waves[0].size, WaveSize::Percent(_))
-        && plan.waves[wave].started_ms == Some(plan.at_ms)
-    {
-        let most = crate::rollout::waves::share_of(*percent, targets);
-        let released = plan.count(|member| member.released) as usize;
-        assert!(released <= most.max(earlier(plan, wave)), "{released} of {targets}: {percent} %");
-    }
-    told_before.push((plan.at_ms, plan.told));
-    let minute = told_before.iter().rev().find(|(at_ms, _)| at_ms + 60_000 <= plan.at_ms);
-    let told = plan.told - minute.map_or(0, |(_, told)| *told);
-    let rate =
-        rollout.policy.rate.per_minute(plan.told, u64::from(plan.count(Member::is_confirmed)));
-    assert!(told <= u64::from(rate), "{told} were told within a minute, and the rate is {rate}");
-    let mut devices: Vec<&DeviceId> = plan.assignments.iter().map(|it| &it.device).collect();
-    devices.dedup();
-    assert_eq!(devices.len(), plan.assignments.len(), "one assignment for each device");
+/// What must hold of every plan, beside all before it.
+#[derive(Default)]
+struct Watch {
+    before: Option<Plan>,
+    told: Vec<(u64, u64)>,
 }
 
-/// Those that waves before had already.
-fn earlier(plan: &Plan, wave: usize) -> usize {
-    plan.waves[..wave].iter().map(|wave| wave.devices as usize).sum()
+impl Watch {
+    fn look(&mut self, rollout: &Rollout, plan: &Plan, inventory: &Inventory) {
+        assert!(plan.is_over() || !plan.waits.is_empty(), "it waits for nothing: {plan:?}");
+        for (wave, rules) in rollout.policy.waves.iter().enumerate() {
+            self.look_at_wave(plan, wave, &rules.size, inventory);
+        }
+        self.look_at_members(rollout, plan);
+        self.look_at_rate(rollout, plan);
+        let devices: BTreeSet<&DeviceId> = plan.assignments.iter().map(|it| &it.device).collect();
+        assert_eq!(devices.len(), plan.assignments.len(), "one assignment for each device");
+        self.before = Some(plan.clone());
+    }
+
+    /// A wave has no more devices than its size says at the moment at which it is given them.
+    fn look_at_wave(&self, plan: &Plan, wave: usize, size: &WaveSize, inventory: &Inventory) {
+        let of_wave = |it: &Member| it.released && it.wave == Some(wave);
+        let devices = plan.count(of_wave);
+        assert_eq!(devices, plan.waves[wave].devices);
+        let released_before = |id: &DeviceId| {
+            self.before
+                .as_ref()
+                .is_some_and(|plan| plan.members.get(id).is_some_and(|it| it.released))
+        };
+        let new: Vec<&DeviceId> = plan
+            .members
+            .iter()
+            .filter(|(id, member)| of_wave(member) && !released_before(id))
+            .map(|(id, _)| id)
+            .collect();
+        assert!(new.is_empty() || wave == 0 || plan.waves[wave - 1].passed_ms.is_some());
+        match size {
+            _ if new.is_empty() => {}
+            WaveSize::Count(count) => assert!(devices <= *count, "{devices} of {count}"),
+            WaveSize::Cohort(query) => {
+                let labels = |id: &DeviceId| &inventory.devices[id].labels;
+                assert!(new.iter().all(|id| query.takes(id, labels(id))));
+            }
+            WaveSize::Percent(percent) => {
+                let targets = crate::rollout::waves::targets(plan);
+                let most = crate::rollout::waves::share_of(*percent, targets);
+                let released =
+                    plan.count(|it| it.released && it.wave.is_some_and(|it| it <= wave)) as usize;
+                assert!(released <= most, "{released} of {targets} in {percent} %");
+            }
+        }
+    }
+
+    /// Who was released stays in its wave and group, nobody else is told, and who compares is let alone.
+    fn look_at_members(&self, rollout: &Rollout, plan: &Plan) {
+        let of_control = plan.waves.get(rollout.policy.waves.len());
+        let joins = of_control.is_some_and(|wave| wave.started_ms.is_some());
+        for (id, member) in &plan.members {
+            assert!(member.released || member.attempts == 0, "{id} was told: {member:?}");
+            let Some(before) = self.before.as_ref().and_then(|plan| plan.members.get(id)) else {
+                continue;
+            };
+            let place = |it: &Member| (it.wave, it.group);
+            assert!(!before.released || place(before) == place(member), "{id}: {member:?}");
+            let left = matches!(member.state, MemberState::Skipped { .. });
+            assert!(
+                !before.is_control() || joins || left || member.is_control(),
+                "{id}: {member:?}"
+            );
+        }
+    }
+
+    fn look_at_rate(&mut self, rollout: &Rollout, plan: &Plan) {
+        self.told.push((plan.at_ms, plan.told));
+        let minute = self.told.iter().rev().find(|(at_ms, _)| at_ms + 60_000 <= plan.at_ms);
+        let before = minute.map_or(0, |(_, told)| *told);
+        let told = plan.told - before;
+        // Who was confirmed when it told, was confirmed or has failed since.
+        let succeeded = plan.count(|it| it.is_confirmed() || it.attempts > 0);
+        let rate = rollout.policy.rate.per_minute(before, u64::from(succeeded));
+        assert!(
+            told <= u64::from(rate),
+            "{told} were told within a minute, and the rate is {rate}"
+        );
+    }
 }
 
 /// Whether what it waits for at the end of the course is somebody.
@@ -176,47 +296,60 @@ proptest! {
     ) {
         let rollout = rollout(policy);
         let course = Course { start_ms: NOW_MS, step_ms: 300_000, steps_max: STEPS, orders };
-        let mut told = Vec::new();
+        let mut watch = Watch::default();
         let mut inventory = None;
         let plan = run(&rollout, &fleet, &course, |plan, world| {
-            check(&rollout, plan, &mut told);
+            watch.look(&rollout, plan, world.inventory());
             inventory = Some(world.inventory().clone());
         });
         let (plan, inventory) = (plan.expect("it has steps"), inventory.expect("it has steps"));
         prop_assert!(plan.is_over() || waits_for_somebody(&plan), "{:?} {:?}", plan.state, plan.waits);
-        if let RolloutState::Stopped { .. } | RolloutState::Aborted { .. } = plan.state {
-            for (id, member) in &plan.members {
-                let Some(device) = inventory.devices.get(id) else { continue };
-                let overruled = matches!(member.state, MemberState::Skipped { skip: Skip::Overruled });
-                let desired = device.slot(&rollout.policy.slot).desired;
-                prop_assert!(overruled || desired == Some(OLD), "{id} should run {desired:?}: {member:?}");
-            }
+        let stopped = matches!(plan.state, RolloutState::Stopped { .. } | RolloutState::Aborted { .. });
+        for (id, member) in plan.members.iter().filter(|_| plan.is_over()) {
+            let Some(device) = inventory.devices.get(id) else { continue };
+            let desired = device.slot(&rollout.policy.slot).desired;
+            let settled = match member.state {
+                MemberState::Skipped { skip: Skip::Overruled } => true,
+                MemberState::Confirmed { .. } => !stopped && desired == Some(NEW),
+                MemberState::Assigned { .. } | MemberState::Returning { .. } => false,
+                MemberState::Waiting { .. } => desired == Some(OLD) && (stopped || !member.released),
+                _ => desired == Some(OLD),
+            };
+            prop_assert!(settled, "{id} should run {desired:?}: {member:?} {:?}", plan.state);
         }
         let stops = |it: &Decision| it.outcome == Outcome::Stop;
         prop_assert!(plan.state != RolloutState::Done || !plan.decisions.iter().any(stops));
     }
 
     #[test]
-    fn of_two_rollouts_no_device_is_in_both(count in 1..12usize, hours in 1..4u64, aborts in any::<bool>()) {
-        let first = rollout(draft());
-        let second = Rollout { id: "second".parse().expect("a name"), ..first.clone() };
-        let mut world = None;
-        let course = Course { steps_max: 1, ..Course::from(NOW_MS) };
-        run(&first, &fleet(count, Behaviour::default()), &course, |_, it| {
-            world = Some(it.inventory().clone());
-        });
-        let inventory = world.expect("one step");
-        let mut pair = vec![(first, None), (second, None)];
-        for hour in 0..hours {
-            if aborts && hour == 1 {
-                pair[0].0.orders.aborted = Some("over".into());
+    fn of_two_rollouts_no_device_is_in_both_whatever_happens_to_it(
+        fleet in fleets(),
+        [first, second] in [policies(), policies()],
+        changes in prop::collection::vec(change(), 0..20),
+        aborts in prop::option::of(0..SHORT_STEPS),
+    ) {
+        let second = PolicyDraft { bundle: OTHER, ..second };
+        let id: RolloutId = "second".parse().expect("a name");
+        let mut pair = vec![(rollout(first), None), (Rollout { id, ..rollout(second) }, None)];
+        let mut world = World::new(&fleet, NEW, NOW_MS);
+        for step in 0..SHORT_STEPS {
+            let now_ms = NOW_MS + step * 1_800_000;
+            if aborts == Some(step) {
+                pair[0].0.orders.aborted = Some("the test says so".into());
             }
-            let now_ms = NOW_MS + hour * 3_600_000;
+            world.move_to(now_ms);
+            let mut inventory = world.inventory().clone();
+            let now = changes.iter().filter(|change| change.steps.contains(&step));
+            now.for_each(|change| change.apply(&mut inventory));
             let plans = crate::rollout::plan_rollouts(&pair, &inventory, &BTreeMap::new(), now_ms);
             let claimed: Vec<_> = plans.iter().flat_map(Plan::claimed).collect();
-            let distinct: std::collections::BTreeSet<_> = claimed.iter().collect();
+            let distinct: BTreeSet<_> = claimed.iter().collect();
             prop_assert_eq!(claimed.len(), distinct.len());
+            let told: Vec<_> = plans.iter().flat_map(|plan| &plan.assignments).collect();
+            let distinct: BTreeSet<_> = told.iter().map(|it| &it.device).collect();
+            prop_assert_eq!(told.len(), distinct.len());
             for (entry, plan) in pair.iter_mut().zip(plans) {
+                world.execute(&plan);
                 entry.1 = Some(plan);
             }
         }
