@@ -27,8 +27,8 @@ use libm::log;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counts, DeviceEvidence, GateBounds, Judge, Measure, Tester,
-    sequential::{log_mean, partial_conjunction},
+    Counts, DeviceEvidence, GateBounds, Judge, Measure,
+    sequential::{Tester, log_mean, partial_conjunction},
 };
 
 /// Votes of one wave.

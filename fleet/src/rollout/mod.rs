@@ -51,6 +51,6 @@ pub use policy::{
     PolicyError, Retry, Timeouts, Wave, WaveSize,
 };
 pub use rate::{Increase, Rate};
-pub use sequential::{Counts, Tester, partial_conjunction};
+pub use sequential::Counts;
 pub use why::{Reason, why};
 pub use windows::{ClockTime, Day, Maintenance, Window, Zone};

@@ -115,7 +115,7 @@ pub enum RolloutState {
 #[serde(rename_all = "kebab-case")]
 pub enum StopCause {
     /// A gate stopped it.
-    Gate(Decision),
+    Gate(Box<Decision>),
     /// Too few devices of a wave confirmed.
     TooFewSucceeded {
         /// The wave.

@@ -160,7 +160,7 @@ fn stop_cause(context: &Context<'_>, plan: &Plan) -> Option<StopCause> {
         return Some(StopCause::Aborted(why.clone()));
     }
     let stopped = plan.decisions.iter().find(|decision| decision.outcome == Outcome::Stop);
-    stopped.map(|decision| StopCause::Gate(*decision)).or_else(|| failures(context, plan))
+    stopped.map(|decision| StopCause::Gate(Box::new(*decision))).or_else(|| failures(context, plan))
 }
 
 fn failures(context: &Context<'_>, plan: &Plan) -> Option<StopCause> {

@@ -73,7 +73,7 @@ impl Counts {
 
 /// Sequential tests with one temper.
 #[derive(Clone, Copy, Debug)]
-pub struct Tester {
+pub(super) struct Tester {
     /// η, above 0 and at most 1.
     pub temper: f64,
 }
@@ -111,7 +111,7 @@ impl Tester {
 }
 
 /// The logarithm of the evidence that at least `worse_min` of the groups are worse, from that of each of them.
-pub fn partial_conjunction(log_evidence: &[f64], worse_min: usize) -> f64 {
+pub(super) fn partial_conjunction(log_evidence: &[f64], worse_min: usize) -> f64 {
     let mut sorted = log_evidence.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.truncate((sorted.len() + 1).saturating_sub(worse_min.max(1)));
@@ -119,7 +119,7 @@ pub fn partial_conjunction(log_evidence: &[f64], worse_min: usize) -> f64 {
 }
 
 /// The logarithm of the mean of the numbers behind logarithms; that of 0 for none.
-pub fn log_mean(logs: &[f64]) -> f64 {
+pub(super) fn log_mean(logs: &[f64]) -> f64 {
     let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if !largest.is_finite() {
         return largest;

@@ -8,11 +8,11 @@ use std::{
     collections::{BTreeSet, VecDeque},
 };
 
-use selvedge_wire::DeviceId;
+use selvedge_wire::{DeviceId, Digest};
 
 use super::{
-    After, Exclusion, Hold, InventoryDevice, Member, MemberState, Plan, Policy, Skip, WaveSize,
-    WaveState, Zone, gate::GROUPS_MAX, plan::Context, rate::MINUTE_MS,
+    After, Exclusion, Hold, InventoryDevice, Member, MemberState, Plan, Policy, Skip, SlotState,
+    WaveSize, WaveState, Zone, gate::GROUPS_MAX, plan::Context, rate::MINUTE_MS,
 };
 
 /// Takes devices of the cohort in that are not yet members, and says why others are not.
@@ -89,8 +89,13 @@ fn new_member(policy: &Policy, device: &InventoryDevice) -> Member {
         failure: None,
         first_told_ms: None,
         desired_before: slot.desired,
-        good: slot.running.filter(|running| *running != policy.bundle).or(slot.desired),
+        good: last_good(policy, &slot),
     }
+}
+
+/// What a device that has the old bundle would go back to.
+fn last_good(policy: &Policy, slot: &SlotState) -> Option<Digest> {
+    slot.running.filter(|running| *running != policy.bundle).or(slot.desired)
 }
 
 fn choose_control(context: &Context<'_>, plan: &mut Plan) {
@@ -256,7 +261,8 @@ pub(super) fn tell(context: &Context<'_>, plan: &mut Plan) {
     let lately: u32 = plan.told_lately.iter().map(|(_, count)| count).sum();
     let succeeded = u64::from(plan.count(Member::is_confirmed));
     let before = plan.told - u64::from(lately);
-    let rate = context.rollout.policy.rate.per_minute(before, succeeded);
+    let policy = &context.rollout.policy;
+    let rate = policy.rate.per_minute(before, succeeded);
     let mut told = 0;
     for id in in_turn(context, plan) {
         let room = lately + told < rate;
@@ -269,7 +275,9 @@ pub(super) fn tell(context: &Context<'_>, plan: &mut Plan) {
             None => {
                 member.attempts += 1;
                 member.first_told_ms.get_or_insert(now_ms);
-                member.desired_before = device.slot(&context.rollout.policy.slot).desired;
+                // Somebody may have given it another bundle while it waited.
+                let slot = device.slot(&policy.slot);
+                (member.desired_before, member.good) = (slot.desired, last_good(policy, &slot));
                 (plan.told, told) = (plan.told + 1, told + 1);
                 MemberState::Assigned { at_ms: now_ms, expects: device.generation }
             }

@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    fn assign(&mut self, assignment: &Assignment) {
+    pub(in crate::rollout) fn assign(&mut self, assignment: &Assignment) {
         let Some(device) = self.inventory.devices.get_mut(&assignment.device) else { return };
         if device.generation != assignment.expects {
             return;

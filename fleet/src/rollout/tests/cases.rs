@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::rollout::{
-    BundleFacts, Claims, Exclusion, Finding, Hold, Member, Order, Orders, Outcome, RolloutState,
-    Skip, StopCause, Wait,
-    replay::{WorldChange, simulate},
+    Assignment, BundleFacts, Exclusion, Finding, Hold, Member, Order, Orders, Outcome,
+    RolloutState, Skip, StopCause, Wait,
+    replay::{World, WorldChange, simulate},
     why,
 };
 
@@ -305,7 +305,6 @@ fn a_device_that_is_told_again_waits_for_its_pause() {
         assert!(plan.decisions.iter().all(|it| it.outcome != Outcome::Go));
     });
     assert!(paused);
-    let _: Claims = Claims::new();
 }
 
 #[test]
@@ -350,4 +349,61 @@ fn a_device_that_is_told_again_late_is_waited_for_and_not_told_twice_by_one_orde
         let member = &plan.members[&id];
         assert!(member.is_failed() && member.attempts <= 2, "at {at_ms}: {member:?}");
     }
+}
+
+#[test]
+fn a_device_goes_back_to_what_it_had_when_it_was_told() {
+    let mut policy = draft();
+    policy.control.percent = 0.0;
+    let rollout = rollout(policy);
+    let middle = selvedge_wire::Digest([3; 32]);
+    let mut world = World::new(&fleet(10, Behaviour::default()), NEW, NOW_MS);
+    let mut rollout_then = rollout.clone();
+    let mut plan = None;
+    for minute in 0..400 {
+        let now_ms = NOW_MS + minute * 60_000;
+        world.move_to(now_ms);
+        let none = Default::default();
+        let next = crate::rollout::plan_rollout(
+            &rollout_then,
+            world.inventory(),
+            world.evidence(),
+            &none,
+            plan.as_ref(),
+            now_ms,
+        );
+        world.execute(&next);
+        world.count(&next.evidence_wanted(&rollout.policy), 60_000);
+        if minute == 0 {
+            // Whoever waits for a wave is given another bundle meanwhile.
+            let waiting = next.members.iter().filter(|(_, member)| !member.released);
+            waiting.for_each(|(id, _)| {
+                world.assign(&Assignment {
+                    device: id.clone(),
+                    slot: rollout.policy.slot.clone(),
+                    bundle: Some(middle),
+                    expects: 1,
+                    shadow_samples: 0,
+                    allow_downgrade: false,
+                })
+            });
+        }
+        if next.count(Member::is_confirmed) == 5 {
+            rollout_then.orders.aborted = Some("the test says so".into());
+        }
+        plan = Some(next);
+    }
+    let plan = plan.expect("it has steps");
+    assert!(
+        matches!(plan.state, RolloutState::Aborted { .. }),
+        "{:?} {:?}",
+        plan.state,
+        plan.waits
+    );
+    let running = |id: &selvedge_wire::DeviceId| {
+        world.inventory().devices[id].slot(&rollout.policy.slot).running
+    };
+    let old = plan.members.keys().filter(|id| running(id) == Some(OLD)).count();
+    let middle = plan.members.keys().filter(|id| running(id) == Some(middle)).count();
+    assert_eq!([old, middle], [1, 9]);
 }

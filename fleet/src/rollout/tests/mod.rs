@@ -21,6 +21,11 @@ use crate::{
 const OLD: Digest = Digest([1; 32]);
 const NEW: Digest = Digest([2; 32]);
 
+/// As many cases as PROPTEST_CASES says, or 24: each is a week of a fleet.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
 /// A policy of a canary of 10 %, half, and all, with 20 % in the control group.
 fn draft() -> PolicyDraft {
     let text = format!(
