@@ -1,7 +1,7 @@
 //! Gates: what one wave shows of one measure, held against the control group, and what follows from it.
 //!
-//! **Who counts.** The devices of a wave are dealt into at most [`GROUPS_MAX`] groups, one device each where there are no
-//! more. A group is a vote; one with too few samples has no evidence. A gate stops only on evidence that at least *r*
+//! **Who counts.** The devices of a wave are dealt into at most [`GROUPS_MAX`] groups, one device each where there are
+//! no more. A group is a vote; one with too few samples has no evidence. A gate stops only on evidence that at least *r*
 //! groups are worse, where *r* is a share of them and at least 2 (1 in a wave of a single device): what one bad device
 //! says moves one group, and is left out.
 //!
@@ -17,11 +17,11 @@
 //! **Error rates.** With `α = false_stop_rate / (waves · gates)`, half for the control group's end and half for the
 //! groups, stopping has a chance of at most α per gate and wave, and of `false_stop_rate` in the whole rollout. With
 //! `β = false_go_rate`, half for the control group, a group passes at `ln(2r/β)`: if r groups that report are worse by
-//! `detect`, at least one of them must have passed falsely, and among *w ≥ r* worse ones at least *w − r + 1*, which has
-//! a chance of at most `wβ/(2r(w − r + 1)) ≤ β/2`.
+//! `detect`, at least one of them must have passed falsely, and among *w ≥ r* worse ones at least *w − r + 1*, which
+//! has a chance of at most `wβ/(2r(w − r + 1)) ≤ β/2`.
 //!
-//! **Outputs** are all classes at once, in both directions: evidence to stop is the mean over them, and to go, each must
-//! show it.
+//! **Outputs** are all classes at once, in both directions: evidence to stop is the mean over them, and to go, each
+//! must show it.
 
 use libm::log;
 use serde::{Deserialize, Serialize};

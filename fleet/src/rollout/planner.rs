@@ -251,8 +251,9 @@ fn passes(context: &Context<'_>, plan: &mut Plan, wave: usize) -> Result<bool, S
         return Ok(false);
     }
     // A wave without devices shows nothing, unless nobody is left for whom it should.
-    let nobody_left = plan.count(|member| !member.released && !member.is_control()) == 0;
-    if told == 0 && nobody_left {
+    let waits =
+        |member: &Member| !member.released && matches!(member.state, MemberState::Waiting { .. });
+    if told == 0 && plan.count(waits) == 0 {
         return Ok(true);
     }
     let gates = plan.waiting_gates(wave);

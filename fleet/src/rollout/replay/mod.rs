@@ -4,8 +4,8 @@
 //! answer samples as well as their [`Behaviour`] says. All chance comes from the fleet's seed. The [`Timeline`] draws
 //! itself as text.
 //!
-//! It is as good as the behaviour that it is given: what the new bundle does on a device must be known from a shadow, or
-//! guessed.
+//! It is as good as the behaviour that it is given: what the new bundle does on a device must be known from a shadow,
+//! or guessed.
 
 mod draws;
 mod timeline;

@@ -407,3 +407,37 @@ fn a_device_goes_back_to_what_it_had_when_it_was_told() {
     let middle = plan.members.keys().filter(|id| running(id) == Some(middle)).count();
     assert_eq!([old, middle], [1, 9]);
 }
+
+#[test]
+fn waves_whose_devices_are_all_held_meanwhile_ask_nobody() {
+    let rollout = rollout(draft());
+    let mut world = World::new(&fleet(20, Behaviour::default()), NEW, NOW_MS);
+    let mut plan: Option<Plan> = None;
+    for minute in 0..600 {
+        let now_ms = NOW_MS + minute * 60_000;
+        world.move_to(now_ms);
+        if let Some(plan) = &plan {
+            world.count(&plan.evidence_wanted(&rollout.policy), 60_000);
+        }
+        let mut inventory = world.inventory().clone();
+        for (id, device) in &mut inventory.devices {
+            let waits = plan.as_ref().is_some_and(|plan| !plan.members[id].released);
+            device.held = waits.then(|| "exhibition".into());
+        }
+        let (none, parent) = (Default::default(), plan.as_ref());
+        let next = crate::rollout::plan_rollout(
+            &rollout,
+            &inventory,
+            world.evidence(),
+            &none,
+            parent,
+            now_ms,
+        );
+        world.execute(&next);
+        plan = Some(next);
+    }
+    let plan = plan.expect("it has steps");
+    assert_eq!(plan.state, RolloutState::Done, "{:?}", plan.waits);
+    // The canary, and at last the control group.
+    assert_eq!(plan.count(Member::is_confirmed), 2 + 4);
+}

@@ -205,8 +205,8 @@ fn many(scenario: Scenario) -> Scenario {
     Scenario { devices: [160, 50], per_group: 10, spread: 0.1, samples: 10, looks: 50, ..scenario }
 }
 
-/// The share of answers beyond the 95 % budget, once all take 30 % longer: 1 − Φ(1.645 − ln 1.3 / 0.25), where latency is
-/// lognormal with σ = 0.25.
+/// The share of answers beyond the 95 % budget, once all take 30 % longer: 1 − Φ(1.645 − ln 1.3 / 0.25), where latency
+/// is lognormal with σ = 0.25.
 const SLOWER: f64 = 0.276;
 
 #[test]

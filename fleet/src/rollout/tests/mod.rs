@@ -68,5 +68,7 @@ fn bad(measure: Measure, share: f64) -> Behaviour {
 }
 
 fn last(draft: PolicyDraft, fleet: &ReplayFleet) -> Plan {
-    run(&rollout(draft), fleet, &Course::from(NOW_MS), |_, _| {}).expect("it has steps")
+    let waits = |plan: &Plan| assert!(plan.is_over() || !plan.waits.is_empty(), "{plan:?}");
+    let plan = run(&rollout(draft), fleet, &Course::from(NOW_MS), |plan, _| waits(plan));
+    plan.expect("it has steps")
 }
