@@ -356,7 +356,7 @@ fn a_device_goes_back_to_what_it_had_when_it_was_told() {
     let mut policy = draft();
     policy.control.percent = 0.0;
     let rollout = rollout(policy);
-    let middle = selvedge_wire::Digest([3; 32]);
+    let middle = Digest([3; 32]);
     let mut world = World::new(&fleet(10, Behaviour::default()), NEW, NOW_MS);
     let mut rollout_then = rollout.clone();
     let mut plan = None;
@@ -440,4 +440,39 @@ fn waves_whose_devices_are_all_held_meanwhile_ask_nobody() {
     assert_eq!(plan.state, RolloutState::Done, "{:?}", plan.waits);
     // The canary, and at last the control group.
     assert_eq!(plan.count(Member::is_confirmed), 2 + 4);
+}
+
+#[test]
+fn where_the_bundle_before_was_revoked_devices_go_where_the_policy_says_or_are_named() {
+    let refuses = Behaviour { refuses: Some("no".into()), ..Default::default() };
+    let mut revoked = fleet(50, refuses);
+    let facts = BundleFacts { title: "line 1.0.0".into(), revoked: true, ..Default::default() };
+    revoked.bundles.insert(OLD, facts);
+    let third = Digest([3; 32]);
+    let mut policy = draft();
+    policy.return_to = Some(third);
+    let plan = last(policy, &revoked);
+    assert!(matches!(plan.state, RolloutState::Stopped { .. }), "{:?}", plan.state);
+    assert_eq!(plan.count(|it| it.attempts > 0 && it.good == Some(third)), 4);
+    let plan = last(draft(), &revoked);
+    let stranded = |it: &Member| {
+        matches!(it.state, crate::rollout::MemberState::Skipped { skip: Skip::Stranded(_) })
+    };
+    assert_eq!(plan.count(stranded), 4);
+}
+
+#[test]
+fn who_comes_while_it_goes_on_joins_and_who_comes_later_is_too_late() {
+    let mut joining = fleet(20, Behaviour::default());
+    let ids: Vec<_> = joining.devices.keys().cloned().collect();
+    for (id, minutes) in [(&ids[0], 5), (&ids[1], 24 * 60)] {
+        let device = joining.devices.get_mut(id).expect("it is there");
+        device.joins_after_ms = minutes * 60_000;
+    }
+    let mut policy = draft();
+    policy.waves[2].soak_minutes = 2 * 24 * 60;
+    let plan = last(policy, &joining);
+    assert_eq!(plan.state, RolloutState::Done);
+    assert!(plan.members[&ids[0]].is_confirmed());
+    assert_eq!(plan.excluded[&ids[1]], Exclusion::TooLate);
 }
