@@ -180,7 +180,9 @@ impl Look<'_> {
         if !self.is_new(self.slot.desired) {
             return self.skip(member, Skip::Overruled);
         }
-        let fell_back = self.slot.phase == SlotPhase::Refused || !self.is_new(self.slot.running);
+        // After a restart nothing answers for a while: that is no other bundle.
+        let another = self.slot.running.is_some() && !self.is_new(self.slot.running);
+        let fell_back = another || self.slot.phase == SlotPhase::Refused;
         if fell_back {
             let reason = self.slot.reason.clone();
             let reason = reason.unwrap_or_else(|| "another bundle answers".into());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rollout::{
-    Assignment, BundleFacts, Exclusion, Finding, Hold, Member, Order, Orders, Outcome,
+    Assignment, BundleFacts, Exclusion, Finding, Hold, Inventory, Member, Order, Orders, Outcome,
     RolloutState, Skip, StopCause, Wait,
     replay::{World, WorldChange, simulate},
     why,
@@ -408,10 +408,13 @@ fn a_device_goes_back_to_what_it_had_when_it_was_told() {
     assert_eq!([old, middle], [1, 9]);
 }
 
-#[test]
-fn waves_whose_devices_are_all_held_meanwhile_ask_nobody() {
-    let rollout = rollout(draft());
-    let mut world = World::new(&fleet(20, Behaviour::default()), NEW, NOW_MS);
+/// Ten hours, with an inventory that is not quite what it is.
+fn ten_hours(
+    rollout: &Rollout,
+    fleet: &ReplayFleet,
+    change: impl Fn(u64, Option<&Plan>, &mut Inventory),
+) -> Plan {
+    let mut world = World::new(fleet, NEW, NOW_MS);
     let mut plan: Option<Plan> = None;
     for minute in 0..600 {
         let now_ms = NOW_MS + minute * 60_000;
@@ -420,26 +423,43 @@ fn waves_whose_devices_are_all_held_meanwhile_ask_nobody() {
             world.count(&plan.evidence_wanted(&rollout.policy), 60_000);
         }
         let mut inventory = world.inventory().clone();
-        for (id, device) in &mut inventory.devices {
-            let waits = plan.as_ref().is_some_and(|plan| !plan.members[id].released);
-            device.held = waits.then(|| "exhibition".into());
-        }
+        change(minute, plan.as_ref(), &mut inventory);
         let (none, parent) = (Default::default(), plan.as_ref());
-        let next = crate::rollout::plan_rollout(
-            &rollout,
-            &inventory,
-            world.evidence(),
-            &none,
-            parent,
-            now_ms,
-        );
+        let evidence = world.evidence();
+        let next =
+            crate::rollout::plan_rollout(rollout, &inventory, evidence, &none, parent, now_ms);
         world.execute(&next);
         plan = Some(next);
     }
-    let plan = plan.expect("it has steps");
+    plan.expect("it has steps")
+}
+
+#[test]
+fn waves_whose_devices_are_all_held_meanwhile_ask_nobody() {
+    let fleet = fleet(20, Behaviour::default());
+    let plan = ten_hours(&rollout(draft()), &fleet, |_, plan, inventory| {
+        for (id, device) in &mut inventory.devices {
+            let waits = plan.is_some_and(|plan| !plan.members[id].released);
+            device.held = waits.then(|| "exhibition".into());
+        }
+    });
     assert_eq!(plan.state, RolloutState::Done, "{:?}", plan.waits);
     // The canary, and at last the control group.
     assert_eq!(plan.count(Member::is_confirmed), 2 + 4);
+}
+
+#[test]
+fn a_restart_after_which_nothing_answers_for_a_while_is_no_failure() {
+    let fleet = fleet(20, Behaviour::default());
+    let rollout = rollout(draft());
+    let plan = ten_hours(&rollout, &fleet, |minute, _, inventory| {
+        for device in inventory.devices.values_mut().filter(|_| minute % 20 == 0) {
+            let slot = device.slots.get_mut(&rollout.policy.slot).expect("every device has it");
+            slot.running = None;
+        }
+    });
+    assert_eq!(plan.state, RolloutState::Done, "{:?}", plan.waits);
+    assert!(plan.members.values().all(|member| member.failure.is_none()));
 }
 
 #[test]
