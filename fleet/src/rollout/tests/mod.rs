@@ -21,7 +21,7 @@ use crate::{
 const OLD: Digest = Digest([1; 32]);
 const NEW: Digest = Digest([2; 32]);
 
-/// As many cases as PROPTEST_CASES says, or 24: each is a week of a fleet.
+/// As many cases as PROPTEST_CASES says, or 24: each is weeks of a fleet.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
 }

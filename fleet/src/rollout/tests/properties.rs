@@ -12,9 +12,9 @@ use crate::rollout::{
     replay::{Faults, World},
 };
 
-/// Two weeks of plans, each five minutes after the one before: longer than all timeouts of a policy one after another,
+/// Nineteen days of plans, each five minutes after the one before: longer than all timeouts of a policy one after another,
 /// with a night's wait before each attempt.
-const STEPS: u64 = 4000;
+const STEPS: u64 = 5500;
 
 /// Within so many of them operators order something.
 const STEPS_WITH_ORDERS: u64 = 500;
@@ -42,7 +42,9 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
 
 fn device() -> impl Strategy<Value = ReplayDevice> {
     let hours = |max: u64| (0..max).prop_map(|hours| hours * 3_600_000);
-    let offline = prop::collection::vec([hours(48), hours(2000)], 0..3);
+    // Who comes back at all, comes back in time for all that follows.
+    let back = prop_oneof![3 => hours(150), 1 => Just(u64::MAX)];
+    let offline = prop::collection::vec((hours(48), back).prop_map(<[u64; 2]>::from), 0..3);
     let joins = prop_oneof![4 => Just(0), 1 => hours(24)];
     let leaves = prop_oneof![9 => Just(None), 1 => hours(48).prop_map(Some)];
     let line = prop_oneof![Just("a"), Just("b")];
