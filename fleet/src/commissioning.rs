@@ -7,8 +7,8 @@ use selvedge_wire::{DeviceId, Digest, SlotName, encode};
 use crate::{
     Error, Limits,
     drift::{
-        ApprovedView, DriftQuery, Mute, NewMute, Progress, ProposalView, SiteBaselineView,
-        SiteView, record_site,
+        ApprovedView, CohortQuery, DriftQuery, Mute, NewMute, Progress, ProposalView,
+        SiteBaselineView, SiteView, record_site,
     },
     manager::Manager,
     store::{Change, DesiredRow, DesiredSet, ProposalRow, SiteRow, WindowFilter},
@@ -188,7 +188,7 @@ impl Manager {
             }
         }
         let query = DriftQuery {
-            devices: vec![device],
+            cohort: CohortQuery { devices: vec![device], ..CohortQuery::default() },
             slot: Some(slot),
             from_ms: Some(from_ms),
             to_ms: Some(to_ms),

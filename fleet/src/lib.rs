@@ -35,6 +35,7 @@ mod quality;
 mod ranges;
 mod registry;
 mod repository;
+pub mod rollout;
 mod secret;
 #[cfg(feature = "simulation")]
 mod simulation;

@@ -18,7 +18,8 @@ use crate::{
     director::Director,
     downlink::Downlink,
     drift::{
-        DriftQuery, DriftView, MultivariateView, Mute, Origin, Sites, Subject, Window, judge, merge,
+        CohortQuery, DriftQuery, DriftView, MultivariateView, Mute, Origin, Sites, Subject, Window,
+        judge, merge,
     },
     ingest::IngestState,
     live::Live,
@@ -244,7 +245,7 @@ impl Manager {
 
     /// The devices that the query takes; none for all.
     async fn drift_devices(&self, query: &DriftQuery) -> Result<Option<Vec<DeviceId>>, Error> {
-        let DriftQuery { devices, labels, .. } = query;
+        let CohortQuery { devices, labels } = &query.cohort;
         for device in devices {
             self.store.device(device).await?;
         }
@@ -252,14 +253,8 @@ impl Manager {
             return Ok((!devices.is_empty()).then(|| devices.clone()));
         }
         let rows = self.store.devices().await?.into_iter();
-        let has_labels = |known: &BTreeMap<String, String>| {
-            labels.iter().all(|(name, value)| known.get(name) == Some(value))
-        };
-        let taken: Vec<DeviceId> = rows
-            .filter(|row| devices.is_empty() || devices.contains(&row.id))
-            .filter(|row| has_labels(&row.labels))
-            .map(|row| row.id)
-            .collect();
+        let taken: Vec<DeviceId> =
+            rows.filter(|row| query.cohort.takes(&row.id, &row.labels)).map(|row| row.id).collect();
         if taken.is_empty() {
             let labels: Vec<String> =
                 labels.iter().map(|(name, value)| format!("{name}={value}")).collect();

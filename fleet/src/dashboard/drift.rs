@@ -52,7 +52,7 @@ pub async fn device_page(
     for slot in slots {
         let Some(running) = &slot.running else { continue };
         let mut query = DriftQuery::of(running.bundle);
-        (query.devices, query.slot) = (vec![id.clone()], Some(slot.slot.clone()));
+        (query.cohort.devices, query.slot) = (vec![id.clone()], Some(slot.slot.clone()));
         let labels = manager.read_quality(&query, Some(GroupBy::Slice)).await;
         let content = match (read(&manager, query).await, labels) {
             (Ok(view), Ok(labels)) => view_section(&view, &labels, 2),

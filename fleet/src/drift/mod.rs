@@ -26,7 +26,7 @@ pub use multivariate::{
     CourseView, DistanceFinding, DistanceView, MultivariateView, OriginCourseView, PointView,
 };
 pub use mute::{Alarm, Mute, MuteScope, NewMute, Reference, are_all_muted, mute_of};
-pub use query::DriftQuery;
+pub use query::{CohortQuery, DriftQuery};
 pub use site::{
     ApprovedView, PeriodView, Progress, ProposalView, SiteBaselineView, SiteStreamView, SiteView,
     record_site,

@@ -1,18 +1,64 @@
 //! What somebody asks about drift.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
 use selvedge_wire::{DeviceId, Digest, SlotName};
 
 use crate::Error;
+
+/// Devices by name and by label.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CohortQuery {
+    /// These devices; empty for all.
+    pub devices: Vec<DeviceId>,
+    /// Devices that have all of these labels; empty for all. A name may stand twice, and two values of it are had by
+    /// nobody.
+    #[serde(with = "labels_as_map")]
+    pub labels: Vec<(String, String)>,
+}
+
+impl CohortQuery {
+    /// Whether the device of that name and with those labels is meant.
+    pub fn takes(&self, id: &DeviceId, labels: &BTreeMap<String, String>) -> bool {
+        (self.devices.is_empty() || self.devices.contains(id)) && self.missing(labels).is_none()
+    }
+
+    /// The first label that is asked for and not there.
+    pub fn missing(&self, labels: &BTreeMap<String, String>) -> Option<&(String, String)> {
+        self.labels.iter().find(|(name, value)| labels.get(name) != Some(value))
+    }
+}
+
+/// People write labels as a table.
+mod labels_as_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(
+        labels: &[(String, String)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(labels.iter().map(|(name, value)| (name, value)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(String, String)>, D::Error> {
+        BTreeMap::deserialize(deserializer).map(|labels| labels.into_iter().collect())
+    }
+}
 
 /// Which bundle, and which of its profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriftQuery {
     /// The bundle.
     pub bundle: Digest,
-    /// These devices; empty for all.
-    pub devices: Vec<DeviceId>,
-    /// Devices that have all of these labels; empty for all.
-    pub labels: Vec<(String, String)>,
+    /// These devices.
+    pub cohort: CohortQuery,
     /// This slot alone.
     pub slot: Option<SlotName>,
     /// Counts from here on are compared, in Unix milliseconds by the devices' clocks. What came before still
@@ -25,8 +71,8 @@ pub struct DriftQuery {
 impl DriftQuery {
     /// Everything about one bundle.
     pub fn of(bundle: Digest) -> Self {
-        let (devices, labels) = (Vec::new(), Vec::new());
-        Self { bundle, devices, labels, slot: None, from_ms: None, to_ms: None }
+        let cohort = CohortQuery::default();
+        Self { bundle, cohort, slot: None, from_ms: None, to_ms: None }
     }
 
     /// Reads the pairs of a URL's query, in which `device` and `label` may stand several times.
@@ -57,12 +103,12 @@ impl DriftQuery {
                         return Err(Error::Refused(both));
                     }
                 }
-                "device" => self.devices.push(read_value(name, value)?),
+                "device" => self.cohort.devices.push(read_value(name, value)?),
                 "label" => {
                     let label = value.split_once('=').ok_or_else(|| {
                         Error::Refused(format!("label={value} is not label=NAME=VALUE"))
                     })?;
-                    self.labels.push((label.0.to_owned(), label.1.to_owned()));
+                    self.cohort.labels.push((label.0.to_owned(), label.1.to_owned()));
                 }
                 "slot" => self.slot = Some(read_value(name, value)?),
                 "from_ms" => self.from_ms = Some(read_value(name, value)?),
@@ -105,8 +151,8 @@ mod tests {
         let good =
             format!("{bundle}&device=a&device=b&label=site=north&slot=main&from_ms=5&to_ms=5");
         let query = read(&good).expect("every pair is known");
-        assert_eq!(query.devices.len(), 2);
-        assert_eq!(query.labels, [("site".to_owned(), "north".to_owned())]);
+        assert_eq!(query.cohort.devices.len(), 2);
+        assert_eq!(query.cohort.labels, [("site".to_owned(), "north".to_owned())]);
         assert_eq!((query.from_ms, query.to_ms), (Some(5), Some(5)));
         for (wrong, named) in [
             ("device=a".to_owned(), "names no bundle"),
