@@ -10,7 +10,7 @@ use crate::error::ProgramError;
 use crate::kernels::{KernelSet, Raw};
 use crate::limits::{ARENA_SLACK_BYTES, Limits};
 use crate::op::Op;
-use crate::program::{Port, Program};
+use crate::program::Program;
 use crate::reference::{self, Memory};
 use crate::share::{Progress, Schedule, Team};
 
@@ -251,13 +251,6 @@ struct Lent {
 
 // SAFETY: it is the address of an arena; whoever reads or writes there says why it may.
 unsafe impl Sync for Lent {}
-
-impl<B: AsRef<[u8]>> Executable<B> {
-    /// The ports, inputs first.
-    pub fn ports(&self) -> impl Iterator<Item = Port<'_>> {
-        self.program().ports()
-    }
-}
 
 fn prepare_step(op: &Op, constants: &[u8], kernels: &KernelSet) -> Vec<u8> {
     match (op, kernels) {

@@ -27,7 +27,7 @@ fn same_bits_everywhere(builder: ProgramBuilder, seed: u64) -> Result<(), TestCa
         let executable =
             Executable::prepare(&bytes[..], set, &Limits::new()).expect("it was checked");
         let mut flips = vec![if set.stores_unsigned() { 0x80 } else { 0 }; ARENA_BYTES as usize];
-        executable.ports().for_each(|port| flips[port.range()].fill(0));
+        executable.program().ports().for_each(|port| flips[port.range()].fill(0));
         let stored = |(value, flip): (&u8, &u8)| value ^ flip;
         let mut arena = Arena::zeroed(executable.arena_bytes());
         arena

@@ -53,7 +53,7 @@ fn arena_after(
     run: impl FnOnce(&mut [u8]) -> Result<(), ProgramError>,
 ) -> Arena {
     let mut arena = Arena::zeroed(executable.arena_bytes());
-    for port in executable.ports() {
+    for port in executable.program().ports() {
         let bytes = arena[port.range()].iter_mut().enumerate();
         match port.element {
             Element::F32 => bytes.for_each(|(at, byte)| *byte = [7, 81, at as u8, 63][at % 4]),
